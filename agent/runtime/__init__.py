@@ -1,0 +1,1 @@
+"""Containers, made here: one file a kernel mechanism, and the spawner that puts them together."""

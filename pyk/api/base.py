@@ -1,0 +1,94 @@
+"""What every model is made of: the base class, scalar types of the Kubernetes API, and patch markers.
+
+Models exist to parse and check what comes in at the edge; inside, an object is its JSON document. Attribute
+names are therefore the wire's names. A field that is `T | None = None` may be left out or null; a field without
+a default is required. Unknown fields are errors of type `extra_forbidden`, which the API server turns
+into what the request's `fieldValidation` asks for.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from pyk.api.quantity import canonical_quantity
+
+
+class Model(BaseModel):
+    """Base of all models. Built when first used, so that importing a module of models costs little."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True, populate_by_name=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeKey:
+    """A list that patches merge by key.
+
+    `patch` is the strategic merge patch key; `keys` are the list-map keys of server-side apply where they
+    differ from `(patch,)`. With `retain`, a patch replaces what `$retainKeys` does not name.
+    """
+
+    patch: str
+    keys: tuple[str, ...] = ()
+    retain: bool = False
+
+    @property
+    def map_keys(self) -> tuple[str, ...]:
+        return self.keys or (self.patch,)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeSet:
+    """A list of scalars that patches merge as a set."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetainKeys:
+    """A struct of which a strategic merge patch may say which keys to retain (`$retainKeys`)."""
+
+
+def _quantity(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("quantities must be text or a number such as 500m, 1.5 or 64Mi")
+    return canonical_quantity(str(value))
+
+
+def _int_or_string(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be an integer or text")
+    return value
+
+
+def _base64(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be base64 text")
+    try:
+        base64.b64decode(value, validate=True)
+    except ValueError as error:
+        raise ValueError(f"illegal base64 data: {error}") from None
+    return value
+
+
+def _time(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be RFC 3339 text")
+    try:
+        if datetime.fromisoformat(value).tzinfo is None:
+            raise ValueError("has no time zone")
+    except ValueError as error:
+        raise ValueError(f'"{value}" is not an RFC 3339 time: {error}') from None
+    return value
+
+
+Quantity = Annotated[str, BeforeValidator(_quantity)]
+"""A resource quantity (`500m`, `64Mi`), kept in its canonical form."""
+IntOrString = Annotated[int | str, BeforeValidator(_int_or_string)]
+Base64 = Annotated[str, BeforeValidator(_base64)]
+Time = Annotated[str, BeforeValidator(_time)]
+"""RFC 3339 with seconds."""
+MicroTime = Annotated[str, BeforeValidator(_time)]
+"""RFC 3339 with microseconds."""

@@ -1,0 +1,68 @@
+"""ConfigMap, Secret, ServiceAccount and Event (core/v1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pyk.api.base import MergeKey, MicroTime, Model, Time
+from pyk.api.core_pods import ObjectReference
+from pyk.api.core_volumes import LocalObjectReference
+from pyk.api.meta import ObjectMeta
+
+
+class ConfigMap(Model):
+    apiVersion: str | None = None
+    binaryData: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    immutable: bool | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None
+
+
+class Secret(Model):
+    apiVersion: str | None = None
+    data: dict[str, Any] | None = None
+    immutable: bool | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None
+    stringData: dict[str, Any] | None = None
+    type: str | None = None
+
+
+class ServiceAccount(Model):
+    apiVersion: str | None = None
+    automountServiceAccountToken: bool | None = None
+    imagePullSecrets: list[LocalObjectReference] | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None
+    secrets: Annotated[list[ObjectReference], MergeKey("name")] | None = None
+
+
+class EventSeries(Model):
+    count: int | None = None
+    lastObservedTime: MicroTime | None = None
+
+
+class EventSource(Model):
+    component: str | None = None
+    host: str | None = None
+
+
+class Event(Model):
+    involvedObject: ObjectReference
+    metadata: ObjectMeta
+    action: str | None = None
+    apiVersion: str | None = None
+    count: int | None = None
+    eventTime: MicroTime | None = None
+    firstTimestamp: Time | None = None
+    kind: str | None = None
+    lastTimestamp: Time | None = None
+    message: str | None = None
+    reason: str | None = None
+    related: ObjectReference | None = None
+    reportingComponent: str | None = None
+    reportingInstance: str | None = None
+    series: EventSeries | None = None
+    source: EventSource | None = None
+    type: str | None = None

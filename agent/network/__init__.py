@@ -1,0 +1,1 @@
+"""The pods' network on one node: addresses, links and routes."""

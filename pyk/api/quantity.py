@@ -44,12 +44,9 @@ def parse_quantity(text: str) -> Fraction:
     """The exact value. Raises `BadQuantity`."""
     number, suffix = _split(text)
     if suffix in _BINARY:
-        return number * 1024 ** _BINARY[suffix]
-    if suffix in _DECIMAL:
-        exponent = _DECIMAL[suffix]
-        return number * 10**exponent if exponent >= 0 else number / 10**-exponent
-    exponent = int(suffix[1:])
-    return number * 10**exponent if exponent >= 0 else number / 10**-exponent
+        return number * int(1024 ** _BINARY[suffix])
+    exponent = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
+    return number * int(10**exponent) if exponent >= 0 else number / int(10**-exponent)
 
 
 def _ceil(value: Fraction) -> int:

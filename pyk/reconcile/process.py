@@ -1,0 +1,77 @@
+"""What every component's process needs: an event loop, signals, log lines, and a small page of health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from pyk.reconcile import metrics
+
+
+def set_up_logging(component: str, *, verbose: bool = False) -> None:
+    """One line an event on standard error: time, level, component, text."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname).1s {component} %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def run_component(component: str, main: Callable[[], Awaitable[None]], *, verbose: bool = False) -> int:
+    """Run `main` until it returns or SIGTERM or SIGINT asks for the end (then it is cancelled): the exit status."""
+    import uvloop
+
+    set_up_logging(component, verbose=verbose)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_until_signalled(component, main))
+
+
+async def _until_signalled(component: str, main: Callable[[], Awaitable[None]]) -> int:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(main())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logging.getLogger(component).info("stopped")
+    except (OSError, ExceptionGroup, RuntimeError):
+        logging.getLogger(component).exception("ended by an error")
+        return 1
+    return 0
+
+
+async def serve_metrics(port: int, is_healthy: Callable[[], bool] = lambda: True, address: str = "127.0.0.1") -> None:
+    """Serve /metrics, /healthz and /readyz in plain http on loopback until cancelled; port 0 serves nothing."""
+    if port == 0:
+        await asyncio.get_running_loop().create_future()
+        return
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            async with asyncio.timeout(10):
+                request = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_answer(request.split(b" ", 2)[1].decode(errors="replace"), is_healthy))
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, address, port)
+    async with server:
+        await server.serve_forever()
+
+
+def _answer(path: str, is_healthy: Callable[[], bool]) -> bytes:
+    if path.startswith("/metrics"):
+        status, body = "200 OK", metrics.exposition()
+    elif path in ("/healthz", "/livez", "/readyz"):
+        status, body = ("200 OK", b"ok") if is_healthy() else ("503 Service Unavailable", b"not ready")
+    else:
+        status, body = "404 Not Found", b"there is /metrics, /healthz and /readyz"
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n"
+    return (head + "Connection: close\r\n\r\n").encode() + body

@@ -6,6 +6,7 @@ the `Status` facts. A `FieldError` is one thing wrong with one field, collected 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,6 @@ class FieldError:
 
 
 def _shown(value: object) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -109,6 +108,21 @@ class ApiError(Exception):
             str(status.get("message") or f"the server answered {code}"),
             details=status.get("details"),
         )
+
+    @staticmethod
+    def from_body(code: int, content: bytes) -> ApiError:
+        """The error that an HTTP answer tells of, whatever its body is."""
+        return ApiError.from_status(code, _parse_status(code, content))
+
+
+def _parse_status(code: int, content: bytes) -> dict[str, Any]:
+    try:
+        status = json.loads(content)
+    except ValueError:
+        status = None
+    if isinstance(status, dict):
+        return status
+    return {"message": content.decode(errors="replace").strip() or f"the server answered {code}"}
 
 
 def _details(group: str, kind: str, name: str, **more: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pyk.api.kinds import Kind
 from pyk.api.objects import Object, name_of, namespace_of
 from pyk.api.status import ApiError
 from pyk.client.config import ClientConfig
+from pyk.errors import UserError
 
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -34,7 +35,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 LONGEST_EVENT_BYTES = 16 * 1024 * 1024
 
 
-class ClientUnavailable(Exception):
+class ClientUnavailable(UserError):
     """The API server cannot be reached, or went away in the middle; the text is one line for people."""
 
 
@@ -231,7 +232,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unavailable(error) from error
         if response.status >= 400:
-            raise _error(response.status, content)
+            raise ApiError.from_body(response.status, content)
         return content
 
     @asynccontextmanager
@@ -248,7 +249,7 @@ class Client:
                 server_hostname=self.config.server_name or None,
             ) as response:
                 if response.status >= 400:
-                    raise _error(response.status, await response.read())
+                    raise ApiError.from_body(response.status, await response.read())
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unavailable(error) from error
@@ -310,14 +311,3 @@ async def read_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, 
 
 def _given(**params: str) -> dict[str, str]:
     return {key: value for key, value in params.items() if value != ""}
-
-
-def _error(code: int, content: bytes) -> ApiError:
-    try:
-        status = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        status = None
-    if not isinstance(status, dict):
-        text = content.decode(errors="replace").strip()
-        status = {"message": text or f"the server answered {code}"}
-    return ApiError.from_status(code, status)

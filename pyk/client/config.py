@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyk.errors import UserError
 
-class ConfigError(Exception):
+
+class ConfigError(UserError):
     """The kubeconfig is missing or says something that cannot be used; the text is one line for people."""
 
 

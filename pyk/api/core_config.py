@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pyk.api.base import MergeKey, MicroTime, Model, Time
+from pyk.api.base import Base64, MergeKey, MicroTime, Model, Time
 from pyk.api.core_pods import ObjectReference
 from pyk.api.core_volumes import LocalObjectReference
 from pyk.api.meta import ObjectMeta
@@ -12,8 +12,8 @@ from pyk.api.meta import ObjectMeta
 
 class ConfigMap(Model):
     apiVersion: str | None = None
-    binaryData: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
+    binaryData: dict[str, Base64] | None = None
+    data: dict[str, str] | None = None
     immutable: bool | None = None
     kind: str | None = None
     metadata: ObjectMeta | None = None
@@ -21,11 +21,11 @@ class ConfigMap(Model):
 
 class Secret(Model):
     apiVersion: str | None = None
-    data: dict[str, Any] | None = None
+    data: dict[str, Base64] | None = None
     immutable: bool | None = None
     kind: str | None = None
     metadata: ObjectMeta | None = None
-    stringData: dict[str, Any] | None = None
+    stringData: dict[str, str] | None = None
     type: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pyk.api.base import MergeKey, Model, Quantity, Time
 from pyk.api.core_containers import (
@@ -176,7 +176,7 @@ class PodSpec(Model):
     imagePullSecrets: Annotated[list[LocalObjectReference], MergeKey("name")] | None = None
     initContainers: Annotated[list[Container], MergeKey("name")] | None = None
     nodeName: str | None = None
-    nodeSelector: dict[str, Any] | None = None
+    nodeSelector: dict[str, str] | None = None
     os: PodOS | None = None
     overhead: dict[str, Quantity] | None = None
     preemptionPolicy: str | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyk.api.base import Model, Quantity
 from pyk.api.meta import LabelSelector, ObjectMeta
 
@@ -70,7 +68,7 @@ class CSIVolumeSource(Model):
     fsType: str | None = None
     nodePublishSecretRef: LocalObjectReference | None = None
     readOnly: bool | None = None
-    volumeAttributes: dict[str, Any] | None = None
+    volumeAttributes: dict[str, str] | None = None
 
 
 class ObjectFieldSelector(Model):
@@ -154,7 +152,7 @@ class FCVolumeSource(Model):
 class FlexVolumeSource(Model):
     driver: str
     fsType: str | None = None
-    options: dict[str, Any] | None = None
+    options: dict[str, str] | None = None
     readOnly: bool | None = None
     secretRef: LocalObjectReference | None = None
 
@@ -256,7 +254,7 @@ class PodCertificateProjection(Model):
     keyPath: str | None = None
     maxExpirationSeconds: int | None = None
     user: int | None = None
-    userAnnotations: dict[str, Any] | None = None
+    userAnnotations: dict[str, str] | None = None
 
 
 class SecretProjection(Model):

@@ -29,14 +29,14 @@ class OwnerReference(Model):
 
 
 class ObjectMeta(Model):
-    annotations: dict[str, Any] | None = None
+    annotations: dict[str, str] | None = None
     creationTimestamp: Time | None = None
     deletionGracePeriodSeconds: int | None = None
     deletionTimestamp: Time | None = None
     finalizers: Annotated[list[str], MergeSet()] | None = None
     generateName: str | None = None
     generation: int | None = None
-    labels: dict[str, Any] | None = None
+    labels: dict[str, str] | None = None
     managedFields: list[ManagedFieldsEntry] | None = None
     name: str | None = None
     namespace: str | None = None
@@ -54,7 +54,7 @@ class LabelSelectorRequirement(Model):
 
 class LabelSelector(Model):
     matchExpressions: list[LabelSelectorRequirement] | None = None
-    matchLabels: dict[str, Any] | None = None
+    matchLabels: dict[str, str] | None = None
 
 
 class ShardInfo(Model):

@@ -1,0 +1,244 @@
+"""The pod network against the kernel: a namespace stands for the node, others for its pods."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.network.bridge import BRIDGE, LINK_PREFIX, BridgeNetwork, link_name
+from agent.network.contract import NetworkFailure
+from pyk import netlink
+from pyk.netlink import Netlink, in_namespace
+
+pytestmark = pytest.mark.root
+
+CLONE_NEWNET = 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture
+def node() -> Iterator[None]:
+    """A network namespace of its own for the test: the node, with 192.0.2.11 on its uplink."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert libc.unshare(CLONE_NEWNET) == 0
+    try:
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        with Netlink() as link:
+            link.execute(
+                netlink.bring_up("lo"),
+                netlink.add_veth("uplink", "far", peer_namespace=here, mtu=1400),
+                netlink.bring_up("uplink"),
+                netlink.bring_up("far"),
+            )
+            uplink = link.link("uplink")
+            assert uplink is not None
+            link.execute(netlink.add_address(uplink.index, "192.0.2.11/24"))
+        os.close(here)
+        yield
+    finally:
+        assert libc.setns(home, CLONE_NEWNET) == 0
+        os.close(home)
+
+
+@pytest.fixture
+def pods() -> Iterator[list[str]]:
+    """Three pods' network namespaces, each held by a sleeping process."""
+    processes = [
+        subprocess.Popen(["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"], stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        yield [f"/proc/{process.pid}/ns/net" for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@asynccontextmanager
+async def network(state: Path, *, cidr: str = "10.7.1.0/24") -> AsyncIterator[BridgeNetwork]:
+    made = BridgeNetwork(node_name="n1", node_ip="192.0.2.11", cluster_cidr="10.7.0.0/16", state_dir=state)
+    await made.start()
+    try:
+        if cidr:
+            await made.set_pod_cidr(cidr)
+        yield made
+    finally:
+        await made.close()
+
+
+def pod_links() -> list[str]:
+    with Netlink() as link:
+        return [found.name for found in link.links() if found.name.startswith(LINK_PREFIX)]
+
+
+def exchange(listener: str, speaker: str, address: str) -> bytes:
+    """What a server in one pod hears from a client in another."""
+
+    def listen() -> socket.socket:
+        server = socket.create_server((address, 8080))
+        server.settimeout(5)
+        return server
+
+    server = in_namespace(listener, listen)
+
+    def speak() -> socket.socket:
+        return socket.create_connection((address, 8080), timeout=5)
+
+    with server, in_namespace(speaker, speak) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            client.sendall(b"hello")
+            accepted.settimeout(5)
+            return accepted.recv(16)
+
+
+@pytest.mark.usefixtures("node")
+async def test_pods_get_addresses_and_reach_each_other_and_the_node(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        first = await made.attach("uid-1", pods[0])
+        second = await made.attach("uid-2", pods[1])
+        assert (first, second) == (["10.7.1.2"], ["10.7.1.3"])
+        assert exchange(pods[0], pods[1], first[0]) == b"hello"
+        here = "/proc/thread-self/ns/net"
+        assert exchange(pods[1], here, second[0]) == b"hello"
+        with Netlink(pods[0]) as inside:
+            eth0 = inside.link("eth0")
+            assert eth0 is not None
+            assert eth0.mtu == 1400
+
+
+@pytest.mark.usefixtures("node")
+async def test_attaching_twice_changes_nothing(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        before = await made.attach("uid-1", pods[0])
+        with Netlink(pods[0]) as inside:
+            link = inside.link("eth0")
+        assert await made.attach("uid-1", pods[0]) == before
+        with Netlink(pods[0]) as inside:
+            assert inside.link("eth0") == link
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_new_sandbox_of_the_same_pod_keeps_the_address(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        before = await made.attach("uid-1", pods[0])
+        assert await made.attach("uid-1", pods[1]) == before
+        assert exchange(pods[1], "/proc/thread-self/ns/net", before[0]) == b"hello"
+
+
+@pytest.mark.usefixtures("node")
+async def test_nothing_of_detached_pods_remains(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        addresses = [await made.attach(f"uid-{index}", pod) for index, pod in enumerate(pods)]
+        exchange(pods[0], "/proc/thread-self/ns/net", addresses[0][0])
+        await asyncio.gather(*(made.detach(f"uid-{index}") for index in range(3)))
+        await made.detach("uid-0")
+        assert pod_links() == []
+        assert [made.addresses(f"uid-{index}") for index in range(3)] == [[], [], []]
+        with Netlink() as link:
+            assert not [address for _, address in link.neighbours() if address.startswith("10.7.")]
+        for pod in pods:
+            with Netlink(pod) as inside:
+                assert [found.name for found in inside.links()] == ["lo"]
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_failed_attach_leaves_nothing(tmp_path: Path) -> None:
+    async with network(tmp_path) as made:
+        with pytest.raises(NetworkFailure):
+            await made.attach("uid-1", "/proc/1/ns/there-is-no-such")
+        assert made.addresses("uid-1") == []
+        assert pod_links() == []
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_restarted_agent_keeps_the_living_and_frees_the_dead(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        kept = await made.attach("alive", pods[0])
+        await made.attach("dead", pods[1])
+    async with network(tmp_path, cidr="") as made:
+        assert made.not_ready == ""
+        await made.restore(["alive"])
+        assert made.addresses("alive") == kept
+        assert made.addresses("dead") == []
+        assert pod_links() == [link_name("alive")]
+        assert exchange(pods[0], "/proc/thread-self/ns/net", kept[0]) == b"hello"
+        assert await made.attach("next", pods[1]) == ["10.7.1.4"]
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_half_made_link_is_made_again(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        namespace = os.open(pods[0], os.O_RDONLY)
+        with Netlink() as link:
+            link.execute(netlink.add_veth(link_name("uid-1"), "eth0", peer_namespace=namespace, mtu=1400))
+        os.close(namespace)
+        address = await made.attach("uid-1", pods[0])
+        assert exchange(pods[0], "/proc/thread-self/ns/net", address[0]) == b"hello"
+
+
+@pytest.mark.usefixtures("node")
+async def test_not_ready_until_there_is_a_pod_cidr(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path, cidr="") as made:
+        assert made.not_ready == "node n1 has not been given a pod CIDR"
+        with pytest.raises(NetworkFailure, match="pod CIDR"):
+            await made.attach("uid-1", pods[0])
+
+
+@pytest.mark.usefixtures("node")
+async def test_an_address_that_nobody_has_is_unreachable(tmp_path: Path) -> None:
+    async with network(tmp_path):
+        with pytest.raises(OSError, match=r"unreachable|No route"):
+            socket.create_connection(("10.7.9.9", 80), timeout=5)
+
+
+@pytest.mark.usefixtures("node")
+async def test_peer_routes_come_and_go_with_the_nodes(tmp_path: Path) -> None:
+    def peer(name: str, cidr: str, address: str) -> dict[str, object]:
+        return {
+            "metadata": {"name": name},
+            "spec": {"podCIDR": cidr},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+        }
+
+    def gateways() -> dict[str, str]:
+        with Netlink() as link:
+            return {str(route.destination): route.gateway for route in link.routes() if route.gateway}
+
+    async with network(tmp_path) as made:
+        own = peer("n1", "10.7.1.0/24", "192.0.2.11")
+        await made.sync_routes([own, peer("n2", "10.7.2.0/24", "192.0.2.12")])
+        assert gateways() == {"10.7.2.0/24": "192.0.2.12"}
+        await made.sync_routes([own, peer("n2", "10.7.2.0/24", "192.0.2.13")])
+        assert gateways() == {"10.7.2.0/24": "192.0.2.13"}
+        await made.sync_routes([own])
+        assert gateways() == {}
+        with Netlink() as link:
+            assert any(str(route.destination) == "10.7.0.0/16" and route.is_unreachable for route in link.routes())
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_new_pod_cidr_moves_the_gateway(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        await made.attach("uid-1", pods[0])
+        await made.detach("uid-1")
+        await made.set_pod_cidr("10.7.5.0/24")
+        assert await made.attach("uid-1", pods[0]) == ["10.7.5.2"]
+        with Netlink() as link:
+            bridge = link.link(BRIDGE)
+            assert bridge is not None
+            assert [str(a) for index, a in link.addresses() if index == bridge.index] == ["10.7.5.1/24"]

@@ -1,0 +1,265 @@
+"""This node's own Node object: registered when it is missing, its status kept true, its lease renewed.
+
+One loop with one key watches the agent's view of its Node and posts: the object when there is none (at the start, or
+when somebody deleted it), the labels that the agent owns, and the status when it changed or is older than a minute.
+What it decides is pure (`registration`, `desired_status`, `is_due`). The lease is the heartbeat; the status is not.
+An API server that is away is waited for; a second writer makes the loop read again and retry.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyk
+from agent.capacity import Capacity, NodeResources, Pressure, allocatable, pressure
+from pyk.api.kinds import NODE
+from pyk.api.objects import Object, condition_of, labels_of, name_of
+from pyk.client.client import Client
+from pyk.client.informer import Informer
+from pyk.reconcile.clock import Clock, parse_timestamp, timestamp
+from pyk.reconcile.controller import Controller, Result
+
+STATUS_PERIOD_SECONDS = 60.0
+PRESSURE_PERIOD_SECONDS = 10.0
+IMAGES_SHOWN = 50
+"""The kubelet's default, nodeStatusMaxImages."""
+KUBELET_VERSION = f"v1.36.0+pyk{pyk.__version__}"
+RUNTIME_VERSION = f"pyk://{pyk.__version__}"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What of the Node does not change while the agent runs. `ip` is its InternalIP, `port` the node API's."""
+
+    name: str
+    ip: str
+    port: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What of it does. `not_ready` says why pods cannot run (empty when they can)."""
+
+    capacity: Capacity
+    allocatable: Capacity
+    pressure: Pressure
+    not_ready: str
+    images: tuple[Mapping[str, Any], ...] = ()
+
+
+def machine_info() -> dict[str, str]:
+    """`status.nodeInfo` of this machine."""
+    return {
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "bootID": _first_line("/proc/sys/kernel/random/boot_id"),
+        "containerRuntimeVersion": RUNTIME_VERSION,
+        "kernelVersion": os.uname().release,
+        "kubeProxyVersion": "",
+        "kubeletVersion": KUBELET_VERSION,
+        "machineID": _first_line("/etc/machine-id"),
+        "operatingSystem": "linux",
+        "osImage": _os_name(),
+        "systemUUID": _first_line("/sys/class/dmi/id/product_uuid"),
+    }
+
+
+def own_labels(identity: Identity) -> dict[str, str]:
+    """The labels that the agent answers for."""
+    architecture = identity.info.get("architecture", "")
+    return {
+        "beta.kubernetes.io/arch": architecture,
+        "beta.kubernetes.io/os": "linux",
+        "kubernetes.io/arch": architecture,
+        "kubernetes.io/hostname": identity.name,
+        "kubernetes.io/os": "linux",
+        **identity.labels,
+    }
+
+
+def registration(identity: Identity, observed: Observed, now: float) -> Object:
+    """The Node as it is first created."""
+    node: Object = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": identity.name, "labels": own_labels(identity)},
+        "spec": {},
+    }
+    node["status"] = desired_status(identity, observed, node, now)
+    return node
+
+
+def desired_status(identity: Identity, observed: Observed, node: Object, now: float) -> dict[str, Any]:
+    """The status to post: ours, with the conditions of others and the times of our unchanged conditions kept.
+
+    `now` is in seconds since the epoch and becomes the heartbeat of every condition of ours.
+    """
+    status = copy.deepcopy(node.get("status") or {})
+    ours = [_condition(node, *given, now) for given in _conditions(observed)]
+    types = {condition["type"] for condition in ours}
+    others = [condition for condition in status.get("conditions") or () if condition["type"] not in types]
+    status.update(
+        capacity=observed.capacity.quantities(),
+        allocatable=observed.allocatable.quantities(),
+        addresses=[
+            {"type": "InternalIP", "address": identity.ip},
+            {"type": "Hostname", "address": identity.name},
+        ],
+        conditions=[*others, *ours],
+        daemonEndpoints={"kubeletEndpoint": {"Port": identity.port}},
+        nodeInfo=dict(identity.info),
+        images=[dict(image) for image in largest_images(observed.images)],
+    )
+    return status
+
+
+def largest_images(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The largest images first, at most `IMAGES_SHOWN`."""
+    ordered = sorted(images, key=lambda image: (-int(image["sizeBytes"]), list(image["names"])))
+    return ordered[:IMAGES_SHOWN]
+
+
+def is_due(node: Object, desired: Mapping[str, Any], now: float) -> bool:
+    """Whether to post: something but the heartbeats differs, or the last heartbeat is a period old."""
+    present = node.get("status") or {}
+    if _without_heartbeats(present) != _without_heartbeats(desired):
+        return True
+    ready = condition_of(node, "Ready")
+    return ready is None or now - parse_timestamp(ready["lastHeartbeatTime"]) >= STATUS_PERIOD_SECONDS
+
+
+class NodeRegistrar:
+    """The loop around those decisions.
+
+    `not_ready` and `images` are asked at each turn; call `changed` when their answers may have changed.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        nodes: Informer,
+        identity: Identity,
+        resources: NodeResources,
+        *,
+        clock: Clock,
+        reserved: Mapping[str, str],
+        not_ready: Callable[[], str],
+        images: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    ) -> None:
+        self._client = client
+        self._nodes = nodes
+        self._identity = identity
+        self._resources = resources
+        self._clock = clock
+        self._reserved = reserved
+        self._not_ready = not_ready
+        self._images = images
+        self._controller = Controller("node-status", self._reconcile, clock=clock, max_delay=5.0)
+        self._controller.watches(nodes, lambda node: [identity.name] if name_of(node) == identity.name else [])
+
+    def changed(self) -> None:
+        """Look again, now."""
+        self._controller.enqueue(self._identity.name)
+
+    async def run(self) -> None:
+        self.changed()
+        await self._controller.run()
+
+    def observe(self) -> Observed:
+        """The node's state at this moment."""
+        node = self._resources.capacity()
+        return Observed(
+            capacity=node,
+            allocatable=allocatable(node, self._reserved),
+            pressure=pressure(node, self._resources.load(node)),
+            not_ready=self._not_ready(),
+            images=tuple(self._images()),
+        )
+
+    async def _reconcile(self, name: str) -> Result | None:
+        observed, now = self.observe(), self._clock.time()
+        node = self._nodes.get(name)
+        if node is None:
+            await self._client.create(NODE, registration(self._identity, observed, now))
+            return None  # its arrival in the cache is the next turn
+        labels = own_labels(self._identity)
+        if any(labels_of(node).get(key) != value for key, value in labels.items()):
+            await self._client.patch(NODE, name, "", {"metadata": {"labels": labels}})
+            return None
+        status = desired_status(self._identity, observed, node, now)
+        if is_due(node, status, now):
+            await self._client.update(NODE, {**node, "status": status}, subresource="status")
+        return Result(requeue_after=PRESSURE_PERIOD_SECONDS)
+
+
+def _conditions(observed: Observed) -> list[tuple[str, bool, str, str]]:
+    """Type, whether true, reason and message of the agent's conditions, in the kubelet's words."""
+    lacking = observed.pressure
+    return [
+        (
+            ("MemoryPressure", True, "KubeletHasInsufficientMemory", lacking.memory)
+            if lacking.memory
+            else ("MemoryPressure", False, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+        ),
+        (
+            ("DiskPressure", True, "KubeletHasDiskPressure", lacking.disk)
+            if lacking.disk
+            else ("DiskPressure", False, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+        ),
+        (
+            ("PIDPressure", True, "KubeletHasInsufficientPID", lacking.pids)
+            if lacking.pids
+            else ("PIDPressure", False, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
+        ),
+        (
+            ("Ready", False, "KubeletNotReady", observed.not_ready)
+            if observed.not_ready
+            else ("Ready", True, "KubeletReady", "kubelet is posting ready status")
+        ),
+    ]
+
+
+def _condition(node: Object, kind: str, is_true: bool, reason: str, message: str, now: float) -> dict[str, Any]:
+    status = "True" if is_true else "False"
+    before = condition_of(node, kind)
+    since = before["lastTransitionTime"] if before is not None and before["status"] == status else timestamp(now)
+    return {
+        "type": kind,
+        "status": status,
+        "lastHeartbeatTime": timestamp(now),
+        "lastTransitionTime": since,
+        "reason": reason,
+        "message": message,
+    }
+
+
+def _without_heartbeats(status: Mapping[str, Any]) -> dict[str, Any]:
+    conditions = [
+        {key: value for key, value in condition.items() if key != "lastHeartbeatTime"}
+        for condition in status.get("conditions") or ()
+    ]
+    return {**status, "conditions": sorted(conditions, key=lambda condition: str(condition["type"]))}
+
+
+def _first_line(path: str) -> str:
+    file = Path(path)
+    try:
+        return file.read_text().strip()
+    except (FileNotFoundError, PermissionError):
+        return ""  # a machine without the file has no such identifier
+
+
+def _os_name() -> str:
+    for line in _first_line("/etc/os-release").splitlines():
+        key, _, value = line.partition("=")
+        if key == "PRETTY_NAME":
+            return value.strip('"')
+    return "Linux"

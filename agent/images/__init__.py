@@ -1,0 +1,1 @@
+"""Images on this node: references, the content-addressed store, the reserved images made from the host."""

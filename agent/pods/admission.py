@@ -1,0 +1,84 @@
+"""Whether this node takes a pod that was bound to it: a pure check of selector, affinity and room.
+
+The scheduler has checked already, but on what it knew then; and a pod can be bound by hand. A rejected pod gets phase
+Failed with the reason, as from the kubelet, and is never run here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.pods.resources import amounts, pod_requests
+from pyk.api.objects import Object, labels_of, name_of
+from pyk.api.selectors import BadSelector, from_document, from_labels, matches
+
+_COUNTED = ("cpu", "memory", "ephemeral-storage")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the node does not take the pod: the status' `reason` and `message`."""
+
+    reason: str
+    message: str
+
+
+def admit(pod: Object, node: Object, others: Iterable[Object]) -> Rejection | None:
+    """None when the node takes the pod beside the `others` that it runs; the first reason against it otherwise."""
+    if not _selects(pod["spec"], node):
+        return Rejection("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match "
+                         "Pod's node affinity/selector")  # fmt: skip
+    allocatable = amounts((node.get("status") or {}).get("allocatable"))
+    running = [pod_requests(other) for other in others]
+    if "pods" in allocatable and len(running) + 1 > allocatable["pods"]:
+        return _out_of("pods", 1, len(running), allocatable["pods"])
+    for resource, wanted in pod_requests(pod).items():
+        used = sum(requests.get(resource, 0) for requests in running)
+        room = allocatable.get(resource, 0)
+        if wanted and used + wanted > room and (resource in allocatable or resource not in _COUNTED):
+            return _out_of(resource, wanted, used, room)
+    return None
+
+
+def _out_of(resource: str, wanted: int, used: int, room: int) -> Rejection:
+    return Rejection(
+        f"OutOf{resource}",
+        f"Pod was rejected: Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, "
+        f"capacity: {room}",
+    )
+
+
+def _selects(spec: Mapping[str, Any], node: Object) -> bool:
+    if not matches(from_labels(spec.get("nodeSelector")), labels_of(node)):
+        return False
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is None:
+        return True
+    return any(_term_matches(term, node) for term in required.get("nodeSelectorTerms") or ())
+
+
+def _term_matches(term: Mapping[str, Any], node: Object) -> bool:
+    expressions, fields = term.get("matchExpressions") or (), term.get("matchFields") or ()
+    if not expressions and not fields:
+        return False
+    return all(_holds(expression, labels_of(node)) for expression in expressions) and all(
+        _holds(field, {"metadata.name": name_of(node)}) for field in fields
+    )
+
+
+def _holds(expression: Mapping[str, Any], values: Mapping[str, str]) -> bool:
+    operator = expression["operator"]
+    if operator in ("Gt", "Lt"):
+        try:
+            value, bound = int(values.get(expression["key"], "")), int((expression.get("values") or [""])[0])
+        except ValueError:
+            return False
+        return value > bound if operator == "Gt" else value < bound
+    try:
+        selector = from_document({"matchExpressions": [expression]})
+    except BadSelector:
+        return False
+    return selector is not None and matches(selector, values)

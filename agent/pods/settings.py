@@ -1,0 +1,37 @@
+"""What the pod loop must know of its node: names, addresses, places and the constants of its back-offs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """Times are in seconds. The defaults of the back-offs are the kubelet's.
+
+    `cgroup_root` is a path below every cgroup hierarchy (`/pyk/n1`); the QoS tree is made below its `kubepods`.
+    `node_addresses` are the node's IP addresses, the primary one first. `pod_pids_limit` bounds the processes and
+    threads of one pod; None leaves them to the node's own limit.
+    """
+
+    node_name: str
+    node_addresses: Sequence[str]
+    state_dir: Path
+    cgroup_root: str
+    cluster_dns: Sequence[str] = ()
+    cluster_domain: str = "cluster.local"
+    resolv_conf: Path = Path("/etc/resolv.conf")
+    pod_pids_limit: int | None = 4096
+    restart_backoff_base: float = 10.0
+    restart_backoff_max: float = 300.0
+    image_backoff_base: float = 10.0
+    image_backoff_max: float = 300.0
+    failure_backoff_base: float = 1.0
+    failure_backoff_max: float = 60.0
+
+    @property
+    def log_root(self) -> Path:
+        """Container logs, in the layout of Kubernetes: `<ns>_<pod>_<uid>/<container>/<attempt>.log`."""
+        return self.state_dir / "logs" / "pods"

@@ -1,0 +1,144 @@
+"""Set up the volumes of a pod, keep their content live, and take everything away again.
+
+    <state-dir>/pods/<uid>/volumes/<kind>/<name>/            what containers mount (the kubelet's layout)
+    <state-dir>/pods/<uid>/volume-subpaths/<container>/<n>   binds of subPaths
+    <state-dir>/pods/<uid>/...                               other files of the pod (hosts, termination messages)
+
+Everything is idempotent: `set_up` on what is there refreshes the content of configMap, secret, downwardAPI and
+projected volumes. Secrets stay in memory file systems. All work on files runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.volumes import mounts
+from agent.volumes.atomic import write_atomically
+from agent.volumes.hostpath import prepare_host_path
+from agent.volumes.projection import PROJECTED_SOURCES, Sources, VolumeFailure, is_secret_bearing, volume_files
+from pyk.api.objects import Object, uid_of
+from pyk.api.quantity import whole
+from pyk.reconcile.clock import Clock
+
+_DIRECTORY_NAMES = {
+    "emptyDir": "kubernetes.io~empty-dir",
+    "configMap": "kubernetes.io~configmap",
+    "secret": "kubernetes.io~secret",
+    "downwardAPI": "kubernetes.io~downward-api",
+    "projected": "kubernetes.io~projected",
+}
+
+
+class VolumeManager:
+    """The volumes below one node's state directory."""
+
+    def __init__(self, state_dir: Path, clock: Clock) -> None:
+        self._pods = state_dir / "pods"
+        self._clock = clock
+
+    def pod_directory(self, uid: str) -> Path:
+        """Where the pod's files are."""
+        return self._pods / uid
+
+    async def set_up(self, pod: Object, sources: Sources, memory_limit: int | None = None) -> dict[str, Path]:
+        """Make or refresh every volume of the pod: the host path of each by its name.
+
+        `memory_limit` (bytes) is the pod's, which bounds memory-backed volumes. Raises `VolumeFailure` naming the
+        volume that failed; the others are set up all the same.
+        """
+        return await asyncio.to_thread(self._set_up, pod, sources, memory_limit)
+
+    async def bind_subpath(self, uid: str, container: str, index: int, volume: Path, subpath: str) -> Path:
+        """The host path where `subpath` of a volume is bound for mount number `index` of a container.
+
+        Raises `VolumeFailure`."""
+        target = self.pod_directory(uid) / "volume-subpaths" / container / str(index)
+        await asyncio.to_thread(mounts.bind_subpath, volume, subpath, target)
+        return target
+
+    async def tear_down(self, uid: str) -> None:
+        """Unmount and remove everything of the pod. No error when there is nothing. Raises OSError."""
+        await asyncio.to_thread(mounts.remove_tree, self.pod_directory(uid))
+
+    async def sweep(self, live: Collection[str]) -> None:
+        """Take away what belongs to no pod in `live` (UIDs)."""
+        for uid in await asyncio.to_thread(self._uids):
+            if uid not in live:
+                await self.tear_down(uid)
+
+    def _uids(self) -> list[str]:
+        try:
+            return os.listdir(self._pods)
+        except FileNotFoundError:
+            return []
+
+    def _set_up(self, pod: Object, sources: Sources, memory_limit: int | None) -> dict[str, Path]:
+        directory = self.pod_directory(uid_of(pod))
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o750)
+        group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+        paths: dict[str, Path] = {}
+        failures = []
+        for volume in pod["spec"].get("volumes") or ():
+            try:
+                paths[volume["name"]] = self._set_up_one(directory, volume, sources, memory_limit, group)
+            except (VolumeFailure, OSError, ValueError) as error:
+                failures.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
+        if failures:
+            raise VolumeFailure("; ".join(failures))
+        return paths
+
+    def _set_up_one(
+        self,
+        directory: Path,
+        volume: Mapping[str, Any],
+        sources: Sources,
+        memory_limit: int | None,
+        group: int | None,
+    ) -> Path:
+        if (host_path := volume.get("hostPath")) is not None:
+            return prepare_host_path(host_path["path"], host_path.get("type") or "")
+        kind = next((key for key in volume if key in _DIRECTORY_NAMES), None)
+        if kind is None:
+            wanted = next((key for key in volume if key != "name"), "of no type")
+            raise VolumeFailure(f"no volume plugin matched: {wanted}")
+        path = directory / "volumes" / _DIRECTORY_NAMES[kind] / str(volume["name"])
+        if kind == "emptyDir":
+            _empty_directory(path, volume["emptyDir"], memory_limit, group)
+            return path
+        assert kind in PROJECTED_SOURCES
+        files = volume_files(volume, sources)
+        path.mkdir(parents=True, exist_ok=True)
+        if is_secret_bearing(volume):
+            mounts.mount_tmpfs(path, size=memory_limit, mode=0o777)
+        path.chmod(0o777)
+        write_atomically(path, files, self._clock.time(), group)
+        return path
+
+
+def _empty_directory(path: Path, source: Mapping[str, Any], memory_limit: int | None, group: int | None) -> None:
+    """Make it unless it is there: what containers wrote stays as it is."""
+    medium = source.get("medium") or ""
+    mode = 0o777 if source.get("mode") is None else int(source["mode"])
+    if group is not None:
+        mode |= 0o2070
+    if medium == "Memory":
+        limits = [whole(source["sizeLimit"])] if source.get("sizeLimit") else []
+        limits += [memory_limit] if memory_limit is not None else []
+        path.mkdir(parents=True, exist_ok=True)
+        mounts.mount_tmpfs(path, size=min(limits, default=None), mode=mode, group=group)
+        return
+    if medium:
+        raise VolumeFailure(f"emptyDir medium {medium!r} is not served by this node")
+    if path.exists():
+        return
+    made = path.with_name(f".{path.name}.new")
+    made.mkdir(parents=True, exist_ok=True)
+    if group is not None:
+        os.chown(made, -1, group)
+    made.chmod(mode)
+    os.rename(made, path)  # so that one that is there has its mode and owner

@@ -119,6 +119,11 @@ class Kind:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
+    def resource_name(self) -> str:
+        """`pod`, `deployment.apps`: what commands put before a name."""
+        return f"{self.singular}.{self.group}" if self.group else self.singular
+
+    @property
     def storage_prefix(self) -> str:
         """Where objects of the kind are in the store: `/registry/pods/`, `/registry/apps/deployments/`."""
         return f"/registry/{self.group}/{self.plural}/" if self.group else f"/registry/{self.plural}/"

@@ -125,3 +125,18 @@ def environment_name(text: str) -> str | None:
     if _ENVIRONMENT.match(text) is None:
         return "a valid environment variable name must consist only of printable ASCII characters other than '='"
     return None
+
+
+def port_name(text: str) -> str | None:
+    """The name of a port: an IANA service name (RFC 6335)."""
+    if len(text) > 15:
+        return "must be no more than 15 characters"
+    if re.match(r"[-a-z0-9]+\Z", text) is None:
+        return "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"
+    if re.search(r"[a-z]", text) is None:
+        return "must contain at least one letter (a-z)"
+    if "--" in text:
+        return "must not contain consecutive hyphens"
+    if text[0] == "-" or text[-1] == "-":
+        return "must not begin or end with a hyphen"
+    return None

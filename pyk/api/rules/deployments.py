@@ -1,0 +1,104 @@
+"""Deployments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pyk.api.kinds import Column, Rules
+from pyk.api.objects import Object
+from pyk.api.rules.common import AGE, AT_LEAST_ZERO, NAME, check_choice, check_not_negative, set_default
+from pyk.api.rules.pods_defaults import default_template
+from pyk.api.rules.workloads import TEMPLATE_COLUMNS, check_selector_and_template, check_status_counts, count
+from pyk.api.status import FieldError
+
+_PERCENT = re.compile(r"[0-9]+%\Z")
+
+
+def _default(deployment: Object) -> None:
+    spec = deployment["spec"]
+    set_default(spec, "replicas", 1)
+    set_default(spec, "revisionHistoryLimit", 10)
+    set_default(spec, "progressDeadlineSeconds", 600)
+    strategy: dict[str, Any] = spec.get("strategy") or {}
+    if not strategy.get("type"):
+        strategy["type"] = "RollingUpdate"
+    if strategy["type"] == "RollingUpdate":
+        rolling = strategy.get("rollingUpdate") or {}
+        set_default(rolling, "maxUnavailable", "25%")
+        set_default(rolling, "maxSurge", "25%")
+        strategy["rollingUpdate"] = rolling
+    spec["strategy"] = strategy
+    default_template(deployment)
+
+
+def _validate(deployment: Object, old: Object | None) -> Iterable[FieldError]:
+    spec = deployment["spec"]
+    yield from check_not_negative(spec, "spec", "replicas")
+    yield from check_selector_and_template(spec, None if old is None else old["spec"], "deployment")
+    yield from _check_strategy(spec["strategy"])
+    yield from check_not_negative(spec, "spec", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds")
+    deadline = spec["progressDeadlineSeconds"]
+    if deadline <= (spec.get("minReadySeconds") or 0):
+        yield FieldError.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds")
+
+
+def _check_strategy(strategy: dict[str, Any]) -> Iterator[FieldError]:
+    where = "spec.strategy.rollingUpdate"
+    yield from check_choice(strategy, "spec.strategy", "type", ("Recreate", "RollingUpdate"))
+    if strategy["type"] == "Recreate" and strategy.get("rollingUpdate") is not None:
+        detail = "may not be specified when strategy `type` is 'Recreate'"
+        yield FieldError.forbidden(where, detail)
+    elif strategy["type"] == "RollingUpdate":
+        rolling = strategy["rollingUpdate"]
+        unavailable, surge = rolling["maxUnavailable"], rolling["maxSurge"]
+        yield from _check_count_or_percent(unavailable, f"{where}.maxUnavailable")
+        yield from _check_count_or_percent(surge, f"{where}.maxSurge")
+        if unavailable in (0, "0%") and surge in (0, "0%"):
+            detail = "may not be 0 when `maxSurge` is 0"
+            yield FieldError.invalid(f"{where}.maxUnavailable", unavailable, detail)
+        if isinstance(unavailable, str) and _PERCENT.match(unavailable) and int(unavailable[:-1]) > 100:
+            yield FieldError.invalid(f"{where}.maxUnavailable", unavailable, "must not be greater than 100%")
+
+
+def _check_count_or_percent(value: int | str, path: str) -> Iterator[FieldError]:
+    if isinstance(value, int):
+        if value < 0:
+            yield FieldError.invalid(path, value, AT_LEAST_ZERO)
+    elif _PERCENT.match(value) is None:
+        detail = (
+            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', "
+            "regex used for validation is '[0-9]+%')"
+        )
+        yield FieldError.invalid(path, value, detail)
+
+
+def _validate_status(deployment: Object, old: Object | None) -> Iterable[FieldError]:
+    status = deployment.get("status") or {}
+    yield from check_status_counts(
+        status, "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"
+    )
+    previous = ((old or {}).get("status") or {}).get("collisionCount")
+    if previous is not None and (status.get("collisionCount") or 0) < previous:
+        yield FieldError.invalid("status.collisionCount", status.get("collisionCount"), "cannot be decremented")
+
+
+def _ready(deployment: Object, now: float) -> str:
+    ready = (deployment.get("status") or {}).get("readyReplicas") or 0
+    return f"{ready}/{deployment['spec'].get('replicas') or 0}"
+
+
+RULES = Rules(
+    default=_default,
+    validate=_validate,
+    validate_status=_validate_status,
+    columns=(
+        NAME,
+        Column("Ready", _ready, description="Number of the pod with ready state"),
+        Column("Up-to-date", count("status", "updatedReplicas"), kind="integer"),
+        Column("Available", count("status", "availableReplicas"), kind="integer"),
+        AGE,
+        *TEMPLATE_COLUMNS,
+    ),
+)

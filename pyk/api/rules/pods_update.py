@@ -1,0 +1,131 @@
+"""What may change in a pod once it is there.
+
+Source: `ValidatePodUpdate` and `ValidatePodStatusUpdate` of `pkg/apis/core/validation/validation.go`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pyk.api.objects import Object
+from pyk.api.rules.common import IMMUTABLE, MAX_INT32, differing_fields, some
+from pyk.api.rules.scheduling_validation import check_tolerations
+from pyk.api.status import FieldError
+
+Document = dict[str, Any]
+
+_ONLY = (
+    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+)
+_SHOWN_DIFFERENCES = 8
+
+
+def check_pod_update(pod: Object, old: Object) -> Iterator[FieldError]:
+    """A write of the main resource: images, the deadline, tolerations and scheduling gates may change."""
+    new_spec, old_spec = pod.get("spec") or {}, old.get("spec") or {}
+    for field in ("containers", "initContainers"):
+        if len(some(new_spec, field)) != len(some(old_spec, field)):
+            yield FieldError.forbidden(f"spec.{field}", "pod updates may not add or remove containers")
+            return
+        for index, container in enumerate(some(new_spec, field)):
+            image = container.get("image") or ""
+            if not image:
+                yield FieldError.required(f"spec.{field}[{index}].image")
+            elif image != image.strip():
+                detail = "must not have leading or trailing whitespace"
+                yield FieldError.invalid(f"spec.{field}[{index}].image", image, detail)
+    if len(some(new_spec, "ephemeralContainers")) != len(some(old_spec, "ephemeralContainers")):
+        yield FieldError.forbidden("spec.ephemeralContainers", "pod updates may not add or remove containers")
+        return
+    yield from _check_deadline(new_spec.get("activeDeadlineSeconds"), old_spec.get("activeDeadlineSeconds"))
+    old_gates = {gate["name"] for gate in some(old_spec, "schedulingGates")}
+    for gate in some(new_spec, "schedulingGates"):
+        if gate["name"] not in old_gates:
+            detail = f"only deletion is allowed, but found new scheduling gate '{gate['name']}'"
+            yield FieldError.forbidden("spec.schedulingGates", detail)
+    yield from _check_tolerations(some(new_spec, "tolerations"), some(old_spec, "tolerations"))
+    yield from check_tolerations(some(new_spec, "tolerations"), "spec.tolerations")
+    changes = list(differing_fields(_fixed(new_spec), _fixed(old_spec), "spec"))
+    if changes:
+        lines = [
+            f"  {path}: {_shown(_at(old, path))} -> {_shown(_at(pod, path))}" for path in changes[:_SHOWN_DIFFERENCES]
+        ]
+        if len(changes) > _SHOWN_DIFFERENCES:
+            lines.append(f"  and {len(changes) - _SHOWN_DIFFERENCES} more")
+        yield FieldError.forbidden("spec", "\n".join([_ONLY, *lines]))
+
+
+def _check_deadline(new: int | None, old: int | None) -> Iterator[FieldError]:
+    where = "spec.activeDeadlineSeconds"
+    if new is not None:
+        if not 0 <= new <= MAX_INT32:
+            yield FieldError.invalid(where, new, f"must be between 0 and {MAX_INT32}, inclusive")
+        elif old is not None and old < new:
+            yield FieldError.invalid(where, new, "must be less than or equal to previous value")
+    elif old is not None:
+        yield FieldError.invalid(where, None, "must not update from a positive integer to nil value")
+
+
+def _check_tolerations(new: list[Document], old: list[Document]) -> Iterator[FieldError]:
+    kept = [{**toleration, "tolerationSeconds": None} for toleration in new]
+    for toleration in old:
+        if {**toleration, "tolerationSeconds": None} not in kept:
+            detail = "existing toleration can not be modified except its tolerationSeconds"
+            yield FieldError.forbidden("spec.tolerations", detail)
+            return
+
+
+def _fixed(spec: Document) -> Document:
+    """The spec without what may change."""
+    fixed = {
+        field: value
+        for field, value in spec.items()
+        if field not in ("activeDeadlineSeconds", "tolerations", "schedulingGates")
+    }
+    for field in ("containers", "initContainers"):
+        if some(spec, field):
+            fixed[field] = [{**container, "image": ""} for container in spec[field]]
+    return fixed
+
+
+def _at(document: Any, path: str) -> Any:
+    """The value at a path of `differing_fields`; None when there is none."""
+    for part in path.replace("[", ".[").split("."):
+        if document is None:
+            return None
+        document = document[int(part[1:-1])] if part.startswith("[") else document.get(part)
+    return document
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def check_pod_status(pod: Object, old: Object | None) -> Iterator[FieldError]:
+    """A write of the status: containers do not come back from the dead where the restart policy forbids it."""
+    if old is None:
+        return
+    status, old_status = pod.get("status") or {}, old.get("status") or {}
+    if old_status.get("qosClass") and status.get("qosClass") not in (None, "", old_status["qosClass"]):
+        yield FieldError.invalid("status.qosClass", status["qosClass"], IMMUTABLE)
+    spec = old.get("spec") or {}
+    for index, gate in enumerate(some(status, "conditions")):
+        if not gate.get("type"):
+            yield FieldError.required(f"status.conditions[{index}].type")
+    policy = spec.get("restartPolicy")
+    if policy not in ("Never", "OnFailure"):
+        return
+    before = {each["name"]: each for each in some(old_status, "containerStatuses")}
+    own_policies = {each["name"]: each.get("restartPolicy") or policy for each in some(spec, "containers")}
+    for index, current in enumerate(some(status, "containerStatuses")):
+        previous = ((before.get(current["name"]) or {}).get("state") or {}).get("terminated")
+        own = own_policies.get(current["name"])
+        if previous is None or own == "Always" or (own == "OnFailure" and previous.get("exitCode") != 0):
+            continue
+        if not (current.get("state") or {}).get("terminated"):
+            detail = "may not be transitioned to non-terminated state"
+            yield FieldError.forbidden(f"status.containerStatuses[{index}].state", detail)

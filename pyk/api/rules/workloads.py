@@ -1,0 +1,92 @@
+"""What Deployments and ReplicaSets have in common: a selector, a pod template, replica counts, columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyk.api.kinds import Column
+from pyk.api.objects import Object
+from pyk.api.rules.common import check_label_selector, check_not_negative, check_unchanged, some
+from pyk.api.rules.pods_validation import check_template
+from pyk.api.selectors import BadSelector, format_selector, from_document, matches
+from pyk.api.status import FieldError
+
+Document = dict[str, Any]
+
+
+def check_selector_and_template(spec: Document, old: Document | None, kind: str) -> Iterator[FieldError]:
+    """The selector is right, selects something, never changes, and selects the pods of the template."""
+    selector = spec.get("selector")
+    if selector is None:
+        yield FieldError.required("spec.selector")
+    else:
+        yield from check_label_selector(selector, "spec.selector")
+        if not selector.get("matchLabels") and not selector.get("matchExpressions"):
+            yield FieldError.invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
+    template = spec.get("template")
+    if template is None:
+        yield FieldError.required("spec.template")
+        return
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    if _is_mismatch(selector, labels):
+        detail = "`selector` does not match template `labels`"
+        yield FieldError.invalid("spec.template.metadata.labels", labels, detail)
+    yield from check_template(template, "spec.template")
+    if old is not None:
+        yield from check_unchanged("spec.selector", selector, old.get("selector"))
+
+
+def _is_mismatch(selector: Document | None, labels: dict[str, str]) -> bool:
+    try:
+        requirements = from_document(selector)
+    except BadSelector:
+        return False  # reported by the selector's own check
+    return bool(requirements) and not matches(requirements or (), labels)
+
+
+def check_status_counts(status: Document, *fields: str) -> Iterator[FieldError]:
+    """Counts are not negative, and of `replicas` no more are ready, available or up to date than there are."""
+    yield from check_not_negative(status, "status", "replicas", "observedGeneration", *fields)
+    replicas, ready = status.get("replicas") or 0, status.get("readyReplicas") or 0
+    for field in fields:
+        if field != "unavailableReplicas" and (status.get(field) or 0) > replicas:
+            yield FieldError.invalid(f"status.{field}", status[field], "cannot be greater than status.replicas")
+    if (status.get("availableReplicas") or 0) > ready:
+        detail = "cannot be greater than readyReplicas"
+        yield FieldError.invalid("status.availableReplicas", status["availableReplicas"], detail)
+
+
+def count(section: str, field: str) -> Any:
+    """A cell with an integer of the spec or status."""
+    return lambda obj, now: (obj.get(section) or {}).get(field) or 0
+
+
+def _containers(obj: Object) -> list[Document]:
+    template = (obj.get("spec") or {}).get("template") or {}
+    return some(template.get("spec"), "containers")
+
+
+def _selector(obj: Object, now: float) -> str:
+    try:
+        requirements = from_document((obj.get("spec") or {}).get("selector"))
+    except BadSelector:
+        return "<error>"
+    return format_selector(requirements) if requirements else "<none>"
+
+
+TEMPLATE_COLUMNS = (
+    Column(
+        "Containers",
+        lambda obj, now: ",".join(container["name"] for container in _containers(obj)),
+        priority=1,
+        description="Names of each container in the template.",
+    ),
+    Column(
+        "Images",
+        lambda obj, now: ",".join(container.get("image") or "" for container in _containers(obj)),
+        priority=1,
+        description="Images referenced by each container in the template.",
+    ),
+    Column("Selector", _selector, priority=1),
+)

@@ -14,7 +14,8 @@ implementation to:
 - **Watch without gap or duplicate.** `watch(prefix, after=R)` yields every event under the prefix with a
   revision above R, once, in order, through reconnections to the database; or raises `Compacted` when
   history no longer reaches back to R.
-- **Snapshots.** `list(..., at=R)` reads the keys as they were at R until R is compacted.
+- **Snapshots.** `list(..., at=R)` reads the keys as they were at R until R is compacted. R need not be the
+  revision of a write: the keys are as the last write at or below R left them.
 - **Durability.** A write that returned survives a crash of this process and of the database.
 
 Keys are `/`-separated text; values are opaque bytes.
@@ -118,6 +119,22 @@ class FutureRevision(StoreError):
         self.current = current
 
 
+class LeaseExpired(StoreError):
+    """The lease has expired, was revoked, or never was."""
+
+    def __init__(self, lease: int) -> None:
+        super().__init__(f"lease {lease} has expired")
+        self.lease = lease
+
+
+class StoreInUse(StoreError):
+    """Another process, or another `Store` of this one, has the database open."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the database {path} is in use by another process")
+        self.path = path
+
+
 class StoreUnavailable(StoreError):
     """The database cannot be reached at present, or did not answer in time; the write may have happened."""
 
@@ -126,20 +143,18 @@ class Store(Protocol):
     """A revisioned key-value store. All methods raise `StoreUnavailable` when the database is out of reach."""
 
     async def open(self) -> None:
-        """Connect, or create the database. Idempotent."""
+        """Connect, or create the database. Idempotent. Raises `StoreInUse` for a database that only one may open."""
 
     async def close(self) -> None:
         """End all watches (they stop iterating) and let go of every resource. Idempotent."""
 
     async def revision(self) -> int:
-        """The revision of the newest write of any key, read so that no finished write is missed."""
+        """A revision that no finished write is above and every later write will be above; at least 1."""
 
     async def get(self, key: str) -> Entry | None:
         """The present entry of a key."""
 
-    async def list(
-        self, prefix: str, *, at: int | None = None, after_key: str | None = None, limit: int = 0
-    ) -> Page:
+    async def list(self, prefix: str, *, at: int | None = None, after_key: str | None = None, limit: int = 0) -> Page:
         """The entries whose keys start with `prefix`, in key order.
 
         `at` reads the past (raises `Compacted` or `FutureRevision`); `after_key` starts behind that key;
@@ -147,10 +162,16 @@ class Store(Protocol):
         """
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Put a key that must not exist; the new revision. Raises `KeyExists`."""
+        """Put a key that must not exist; the new revision. Raises `KeyExists`, or `LeaseExpired`.
+
+        `lease`, here and in `update`, ties the key to a lease until its next write; 0 is none.
+        """
 
     async def update(self, key: str, value: bytes, expected: int, *, lease: int = 0) -> int:
-        """Replace the value of a key that must be at revision `expected`; the new revision. Raises `Conflict`."""
+        """Replace the value of a key that must be at revision `expected`; the new revision.
+
+        Raises `Conflict`, or `LeaseExpired`.
+        """
 
     async def delete(self, key: str, expected: int) -> int:
         """Remove a key that must be at revision `expected`; the revision of the deletion. Raises `Conflict`."""
@@ -159,20 +180,29 @@ class Store(Protocol):
         """Batches of events under `prefix` with revisions above `after`, for ever.
 
         Raises `Compacted` when history does not reach back to `after`. Close the generator (`aclose`) to end
-        the watch. The database may go away and return meanwhile; the watch resumes where it was.
+        the watch. The database may go away and return meanwhile; the watch resumes where it was. `after` may
+        be above all writes so far.
         """
 
     async def request_progress(self) -> None:
         """Ask that every open watch soon yields a batch whose revision is at least the store's present one."""
 
     async def compact(self, revision: int) -> None:
-        """Forget the history below `revision`; present values stay. Raises `FutureRevision`."""
+        """Let go of the history below `revision`; present values stay. Raises `FutureRevision`.
+
+        Reads and watches from `revision` on still work; from below, they raise `Compacted` unless the database
+        happens to keep a little more. Compacting to a revision that is compacted already does nothing.
+        """
 
     async def grant_lease(self, ttl_seconds: float) -> int:
-        """A lease; keys written with it are deleted when it has not been kept alive for its time to live."""
+        """A lease; keys written with it are deleted when it has not been kept alive for its time to live.
+
+        A lease survives a restart of this process. The database may round the time up to whole seconds and
+        to a minimum of its own (etcd: 2 s); the keys go one by one, each with a revision of its own.
+        """
 
     async def keep_lease_alive(self, lease: int) -> None:
-        """Start the lease's time to live anew. Raises `StoreError` when it has expired."""
+        """Start the lease's time to live anew. Raises `LeaseExpired`."""
 
     async def revoke_lease(self, lease: int) -> None:
         """End the lease and delete its keys. Idempotent."""

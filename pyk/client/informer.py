@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, KeysView, ValuesView
 
 from pyk.api.kinds import Kind
@@ -60,6 +61,7 @@ class Informer:
         self._synced = asyncio.Event()
         self._resource_version = ""
         self._delay = FIRST_RETRY_SECONDS
+        self._last_trouble = -math.inf
 
     # Reading
 
@@ -83,6 +85,14 @@ class Informer:
     def is_synced(self) -> bool:
         """Whether the first list has arrived."""
         return self._synced.is_set()
+
+    @property
+    def last_trouble(self) -> float:
+        """When following the server last failed, on the monotonic clock; minus infinity while it never has.
+
+        What the cache shows may be older than this: whoever draws conclusions from silence starts counting here.
+        """
+        return self._last_trouble
 
     async def wait_synced(self) -> None:
         await self._synced.wait()
@@ -115,8 +125,10 @@ class Informer:
                     await self._list()
                 await self._watch()
             except ClientUnavailable as error:
+                self._last_trouble = self._clock.monotonic()
                 log.warning("%s informer: %s", self.kind.plural, error)
             except ApiError as error:
+                self._last_trouble = self._clock.monotonic()
                 if error.code == 410:
                     log.info("%s informer: listing anew: %s", self.kind.plural, error)
                     self._resource_version = ""

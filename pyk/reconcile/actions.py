@@ -52,7 +52,10 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete the object if it is still the one with that `uid`; one that is gone already is no error."""
+    """Delete the object if it is still the one with that `uid`; one that is gone already is no error.
+
+    With a `resource_version` only if it has not changed since.
+    """
 
     kind: Kind
     namespace: str
@@ -60,6 +63,7 @@ class Delete:
     uid: str
     grace_period_seconds: int | None = None
     propagation_policy: str | None = None
+    resource_version: str | None = None
 
     @staticmethod
     def of(obj: Object, *, grace_period_seconds: int | None = None, propagation_policy: str | None = None) -> Delete:
@@ -115,6 +119,7 @@ async def _delete(client: Client, action: Delete) -> None:
             uid=action.uid,
             grace_period_seconds=action.grace_period_seconds,
             propagation_policy=action.propagation_policy,
+            resource_version=action.resource_version,
         )
     except ApiError as error:
         if error.code != 404:

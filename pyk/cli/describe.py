@@ -187,7 +187,7 @@ def _pairs(values: dict[str, str]) -> str:
 
 
 def _toleration(entry: Object) -> str:
-    text = entry.get("key", "") + (f"={entry['value']}" if entry.get("value") else "")
+    text = str(entry.get("key", "")) + (f"={entry['value']}" if entry.get("value") else "")
     text += f":{entry['effect']}" if entry.get("effect") else ""
     text += f" op={entry['operator']}" if entry.get("operator") == "Exists" else ""
     return text + (f" for {entry['tolerationSeconds']}s" if "tolerationSeconds" in entry else "")
@@ -225,13 +225,11 @@ def _node(node: Object, pods: list[Object]) -> list[str]:
             f"  {namespace_of(pod)}/{name_of(pod):<48} cpu {format_millicores(cpu)}, memory {memory // 2**20}Mi"
         )
     allocatable = status.get("allocatable") or {}
+    cpu_share = _share(total_cpu, millicores(allocatable.get("cpu", "0")))
+    memory_share = _share(total_memory, whole(allocatable.get("memory", "0")))
     lines.append("Allocated resources:")
-    lines.append(
-        f"  cpu     {_share(total_cpu, millicores(allocatable.get('cpu', '0')), format_millicores(total_cpu))}"
-    )
-    lines.append(
-        f"  memory  {_share(total_memory, whole(allocatable.get('memory', '0')), f'{total_memory // 2**20}Mi')}"
-    )
+    lines.append(f"  cpu     {format_millicores(total_cpu)}{cpu_share}")
+    lines.append(f"  memory  {total_memory // 2**20}Mi{memory_share}")
     return lines
 
 
@@ -245,8 +243,8 @@ def requests_of(pod: Object) -> tuple[int, int]:
     return cpu, memory
 
 
-def _share(amount: int, of: int, text: str) -> str:
-    return f"{text} ({amount * 100 // of}%)" if of else text
+def _share(amount: int, of: int) -> str:
+    return f" ({amount * 100 // of}%)" if of else ""
 
 
 # Events

@@ -187,16 +187,14 @@ def add_route(destination: str, *, gateway: str = "", link: int = 0, onlink: boo
     return Request(f"add route to {destination}", _NEWROUTE, _CREATE | _REPLACE, message)
 
 
-def add_unreachable(destination: str, *, exclusive: bool = False) -> Request:
-    """Refuse what is sent to the destination unless a longer prefix routes it. With `exclusive`, fail with EEXIST
-    when there is a route to the very destination; else replace it."""
-    message = _route(destination, [], _UNREACHABLE, _SCOPE_UNIVERSE)
-    flags = _CREATE | (_EXCL if exclusive else _REPLACE)
-    return Request(f"add unreachable route to {destination}", _NEWROUTE, flags, message)
+def add_unreachable(destination: str, *, metric: int = 0) -> Request:
+    """Refuse what is sent to the destination unless a longer prefix, or the same one with a lower metric, routes it."""
+    message = _route(destination, [("RTA_PRIORITY", metric)], _UNREACHABLE, _SCOPE_UNIVERSE)
+    return Request(f"add unreachable route to {destination}", _NEWROUTE, _CREATE | _REPLACE, message)
 
 
 def delete_route(destination: str, *, unreachable: bool = False) -> Request:
-    """Delete our route to the destination."""
+    """Delete our route to the destination, of any metric."""
     message = _route(destination, [], _UNREACHABLE if unreachable else 0, 255)  # RT_SCOPE_NOWHERE matches any scope
     return Request(f"delete route to {destination}", _DELROUTE, 0, message, GONE)
 

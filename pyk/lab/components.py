@@ -1,0 +1,215 @@
+"""The processes of a cluster and their command lines, and the files that they start from.
+
+Every component is `python -m X` with flags that anybody can give by hand. An agent starts inside its node's network
+namespace and control group, the others in the machine's namespace and the cluster's group.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyk
+from pyk.api.quantity import millicores, whole
+from pyk.errors import UserError
+from pyk.lab.cgroups import LabCgroups
+from pyk.lab.layout import Layout
+
+NODE_API_PORT = 10250
+NODE_MONITOR_GRACE_SECONDS = 8
+TOLERATION_SECONDS = 5
+"""How long pods stay bound to a node that is dead, unless they say otherwise; 300 in Kubernetes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One process to keep running. `namespace` is the file of a network namespace or empty, `cgroup_files` are the
+    cgroup.procs files of the groups that it joins before it starts, `node` the node whose agent it is."""
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+    cgroup_files: tuple[str, ...]
+    namespace: str = ""
+    node: str = ""
+
+
+def components(layout: Layout, cgroups: LabCgroups, etcd_endpoints: tuple[str, ...]) -> list[Component]:
+    """All of the cluster, in the order in which they start. With an etcd of our own `etcd_endpoints` is its one."""
+    options = layout.options
+    in_control_plane = tuple(cgroups.control_plane_files(layout.control_plane_cgroup))
+    found = []
+    if options.store == "etcd" and not options.etcd_endpoints:
+        command = _etcd_command(layout, etcd_endpoints[0])
+        found.append(Component("etcd", command, layout.log_dir / "etcd.log", in_control_plane))
+    for name, module, flags in (
+        ("apiserver", "controlplane.apiserver", _apiserver_flags(layout, etcd_endpoints)),
+        ("controllers", "controlplane.controllers", _controllers_flags(layout)),
+        ("scheduler", "scheduler", _client_flags(layout, "scheduler")),
+    ):
+        arguments = (sys.executable, "-m", module, *flags)
+        found.append(Component(name, arguments, layout.log_dir / f"{name}.log", in_control_plane))
+    return [*found, *(agent(layout, cgroups, node) for node in layout.node_names())]
+
+
+def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
+    """The agent of one node."""
+    directory = layout.node_dir(node)
+    flags = {
+        "--kubeconfig": directory / "kubeconfig",
+        "--node-name": node,
+        "--node-ip": layout.node_address(node),
+        "--port": NODE_API_PORT,
+        "--state-dir": directory,
+        "--image-dir": layout.data_dir / "images",
+        "--cgroup-root": layout.node_cgroup(node),
+        "--pki-dir": directory / "pki",
+        "--cluster-cidr": layout.cluster_cidr,
+    }
+    arguments = [sys.executable, "-m", "agent", *(str(part) for flag in flags.items() for part in flag)]
+    return Component(
+        name=f"agent-{node}",
+        arguments=tuple(arguments),
+        log=layout.log_dir / f"agent-{node}.log",
+        cgroup_files=tuple(cgroups.agent_files(layout.node_cgroup(node))),
+        namespace=layout.namespace(node),
+        node=node,
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment of every component: ours, with the folder of our packages on the module path."""
+    source = str(Path(pyk.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def write_files(layout: Layout) -> None:
+    """Folders, certificates and kubeconfigs of all components; what is there and good stays."""
+    from pyk import pki
+
+    for folder in ("logs", "images", "kubeconfigs", "nodes"):
+        (layout.data_dir / folder).mkdir(mode=0o700, exist_ok=True)
+    pki.ensure_cluster_pki(layout.pki_dir, server_addresses=[layout.bridge_address])
+    authority = layout.pki_dir / "ca.crt"
+    for user in ("controller-manager", "scheduler"):
+        certificate, key = layout.pki_dir / f"{user}.crt", layout.pki_dir / f"{user}.key"
+        pki.write_kubeconfig(
+            layout.data_dir / "kubeconfigs" / user, layout.server, authority, certificate, key, user=f"system:{user}"
+        )
+    for node in layout.node_names():
+        directory = layout.node_dir(node)
+        pki.ensure_node_pki(layout.pki_dir, directory / "pki", node, [layout.node_address(node), "127.0.0.1"])
+        certificate, key = directory / "pki" / "client.crt", directory / "pki" / "client.key"
+        pki.write_kubeconfig(
+            directory / "kubeconfig", layout.node_server, authority, certificate, key, user=f"system:node:{node}"
+        )
+    if layout.options.store == "etcd" and not layout.options.etcd_endpoints:
+        _write_etcd_certificates(layout)
+
+
+def make_node_group(layout: Layout, cgroups: LabCgroups, node: str) -> None:
+    """The node's control group with its budget."""
+    cgroups.create_node(
+        layout.node_cgroup(node),
+        cpu_millicores=millicores(layout.options.node_cpus),
+        memory_bytes=whole(layout.options.node_memory),
+    )
+
+
+def check_etcd(layout: Layout) -> None:
+    """Raises `UserError` when the cluster needs an etcd of its own and the machine has none."""
+    if layout.options.store == "etcd" and not layout.options.etcd_endpoints and shutil.which("etcd") is None:
+        raise UserError(
+            "--store etcd needs the etcd program: apt-get install etcd-server, or name a running one with "
+            "--etcd-endpoints"
+        )
+
+
+def etcd_endpoint() -> str:
+    """An address for an etcd of our own, with a port that is free now."""
+    with ExitStack() as stack:
+        probe = stack.enter_context(socket.socket())
+        probe.bind(("127.0.0.1", 0))
+        return f"https://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _client_flags(layout: Layout, user: str) -> list[str]:
+    return ["--kubeconfig", str(layout.data_dir / "kubeconfigs" / user), "--metrics-port", "0"]
+
+
+def _controllers_flags(layout: Layout) -> list[str]:
+    return [
+        *_client_flags(layout, "controller-manager"),
+        "--cluster-cidr",
+        str(layout.cluster_cidr),
+        "--node-cidr-mask",
+        "24",
+        "--node-monitor-grace-seconds",
+        str(NODE_MONITOR_GRACE_SECONDS),
+    ]
+
+
+def _apiserver_flags(layout: Layout, etcd_endpoints: tuple[str, ...]) -> list[str]:
+    options = layout.options
+    flags = ["--data-dir", str(layout.data_dir), "--pki-dir", str(layout.pki_dir), "--store", options.store]
+    flags += ["--bind", "127.0.0.1", "--bind", layout.bridge_address, "--port", str(options.port)]
+    flags += ["--advertise-address", layout.bridge_address]
+    flags += ["--default-toleration-seconds", str(TOLERATION_SECONDS)]
+    if options.store == "etcd":
+        flags += ["--etcd-endpoints", ",".join(etcd_endpoints)]
+        if not options.etcd_endpoints:
+            folder = layout.pki_dir / "etcd"
+            flags += ["--etcd-ca", str(folder / "ca.crt")]
+            flags += ["--etcd-cert", str(folder / "client.crt"), "--etcd-key", str(folder / "client.key")]
+    return flags
+
+
+def _write_etcd_certificates(layout: Layout) -> None:
+    """An authority of etcd's own: the cluster's would let every node and user in."""
+    from pyk import pki
+
+    folder = layout.pki_dir / "etcd"
+    if not (folder / "ca.crt").exists():
+        pki.create_ca(folder, "etcd-ca")
+    if not (folder / "server.crt").exists():
+        pki.issue(
+            folder,
+            "etcd",
+            ip_addresses=["127.0.0.1"],
+            dns_names=["localhost"],
+            usages=("server", "client"),
+            path_prefix=folder / "server",
+        )
+    if not (folder / "client.crt").exists():
+        pki.issue(folder, "kube-apiserver-etcd-client", path_prefix=folder / "client")
+
+
+def _etcd_command(layout: Layout, endpoint: str) -> tuple[str, ...]:
+    folder = layout.pki_dir / "etcd"
+    peer = etcd_endpoint()  # nobody speaks there: the cluster has one member
+    authority, certificate, key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
+    return (
+        shutil.which("etcd") or "etcd",
+        "--name=pyk",
+        f"--data-dir={layout.data_dir / 'etcd'}",
+        f"--listen-client-urls={endpoint}",
+        f"--advertise-client-urls={endpoint}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=pyk={peer}",
+        f"--cert-file={certificate}",
+        f"--key-file={key}",
+        "--client-cert-auth",
+        f"--trusted-ca-file={authority}",
+        f"--peer-cert-file={certificate}",
+        f"--peer-key-file={key}",
+        "--peer-client-cert-auth",
+        f"--peer-trusted-ca-file={authority}",
+        "--logger=zap",
+    )

@@ -1,0 +1,207 @@
+"""Everything about a local cluster that follows from its options: names, addresses, folders. Pure.
+
+All names on the machine begin with the cluster's prefix (`pyk`, or `pyk-NAME`), so that what a cluster left behind is
+found by name when its records are gone. Two clusters of different names share nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pyk.api.quantity import BadQuantity, millicores, whole
+from pyk.errors import UserError
+
+DEFAULT_NAME = "pyk"
+MOST_NODES = 200
+SUBNETS = 156
+"""How many clusters fit on a machine: node subnets 10.88.K.0/24 with pod ranges 10.(100+K).0.0/16."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose. `node_cpus` and `node_memory` are quantities; `subnet` is K, None until it is chosen."""
+
+    name: str = DEFAULT_NAME
+    data_dir: str = ""
+    nodes: int = 3
+    node_cpus: str = "2"
+    node_memory: str = "2Gi"
+    store: str = "sqlite"
+    etcd_endpoints: tuple[str, ...] = ()
+    port: int = 6443
+    kubeconfig: str = ""
+    subnet: int | None = None
+
+    def to_document(self) -> dict[str, Any]:
+        return {**asdict(self), "etcd_endpoints": list(self.etcd_endpoints)}
+
+    @staticmethod
+    def from_document(document: dict[str, Any]) -> Options:
+        return Options(**{**document, "etcd_endpoints": tuple(document["etcd_endpoints"])})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names and addresses of one cluster."""
+
+    options: Options
+
+    @cached_property
+    def prefix(self) -> str:
+        return prefix_of(self.options.name)
+
+    @cached_property
+    def data_dir(self) -> Path:
+        return Path(self.options.data_dir)
+
+    @property
+    def pki_dir(self) -> Path:
+        return self.data_dir / "pki"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    def node_names(self) -> list[str]:
+        return [f"node-{number}" for number in range(1, self.options.nodes + 1)]
+
+    def node_dir(self, node: str) -> Path:
+        return self.data_dir / "nodes" / node
+
+    # Control groups, as paths below every hierarchy's root
+
+    @property
+    def cgroup(self) -> str:
+        return f"/{self.prefix}"
+
+    @property
+    def control_plane_cgroup(self) -> str:
+        return f"{self.cgroup}/control-plane"
+
+    def node_cgroup(self, node: str) -> str:
+        return f"{self.cgroup}/{node}"
+
+    # Network
+
+    @property
+    def link_base(self) -> str:
+        """The beginning of link names, which the kernel keeps to 15 characters."""
+        if len(self.prefix) <= 9:
+            return self.prefix
+        return "pyk" + hashlib.sha256(self.prefix.encode()).hexdigest()[:6]
+
+    @property
+    def bridge(self) -> str:
+        return f"{self.link_base}-br0"
+
+    def node_link(self, node: str) -> str:
+        """The machine's end of the node's veth pair."""
+        return f"{self.link_base}-n{number_of(node)}"
+
+    def is_link(self, name: str) -> bool:
+        """Whether a link of the machine is one of this cluster's, whatever number of nodes it had."""
+        return name == self.bridge or re.fullmatch(re.escape(self.link_base) + r"-n\d+", name) is not None
+
+    def namespace(self, node: str) -> str:
+        """The file that holds the node's network namespace."""
+        return f"/run/netns/{self.prefix}-{node}"
+
+    def is_namespace(self, file_name: str) -> bool:
+        """Whether a name in /run/netns is one of this cluster's."""
+        return re.fullmatch(re.escape(self.prefix) + r"-node-\d+", file_name) is not None
+
+    @property
+    def node_subnet(self) -> ipaddress.IPv4Network:
+        return node_subnet(self._subnet)
+
+    @property
+    def cluster_cidr(self) -> ipaddress.IPv4Network:
+        return cluster_cidr(self._subnet)
+
+    @property
+    def bridge_address(self) -> str:
+        return str(self.node_subnet[1])
+
+    def node_address(self, node: str) -> str:
+        return str(self.node_subnet[10 + number_of(node)])
+
+    @property
+    def server(self) -> str:
+        """The API server as people on this machine reach it."""
+        return f"https://127.0.0.1:{self.options.port}"
+
+    @property
+    def node_server(self) -> str:
+        """The API server as nodes reach it."""
+        return f"https://{self.bridge_address}:{self.options.port}"
+
+    @property
+    def _subnet(self) -> int:
+        if self.options.subnet is None:
+            raise ValueError("the cluster's subnet has not been chosen")
+        return self.options.subnet
+
+    def with_subnet(self, subnet: int) -> Layout:
+        return Layout(replace(self.options, subnet=subnet))
+
+
+def prefix_of(name: str) -> str:
+    """What all names of the cluster on the machine begin with."""
+    return name if name.startswith("pyk") else f"pyk-{name}"
+
+
+def number_of(node: str) -> int:
+    """3 of `node-3`."""
+    return int(node.rpartition("-")[2])
+
+
+def node_subnet(subnet: int) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(f"10.88.{subnet}.0/24")
+
+
+def cluster_cidr(subnet: int) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(f"10.{100 + subnet}.0.0/16")
+
+
+def free_subnets(in_use: Iterable[ipaddress.IPv4Network]) -> list[int]:
+    """The numbers K whose node subnet and pod range touch no network that the machine routes or has addresses in.
+
+    When a wide route (of a VPN to 10.0.0.0/8, say) covers all, those in which the machine has nothing narrower.
+    """
+    networks = [network for network in in_use if network.prefixlen > 0]
+
+    def touched(subnet: int, by: Iterable[ipaddress.IPv4Network]) -> bool:
+        return any(network.overlaps(node_subnet(subnet)) or network.overlaps(cluster_cidr(subnet)) for network in by)
+
+    free = [subnet for subnet in range(SUBNETS) if not touched(subnet, networks)]
+    narrow = [network for network in networks if network.prefixlen > 12]
+    return free or [subnet for subnet in range(SUBNETS) if not touched(subnet, narrow)]
+
+
+def check_options(options: Options) -> None:
+    """Raises `UserError` for the first option that cannot work."""
+    if not _NAME.match(options.name):
+        raise UserError(f"--name {options.name!r}: use up to 32 lower-case letters, digits and '-'")
+    if not 1 <= options.nodes <= MOST_NODES:
+        raise UserError(f"--nodes {options.nodes}: between 1 and {MOST_NODES}")
+    if not 1 <= options.port <= 65535:
+        raise UserError(f"--port {options.port}: between 1 and 65535")
+    if options.store not in ("sqlite", "etcd"):
+        raise UserError(f"--store {options.store}: sqlite or etcd")
+    if options.etcd_endpoints and options.store != "etcd":
+        raise UserError("--etcd-endpoints needs --store etcd")
+    try:
+        if millicores(options.node_cpus) < 100:
+            raise UserError(f"--node-cpus {options.node_cpus}: at least 100m (a tenth of a core)")
+        if whole(options.node_memory) < 256 << 20:
+            raise UserError(f"--node-memory {options.node_memory}: at least 256Mi")
+    except BadQuantity as error:
+        raise UserError(f"--node-cpus and --node-memory are quantities such as 1500m and 2Gi: {error}") from None

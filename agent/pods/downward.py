@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from agent.pods.resources import is_sidecar
 from pyk.api.objects import Object, annotations_of, labels_of, name_of, namespace_of, uid_of
 from pyk.api.quantity import parse_quantity
 
@@ -28,7 +27,7 @@ class Facts:
 
     pod_addresses: Sequence[str] = ()
     node_addresses: Sequence[str] = ()
-    allocatable: Mapping[str, str] = ()  # type: ignore[assignment]
+    allocatable: Mapping[str, str] = field(default_factory=dict)
 
 
 def field_value(pod: Object, path: str, facts: Facts) -> str:
@@ -85,7 +84,7 @@ def resource_value(pod: Object, container_name: str, selector: Mapping[str, Any]
     kind, _, resource = str(selector.get("resource", "")).partition(".")
     resources = container.get("resources") or {}
     if kind == "limits":
-        text = (resources.get("limits") or {}).get(resource) or dict(facts.allocatable).get(resource)
+        text = (resources.get("limits") or {}).get(resource) or facts.allocatable.get(resource)
     elif kind == "requests":
         text = (resources.get("requests") or {}).get(resource) or (resources.get("limits") or {}).get(resource)
     else:
@@ -101,13 +100,3 @@ def _container(pod: Object, name: str) -> Mapping[str, Any]:
         if container["name"] == name:
             return container
     raise UnknownField(f"container {name} not found")
-
-
-def all_containers(pod: Object) -> list[dict[str, Any]]:
-    """Init containers, then containers: every one that runs from the pod's specification."""
-    return [*(pod["spec"].get("initContainers") or ()), *(pod["spec"].get("containers") or ())]
-
-
-def sidecars(pod: Object) -> list[dict[str, Any]]:
-    """The restartable init containers, in order."""
-    return [container for container in pod["spec"].get("initContainers") or () if is_sidecar(container)]

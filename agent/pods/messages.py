@@ -1,0 +1,47 @@
+"""The termination message of a container that has ended: what it wrote to its message file, or the end of its log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FALLBACK = "FallbackToLogsOnError"
+_LONGEST_MESSAGE = 4096
+_LONGEST_LOG_TAIL = 2048
+_MOST_LOG_LINES = 80
+
+
+def termination_message(file: Path, log: Path, policy: str, exit_code: int) -> str:
+    """At most 4096 bytes of the message file; with `FallbackToLogsOnError`, an empty file and an error, at most 2048
+    bytes and 80 lines of the log's end. Blocks."""
+    message = _read_head(file)
+    if not message and policy == FALLBACK and exit_code != 0:
+        message = log_tail(log)
+    return message
+
+
+def _read_head(file: Path) -> str:
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with os.fdopen(fd, "rb") as opened:
+        return opened.read(_LONGEST_MESSAGE).decode(errors="replace")
+
+
+def log_tail(log: Path) -> str:
+    """The last lines that the container wrote, from a file in the CRI log format."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            # Each line carries a time stamp, stream and tag of some 45 bytes.
+            file.seek(max(0, size - _LONGEST_LOG_TAIL - 64 * _MOST_LOG_LINES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return ""
+    texts = []
+    for line in lines:
+        parts = line.split(b" ", 3)
+        if len(parts) == 4:
+            texts.append(parts[3] + (b"\n" if parts[2] == b"F" else b""))
+    return b"".join(texts[-_MOST_LOG_LINES:])[-_LONGEST_LOG_TAIL:].decode(errors="replace")

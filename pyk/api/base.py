@@ -51,6 +51,13 @@ class RetainKeys:
     """A struct of which a strategic merge patch may say which keys to retain (`$retainKeys`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaName:
+    """The name that OpenAPI documents know a scalar type by (`io.k8s.apimachinery.pkg.api.resource.Quantity`); `byte` is a format."""
+
+    name: str
+
+
 def _quantity(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("quantities must be text or a number such as 500m, 1.5 or 64Mi")
@@ -84,11 +91,12 @@ def _time(value: object) -> str:
     return value
 
 
-Quantity = Annotated[str, BeforeValidator(_quantity)]
+_MACHINERY = "io.k8s.apimachinery.pkg"
+Quantity = Annotated[str, BeforeValidator(_quantity), SchemaName(f"{_MACHINERY}.api.resource.Quantity")]
 """A resource quantity (`500m`, `64Mi`), kept in its canonical form."""
-IntOrString = Annotated[int | str, BeforeValidator(_int_or_string)]
-Base64 = Annotated[str, BeforeValidator(_base64)]
-Time = Annotated[str, BeforeValidator(_time)]
+IntOrString = Annotated[int | str, BeforeValidator(_int_or_string), SchemaName(f"{_MACHINERY}.util.intstr.IntOrString")]
+Base64 = Annotated[str, BeforeValidator(_base64), SchemaName("byte")]
+Time = Annotated[str, BeforeValidator(_time), SchemaName(f"{_MACHINERY}.apis.meta.v1.Time")]
 """RFC 3339 with seconds."""
-MicroTime = Annotated[str, BeforeValidator(_time)]
+MicroTime = Annotated[str, BeforeValidator(_time), SchemaName(f"{_MACHINERY}.apis.meta.v1.MicroTime")]
 """RFC 3339 with microseconds."""

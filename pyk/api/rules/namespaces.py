@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from pyk.api.kinds import Column, Rules
 from pyk.api.objects import Object, name_of
@@ -13,19 +12,9 @@ from pyk.api.status import FieldError
 NAME_LABEL = "kubernetes.io/metadata.name"
 
 
-def _default(namespace: Object) -> None:
-    # A name that is still to be generated gets its label in `_prepare`.
-    if namespace["metadata"].get("name"):
-        _set_name_label(namespace)
-
-
-def _set_name_label(namespace: Object) -> None:
-    labels: dict[str, Any] = namespace["metadata"].get("labels") or {}
-    namespace["metadata"]["labels"] = labels | {NAME_LABEL: name_of(namespace)}
-
-
 def _prepare(namespace: Object, old: Object | None) -> None:
-    _set_name_label(namespace)
+    labels = namespace["metadata"].get("labels") or {}
+    namespace["metadata"]["labels"] = labels | {NAME_LABEL: name_of(namespace)}
     spec = namespace.get("spec") or {}
     if old is None:
         finalizers = spec.get("finalizers") or []
@@ -50,7 +39,6 @@ def _phase(namespace: Object) -> str:
 
 
 RULES = Rules(
-    default=_default,
     prepare=_prepare,
     validate_status=_validate_status,
     columns=(NAME, Column("Status", lambda namespace, now: _phase(namespace)), AGE),

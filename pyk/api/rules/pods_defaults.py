@@ -22,9 +22,8 @@ _POD_LEVEL_RESOURCES = ("cpu", "memory")
 
 def default_pod(pod: Object) -> None:
     """Fill in a Pod's defaults."""
-    spec = pod.get("spec")
-    if spec is None:
-        return
+    set_default(pod, "spec", {})
+    spec = pod["spec"]
     default_pod_spec(spec)
     set_default(spec, "enableServiceLinks", True)
     for container in (*some(spec, "initContainers"), *some(spec, "containers")):

@@ -46,10 +46,7 @@ _NAMES = (
 
 def check_pod(pod: Object) -> Iterator[FieldError]:
     """A new Pod."""
-    spec = pod.get("spec")
-    if spec is None:
-        yield FieldError.required("spec.containers")
-        return
+    spec = pod["spec"]
     yield from check_pod_spec(spec, "spec")
     if some(spec, "ephemeralContainers"):
         yield FieldError.forbidden("spec.ephemeralContainers", "cannot be set on create")

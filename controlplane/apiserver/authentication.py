@@ -1,0 +1,128 @@
+"""Who sends a request: the subject of a client certificate, the owner of a bearer token, or nobody.
+
+A certificate counts because the TLS layer verified it against the cluster's authority (`server_context`): its common
+name is the user, its organizations are the groups. Tokens come from a file of `token,user,uid,"group1,group2"` rows,
+read once. Whoever shows neither is `system:anonymous`; a token that nobody owns is a 401.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import hmac
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from aiohttp import web
+
+from pyk.api.status import ApiError, unauthorized
+
+ALL_AUTHENTICATED = "system:authenticated"
+_WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
+
+
+@dataclass(frozen=True, slots=True)
+class UserInfo:
+    """An identity: its name and the groups it is in."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+
+
+ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+
+
+class Authenticator:
+    """Turns requests into identities.
+
+    `ca_file` is the authority that signs client certificates, `tokens_file` the static tokens. Raises OSError when a
+    file cannot be read and ValueError when a row of tokens is not one.
+    """
+
+    def __init__(self, ca_file: Path | str, tokens_file: Path | str | None = None) -> None:
+        self._ca_file = Path(ca_file)
+        self._tokens = list(_read_tokens(Path(tokens_file))) if tokens_file is not None else []
+
+    def server_context(self, certificate: Path | str, key: Path | str) -> ssl.SSLContext:
+        """The TLS settings of the API server: clients may show a certificate, which must then be a good one."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(self._ca_file)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def authenticate(self, request: web.BaseRequest) -> UserInfo:
+        """Who sends the request. Raises a 401 `ApiError` for a bearer token that nobody owns."""
+        if request.transport is not None:
+            certificate = request.transport.get_extra_info("peercert")
+            if certificate:
+                user = user_of_subject(certificate["subject"])
+                if user is not None:
+                    return user
+        token = _bearer_token(request)
+        return self._owner_of(token) if token else ANONYMOUS
+
+    def _owner_of(self, token: str) -> UserInfo:
+        digest = hashlib.sha256(token.encode()).digest()
+        found: UserInfo | None = None
+        # Every row is compared, in the same time, so that an answer's time tells nothing of the tokens.
+        for known, user in self._tokens:
+            if hmac.compare_digest(known, digest):
+                found = user
+        if found is None:
+            raise unauthorized()
+        return found
+
+
+Subject = tuple[tuple[tuple[str, str], ...], ...]
+"""A certificate's subject as the `ssl` module gives it."""
+
+
+@lru_cache(maxsize=1024)
+def user_of_subject(subject: Subject) -> UserInfo | None:
+    """The identity that a verified certificate names; None when it has no common name."""
+    name, groups = "", []
+    for attribute, value in (pair for names in subject for pair in names):
+        if attribute == "commonName":
+            name = value
+        elif attribute == "organizationName":
+            groups.append(value)
+    return _authenticated(name, "", groups) if name else None
+
+
+def _authenticated(name: str, uid: str, groups: list[str]) -> UserInfo:
+    return UserInfo(name, uid, tuple(dict.fromkeys([*groups, ALL_AUTHENTICATED])))
+
+
+def _bearer_token(request: web.BaseRequest) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    # Browsers cannot set headers on a WebSocket; they may show the token as a sub-protocol.
+    for protocol in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        encoded = protocol.strip()
+        if encoded.startswith(_WEBSOCKET_BEARER):
+            text = encoded.removeprefix(_WEBSOCKET_BEARER)
+            try:
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except ValueError:
+                raise ApiError(401, "Unauthorized", "the bearer sub-protocol is not base64url text") from None
+    return ""
+
+
+def _read_tokens(path: Path) -> Iterator[tuple[bytes, UserInfo]]:
+    with path.open(newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row:
+                continue
+            if len(row) < 3 or not row[0] or not row[1]:
+                raise ValueError(f'{path}, line {number}: expected token,user,uid[,"group1,group2"]')
+            groups = [group.strip() for group in row[3].split(",") if group.strip()] if len(row) > 3 else []
+            yield hashlib.sha256(row[0].encode()).digest(), _authenticated(row[1], row[2], groups)

@@ -1,0 +1,241 @@
+"""May this user do that: the policy's rules, and nodes' identities, which reach no further than their own pods.
+
+`decide` is asked before a request is served, `check_write` when the new object is known. A node
+(`system:node:NAME` of the group `system:nodes`) may read its Node, its pods and what those refer to, report their
+status and its own, renew its lease and record events. Source: the Kubernetes documentation on Node authorization and
+on the NodeRestriction admission plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from controlplane.apiserver.authentication import UserInfo
+from controlplane.apiserver.policy import POLICY, Grant, covers, covers_path
+from pyk.api.kinds import LEASE, NODE, POD, Kind
+from pyk.api.objects import Object, labels_of, name_of
+from pyk.api.selectors import FieldRequirement
+from pyk.api.status import forbidden
+
+_NODE_PREFIX, _NODES_GROUP = "system:node:", "system:nodes"
+_LEASE_NAMESPACE = "kube-node-lease"
+_REFERENCED = {"secrets": "secret", "configmaps": "configMap"}
+"""The resources that a node may read when one of its pods refers to them, and how volumes call them."""
+_RESTRICTED_LABEL_DOMAIN = "node-restriction.kubernetes.io"
+_OWN_LABELS = (
+    "kubernetes.io/hostname",
+    "kubernetes.io/arch",
+    "kubernetes.io/os",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+)
+_OWN_LABEL_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What is asked for. For a URL that is no resource `resource` is empty and `verb` the HTTP method in lower case.
+
+    `fields` are the field selector's conditions of a list or watch.
+    """
+
+    user: UserInfo
+    verb: str
+    group: str = ""
+    version: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    path: str = ""
+    fields: tuple[FieldRequirement, ...] = ()
+
+
+def denial(attributes: Attributes, reason: str = "") -> str:
+    """The sentence in which Kubernetes refuses."""
+    user, verb = attributes.user.name, attributes.verb
+    if not attributes.resource:
+        text = f'User "{user}" cannot {verb} path "{attributes.path}"'
+    else:
+        resource = attributes.resource + (f"/{attributes.subresource}" if attributes.subresource else "")
+        where = f'in the namespace "{attributes.namespace}"' if attributes.namespace else "at the cluster scope"
+        text = f'User "{user}" cannot {verb} resource "{resource}" in API group "{attributes.group}" {where}'
+    return f"{text}: {reason}" if reason else text
+
+
+class Authorizer:
+    """Decides by the policy and by what runs where.
+
+    `pods_of(node, namespace)` gives the pods of a namespace that are bound to a node, as they are now: a node's reads
+    of pods, secrets and configmaps are decided by it.
+    """
+
+    def __init__(self, pods_of: Callable[[str, str], Iterable[Object]], policy: Iterable[Grant] = POLICY) -> None:
+        self._pods_of = pods_of
+        self._by_user: dict[str, list[Grant]] = {}
+        self._by_group: dict[str, list[Grant]] = {}
+        for grant in policy:
+            for user in grant.users:
+                self._by_user.setdefault(user, []).append(grant)
+            for group in grant.subject_groups:
+                self._by_group.setdefault(group, []).append(grant)
+
+    def decide(self, attributes: Attributes) -> str | None:
+        """None when it is allowed; otherwise why not, as a sentence."""
+        if any(_allows(grant, attributes) for grant in self._grants(attributes.user)):
+            return None
+        node = node_name(attributes.user)
+        if node and attributes.resource:
+            reason = self._node_may_not(node, attributes)
+            return None if reason is None else denial(attributes, reason)
+        return denial(attributes)
+
+    def _grants(self, user: UserInfo) -> Iterator[Grant]:
+        yield from self._by_user.get(user.name, ())
+        for group in user.groups:
+            yield from self._by_group.get(group, ())
+
+    def _node_may_not(self, node: str, asked: Attributes) -> str | None:
+        """Why a node may not; None when it may, an empty reason when nodes never may."""
+        match (asked.group, asked.resource, asked.subresource):
+            case ("", "nodes", "" | "status"):
+                return self._own_node(node, asked)
+            case ("", "pods", ""):
+                return self._own_pods(node, asked)
+            case ("", "pods", "status"):
+                # Whose pod an update is for, `check_write` sees.
+                return None if asked.verb in ("update", "patch") else self._own_pods(node, asked)
+            case ("coordination.k8s.io", "leases", ""):
+                if asked.namespace != _LEASE_NAMESPACE or asked.name not in ("", node):
+                    return f"can only access node lease with the same name as the requesting node '{node}'"
+                return None if asked.verb in ("get", "create", "update", "patch", "delete") else ""
+            case ("" | "events.k8s.io", "events", ""):
+                return None if asked.verb in ("create", "update", "patch") else ""
+            case ("", "secrets" | "configmaps", ""):
+                return self._referenced(node, asked)
+            case ("", "services" | "namespaces", ""):
+                return None if asked.verb in ("get", "list", "watch") else ""
+            case _:
+                return ""
+
+    @staticmethod
+    def _own_node(node: str, asked: Attributes) -> str | None:
+        if asked.verb == "create" and not asked.subresource:
+            return None  # whose name it is, `check_write` sees
+        if asked.verb not in ("get", "list", "watch", "update", "patch"):
+            return ""
+        if asked.name != node:
+            return f"node '{node}' cannot access another node, only its own Node object"
+        return None
+
+    def _own_pods(self, node: str, asked: Attributes) -> str | None:
+        if asked.verb in ("list", "watch"):
+            own = any(each.field == "spec.nodeName" and each.equal and each.value == node for each in asked.fields)
+            return None if own else "can only list/watch pods with spec.nodeName field selector"
+        if asked.verb in ("get", "delete"):
+            is_own = any(name_of(pod) == asked.name for pod in self._pods_of(node, asked.namespace))
+            return None if is_own else f"no relationship found between node '{node}' and this object"
+        return ""
+
+    def _referenced(self, node: str, asked: Attributes) -> str | None:
+        if asked.verb not in ("get", "list", "watch") or not asked.name:
+            return "can only read resources of this type by name" if asked.verb in ("get", "list", "watch") else ""
+        for pod in self._pods_of(node, asked.namespace):
+            if asked.name in references(pod["spec"], asked.resource):
+                return None
+        return f"no relationship found between node '{node}' and this object"
+
+    def check_write(self, user: UserInfo, kind: Kind, old: Object | None, new: Object | None, subresource: str) -> None:
+        """What a node may make of an object that it may write; `old` is None for a creation, `new` for a deletion.
+
+        Raises a 403 `ApiError`.
+        """
+        node, present = node_name(user), new if new is not None else old
+        if not node or present is None:
+            return
+        if kind is POD:
+            reason = _pod_restriction(node, old, new, subresource)
+        elif kind is NODE:
+            reason = _node_restriction(node, old, new)
+        elif kind is LEASE and name_of(present) != node:
+            reason = f'node "{node}" is only allowed to access the lease named "{node}"'
+        else:
+            return
+        if reason is not None:
+            raise forbidden(kind.group, kind.plural, name_of(present), reason)
+
+
+def _allows(grant: Grant, asked: Attributes) -> bool:
+    if not asked.resource:
+        return not grant.namespace and any(covers_path(rule, asked.verb, asked.path) for rule in grant.rules)
+    if grant.namespace and grant.namespace != asked.namespace:
+        return False
+    return any(
+        covers(rule, asked.verb, asked.group, asked.resource, asked.subresource, asked.name) for rule in grant.rules
+    )
+
+
+def node_name(user: UserInfo) -> str:
+    """The node that the user is; empty when it is none."""
+    if _NODES_GROUP in user.groups and user.name.startswith(_NODE_PREFIX):
+        return user.name.removeprefix(_NODE_PREFIX)
+    return ""
+
+
+def references(spec: Object, resource: str) -> set[str]:
+    """The names of the `secrets` or `configmaps` that a pod refers to: in volumes, environment and pull secrets."""
+    field = _REFERENCED[resource]
+    named = "secretName" if resource == "secrets" else "name"
+    found: set[str] = set()
+    for volume in spec.get("volumes") or ():
+        found.add((volume.get(field) or {}).get(named) or "")
+        for projection in (volume.get("projected") or {}).get("sources") or ():
+            found.add((projection.get(field) or {}).get("name") or "")
+    for list_of in ("containers", "initContainers", "ephemeralContainers"):
+        for container in spec.get(list_of) or ():
+            for source in container.get("envFrom") or ():
+                found.add((source.get(f"{field}Ref") or {}).get("name") or "")
+            for variable in container.get("env") or ():
+                found.add(((variable.get("valueFrom") or {}).get(f"{field}KeyRef") or {}).get("name") or "")
+    if resource == "secrets":
+        found.update(each.get("name") or "" for each in spec.get("imagePullSecrets") or ())
+    return found - {""}
+
+
+def _pod_restriction(node: str, old: Object | None, new: Object | None, subresource: str) -> str | None:
+    if old is None:
+        return f'node "{node}" can not create pods'
+    if (old.get("spec") or {}).get("nodeName") != node:
+        action = "delete pods" if new is None else "update pod status for pods"
+        return f'node "{node}" can only {action} with spec.nodeName set to itself'
+    if new is not None and subresource == "status" and labels_of(new) != labels_of(old):
+        return f'node "{node}" cannot update labels through pod status'
+    return None
+
+
+def _node_restriction(node: str, old: Object | None, new: Object | None) -> str | None:
+    if new is None:
+        return f'node "{node}" is not allowed to delete nodes'
+    if name_of(new) != node:
+        return f'node "{node}" is not allowed to modify node "{name_of(new)}"'
+    before = labels_of(old) if old is not None else {}
+    changed = {key for key in {**before, **labels_of(new)} if before.get(key) != labels_of(new).get(key)}
+    refused = sorted(key for key in changed if not _is_own_label(key))
+    if refused:
+        return f'node "{node}" is not allowed to modify labels: {", ".join(refused)}'
+    if old is not None and (new.get("spec") or {}).get("taints") != (old.get("spec") or {}).get("taints"):
+        return f'node "{node}" is not allowed to modify taints'
+    return None
+
+
+def _is_own_label(key: str) -> bool:
+    """Whether a node may set the label on itself. Kubernetes' own domains are closed but for a few keys."""
+    domain = key.rpartition("/")[0]
+    if domain == _RESTRICTED_LABEL_DOMAIN or domain.endswith(f".{_RESTRICTED_LABEL_DOMAIN}"):
+        return False
+    if key in _OWN_LABELS or any(domain == own or domain.endswith(f".{own}") for own in _OWN_LABEL_DOMAINS):
+        return True
+    is_kubernetes = any(domain == each or domain.endswith(f".{each}") for each in ("kubernetes.io", "k8s.io"))
+    return not is_kubernetes

@@ -1,0 +1,107 @@
+"""`Table`s and metadata-only objects: the two forms in which clients ask for objects that are not the object.
+
+`kubectl get` asks for a `Table` (meta.k8s.io/v1), whose columns are the kind's own; garbage collectors and
+dashboards ask for `PartialObjectMetadata`. Everything here is a pure function of the objects and the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pyk.api.kinds import Column, Kind
+from pyk.api.objects import Object
+from pyk.api.rules.common import AGE, NAME
+
+API_VERSION = "meta.k8s.io/v1"
+IncludeObject = Literal["Metadata", "Object", "None"]
+"""What a row carries beside its cells: the object's metadata, the whole object, or nothing."""
+
+
+def columns_of(kind: Kind) -> tuple[Column, ...]:
+    """The kind's columns; name and age when it declares none."""
+    return kind.rules.columns or (NAME, AGE)
+
+
+def render_table(
+    kind: Kind,
+    objects: Iterable[Object],
+    *,
+    now: float,
+    include_object: IncludeObject = "Metadata",
+    resource_version: str,
+    continue_token: str = "",
+    remaining: int | None = None,
+) -> dict[str, Any]:
+    """The `Table` of a list (or of one object, with its resource version). `now` is in seconds since the epoch."""
+    columns = columns_of(kind)
+    return {
+        "kind": "Table",
+        "apiVersion": API_VERSION,
+        "metadata": _list_metadata(resource_version, continue_token, remaining),
+        "columnDefinitions": [_definition(column) for column in columns],
+        "rows": [_row(columns, obj, now, include_object) for obj in objects],
+    }
+
+
+def table_event(
+    kind: Kind, obj: Object, *, now: float, include_object: IncludeObject = "Metadata", first: bool
+) -> dict[str, Any]:
+    """The `Table` of one watch event; only the first event of a watch defines the columns.
+
+    A bookmark, which has no name, becomes a table without rows.
+    """
+    columns = columns_of(kind)
+    rows = [_row(columns, obj, now, include_object)] if obj["metadata"].get("name") else []
+    return {
+        "kind": "Table",
+        "apiVersion": API_VERSION,
+        "metadata": {"resourceVersion": obj["metadata"].get("resourceVersion", "")},
+        "columnDefinitions": [_definition(column) for column in columns] if first else [],
+        "rows": rows,
+    }
+
+
+def render_partial(
+    objects: Iterable[Object], *, resource_version: str, continue_token: str = "", remaining: int | None = None
+) -> dict[str, Any]:
+    """The `PartialObjectMetadataList` of a list."""
+    return {
+        "kind": "PartialObjectMetadataList",
+        "apiVersion": API_VERSION,
+        "metadata": _list_metadata(resource_version, continue_token, remaining),
+        "items": [partial_object(obj) for obj in objects],
+    }
+
+
+def partial_object(obj: Object) -> dict[str, Any]:
+    """The object's metadata alone, as a `PartialObjectMetadata`."""
+    return {"kind": "PartialObjectMetadata", "apiVersion": API_VERSION, "metadata": obj["metadata"]}
+
+
+def _list_metadata(resource_version: str, continue_token: str, remaining: int | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"resourceVersion": resource_version}
+    if continue_token:
+        metadata["continue"] = continue_token
+    if remaining is not None:
+        metadata["remainingItemCount"] = remaining
+    return metadata
+
+
+def _definition(column: Column) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "type": column.kind,
+        "format": column.format,
+        "description": column.description,
+        "priority": column.priority,
+    }
+
+
+def _row(columns: tuple[Column, ...], obj: Object, now: float, include_object: IncludeObject) -> dict[str, Any]:
+    row: dict[str, Any] = {"cells": [column.cell(obj, now) for column in columns]}
+    if include_object == "Object":
+        row["object"] = obj
+    elif include_object == "Metadata":
+        row["object"] = partial_object(obj)
+    return row

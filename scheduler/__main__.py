@@ -1,0 +1,45 @@
+"""`python -m scheduler`: the scheduler as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from pyk.client.client import Client
+from pyk.client.config import ConfigError, load_kubeconfig
+from pyk.reconcile.clock import RealClock
+from pyk.reconcile.process import run_component, serve_metrics
+from scheduler.loop import Scheduler
+
+
+def main() -> int:
+    """Parse the command line and schedule until a signal asks for the end: the exit status."""
+    parser = argparse.ArgumentParser(prog="scheduler", description="Assigns pods to nodes.")
+    parser.add_argument("--kubeconfig", help="where the API server is and who we are")
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        default=0,
+        help="port on 127.0.0.1 for /metrics, /healthz and /debug/decisions/NAMESPACE/POD (0: none)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    options = parser.parse_args()
+    try:
+        config = load_kubeconfig(options.kubeconfig)
+    except ConfigError as error:
+        print(f"scheduler: {error}", file=sys.stderr)
+        return 1
+
+    async def schedule() -> None:
+        async with Client(config, user_agent="pyk-scheduler") as client, asyncio.TaskGroup() as group:
+            scheduler = Scheduler(client, RealClock())
+            pages = {"/debug/decisions/": scheduler.page}
+            group.create_task(serve_metrics(options.metrics_port, lambda: scheduler.is_ready, pages=pages))
+            group.create_task(scheduler.run())
+
+    return run_component("scheduler", schedule, verbose=options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

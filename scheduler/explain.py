@@ -1,0 +1,64 @@
+"""Decisions in words: the message of the `FailedScheduling` event and condition, and the last decisions for people.
+
+The message has Kubernetes' form, one entry for each reason with the number of nodes, sorted as text:
+`0/3 nodes are available: 1 node(s) had untolerated taint {k: v}, 2 Insufficient cpu.`
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from scheduler.decide import Decision, Diagnosis
+
+REMEMBERED_DECISIONS = 512
+NO_NODES = "no nodes available to schedule pods"
+
+
+def unschedulable_message(diagnosis: Diagnosis) -> str:
+    """Why no node would take the pod, in one line."""
+    if diagnosis.nodes == 0:
+        return NO_NODES
+    counted = sorted(f"{len(nodes)} {text}" for text, nodes in diagnosis.reasons.items())
+    return f"0/{diagnosis.nodes} nodes are available: {', '.join(counted)}."
+
+
+def scheduled_message(pod: str, node: str) -> str:
+    """Where the pod went, in one line."""
+    return f"Successfully assigned {pod} to {node}"
+
+
+class Decisions:
+    """The latest decision for each pod, of the last `REMEMBERED_DECISIONS` pods decided about; for `pyk why`."""
+
+    def __init__(self) -> None:
+        self._decisions: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
+
+    def remember(self, decision: Decision, at: float) -> None:
+        """Keep the decision, taken `at` (seconds since the epoch)."""
+        self._decisions[decision.pod] = (at, decision)
+        self._decisions.move_to_end(decision.pod)
+        if len(self._decisions) > REMEMBERED_DECISIONS:
+            self._decisions.popitem(last=False)
+
+    def forget(self, pod: str) -> None:
+        """The pod is gone."""
+        self._decisions.pop(pod, None)
+
+    def document(self, pod: str) -> dict[str, Any] | None:
+        """The latest decision for the pod as JSON, with the nodes under each reason; None when it is not known."""
+        found = self._decisions.get(pod)
+        if found is None:
+            return None
+        at, decision = found
+        document: dict[str, Any] = {"pod": pod, "time": at}
+        if decision.diagnosis is None:
+            document |= {"node": decision.node, "score": decision.score, "feasibleNodes": decision.feasible}
+            return document | {"message": scheduled_message(pod, str(decision.node))}
+        return document | {
+            "node": None,
+            "message": unschedulable_message(decision.diagnosis),
+            "nodes": decision.diagnosis.nodes,
+            "reasons": {text: list(nodes) for text, nodes in decision.diagnosis.reasons.items()},
+            "refusedBy": sorted(decision.diagnosis.refused_by),
+        }

@@ -1,0 +1,298 @@
+"""The rules that a node must meet for a pod: each one vector operation over the rows of the snapshot.
+
+`NODE_FILTERS` read the node objects only, and are made for the pod's `NodeConstraints`; `USAGE_FILTERS` read also what
+runs there, and are made for its `Signature`. Both lists hold makers, in Kubernetes' order of plugins; a maker returns
+None where its rule does not concern the pod. A filter may keep state of its own, is asked about all rows or about those
+that changed, and says of rows that it refuses why, in Kubernetes' words. The first filter that refuses a node
+gives its reason; only resources give several at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.columns import ABSENT, Bools, Lookup, Numbers, Rows
+from scheduler.resources import PODS
+from scheduler.signature import NodeConstraints, NodeRequirement, Signature, Term, Toleration
+from scheduler.snapshot import Snapshot, Taint, Taints
+
+RowNumbers = NDArray[np.intp]
+Reasons = Iterator[tuple[str, RowNumbers]]
+"""Texts, each with the rows for which it is a reason."""
+
+
+class Filter(Protocol):
+    """A rule for one pod, or all pods equal to it."""
+
+    @property
+    def name(self) -> str:
+        """Kubernetes' name of the plugin."""
+
+    def admits(self, rows: Rows) -> Bools:
+        """Whether each of the rows meets the rule; what it says of rows that are no nodes does not matter."""
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        """Why it refuses these rows, all of which it does refuse."""
+
+
+NodeFilterMaker = Callable[[NodeConstraints, Snapshot], Filter | None]
+UsageFilterMaker = Callable[[Signature, Snapshot], Filter | None]
+
+UNSCHEDULABLE_TAINT = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
+
+
+class NodeUnschedulable:
+    """Cordoned nodes take no pods, but those that tolerate the taint `node.kubernetes.io/unschedulable`."""
+
+    name = "NodeUnschedulable"
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    @staticmethod
+    def make(constraints: NodeConstraints, snapshot: Snapshot) -> NodeUnschedulable | None:
+        return None if tolerates(constraints.tolerations, UNSCHEDULABLE_TAINT) else NodeUnschedulable(snapshot)
+
+    def admits(self, rows: Rows) -> Bools:
+        return ~self._snapshot.unschedulable[rows]
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        yield "node(s) were unschedulable", rows
+
+
+class TaintToleration:
+    """Every taint NoSchedule and NoExecute of the node is tolerated; the first that is not is the reason."""
+
+    name = "TaintToleration"
+
+    def __init__(self, constraints: NodeConstraints, snapshot: Snapshot) -> None:
+        self._tolerations = constraints.tolerations
+        self._column = snapshot.taints
+        self._tolerated = Lookup(snapshot.taints, lambda taints: self._untolerated(taints) is None)
+
+    def admits(self, rows: Rows) -> Bools:
+        tolerated: Bools = self._tolerated.at(rows) != 0
+        return tolerated
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        codes = self._column.codes[rows]
+        for code in np.unique(codes):
+            taint = self._untolerated(self._column.values[code])
+            if taint is not None:
+                yield f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}", rows[codes == code]
+
+    def _untolerated(self, taints: Taints | None) -> Taint | None:
+        for taint in taints or ():
+            if taint.effect in ("NoSchedule", "NoExecute") and not tolerates(self._tolerations, taint):
+                return taint
+        return None
+
+
+def tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
+    """Whether one of the tolerations matches the taint."""
+    return any(_tolerates(toleration, taint) for toleration in tolerations)
+
+
+def _tolerates(toleration: Toleration, taint: Taint) -> bool:
+    if toleration.effect and toleration.effect != taint.effect:
+        return False
+    if toleration.key and toleration.key != taint.key:
+        return False
+    match toleration.operator:
+        case "Exists":
+            return True
+        case "Equal":
+            return toleration.value == taint.value
+        case _:
+            return False
+
+
+class NamedNodes:
+    """When every required term names nodes by `metadata.name`, no other nodes are looked at (DaemonSet pods).
+
+    Kubernetes narrows the nodes before its filters run, so this comes first and has a reason of its own.
+    """
+
+    name = "NodeAffinity"
+
+    def __init__(self, names: tuple[str, ...], snapshot: Snapshot) -> None:
+        self._names = names
+        self._column = snapshot.node_names
+
+    @staticmethod
+    def make(constraints: NodeConstraints, snapshot: Snapshot) -> NamedNodes | None:
+        names = _named_nodes(constraints.required_terms or ())
+        return None if names is None else NamedNodes(names, snapshot)
+
+    def admits(self, rows: Rows) -> Bools:
+        return self._column.one_of(self._names, rows)
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        yield "node(s) didn't satisfy plugin(s) [NodeAffinity]", rows
+
+
+def _named_nodes(terms: Sequence[Term]) -> tuple[str, ...] | None:
+    """The names to which the terms bind the pod; None when at least one term names no node, or there are no terms."""
+    names: dict[str, None] = {}
+    for term in terms:
+        lists = [requirement.values for requirement in term if requirement.field and requirement.operator == "In"]
+        if not lists:
+            return None
+        names.update(dict.fromkeys(name for name in lists[0] if all(name in other for other in lists)))
+    return tuple(names) if terms else None
+
+
+class NodeAffinity:
+    """The node selector and the required node affinity: all of the first, and one of the terms of the second."""
+
+    name = "NodeAffinity"
+
+    def __init__(self, constraints: NodeConstraints, snapshot: Snapshot) -> None:
+        self._selector = [(snapshot.labels(key), (value,)) for key, value in constraints.node_selector]
+        self._terms = None
+        if constraints.required_terms is not None:
+            self._terms = [TermMatcher(term, snapshot) for term in constraints.required_terms]
+
+    @staticmethod
+    def make(constraints: NodeConstraints, snapshot: Snapshot) -> NodeAffinity | None:
+        if not constraints.node_selector and constraints.required_terms is None:
+            return None
+        return NodeAffinity(constraints, snapshot)
+
+    def admits(self, rows: Rows) -> Bools:
+        wanted = [column.one_of(values, rows) for column, values in self._selector]
+        if self._terms is not None:
+            wanted.append(_any([term.matches(rows) for term in self._terms]))
+        return _all(wanted)
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        yield "node(s) didn't match Pod's node affinity/selector", rows
+
+
+class TermMatcher:
+    """One term of a node selector: all of its requirements. A term without any matches no node."""
+
+    def __init__(self, term: Term, snapshot: Snapshot) -> None:
+        self._requirements = [_matcher(requirement, snapshot) for requirement in term] or [_nothing(snapshot)]
+
+    def matches(self, rows: Rows) -> Bools:
+        return _all([matches(rows) for matches in self._requirements])
+
+
+def _all(masks: Sequence[Bools]) -> Bools:
+    met = masks[0]
+    for mask in masks[1:]:
+        met = met & mask
+    return met
+
+
+def _any(masks: Sequence[Bools]) -> Bools:
+    met = masks[0]
+    for mask in masks[1:]:
+        met = met | mask
+    return met
+
+
+Matcher = Callable[[Rows], Bools]
+
+
+def _nothing(snapshot: Snapshot) -> Matcher:
+    return lambda rows: np.zeros(snapshot.alive[rows].shape, np.bool_)
+
+
+def _matcher(requirement: NodeRequirement, snapshot: Snapshot) -> Matcher:
+    if requirement.field and requirement.key != "metadata.name":
+        return _nothing(snapshot)
+    column = snapshot.node_names if requirement.field else snapshot.labels(requirement.key)
+    match requirement.operator:
+        case "In":
+            return lambda rows: column.one_of(requirement.values, rows)
+        case "NotIn":
+            return lambda rows: ~column.one_of(requirement.values, rows)
+        case "Exists":
+            return lambda rows: column.codes[rows] != ABSENT
+        case "DoesNotExist":
+            return lambda rows: column.codes[rows] == ABSENT
+        case "Gt" | "Lt" if len(requirement.values) == 1 and (bound := _integer(requirement.values[0])) is not None:
+            above = requirement.operator == "Gt"
+            lookup = Lookup(column, lambda value: _is_beyond(value, bound, above=above))
+            return lambda rows: lookup.at(rows) != 0
+        case _:
+            return _nothing(snapshot)
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
+
+
+def _integer(text: str) -> int | None:
+    """The integer that Go's ParseInt reads: no blanks and no underscores."""
+    return int(text) if _INTEGER.match(text) else None
+
+
+def _is_beyond(value: str | None, bound: int, *, above: bool) -> bool:
+    number = None if value is None else _integer(value)
+    if number is None:
+        return False
+    return number > bound if above else number < bound
+
+
+class NodePorts:
+    """The host ports that the pod wants are free on the node."""
+
+    name = "NodePorts"
+
+    def __init__(self, signature: Signature, snapshot: Snapshot) -> None:
+        self._wanted = signature.host_ports
+        self._snapshot = snapshot
+
+    @staticmethod
+    def make(signature: Signature, snapshot: Snapshot) -> NodePorts | None:
+        return NodePorts(signature, snapshot) if signature.host_ports else None
+
+    def admits(self, rows: Rows) -> Bools:
+        free = np.ones(self._snapshot.size, np.bool_)
+        free[self._snapshot.host_ports.conflicting_rows(self._wanted)] = False
+        return free[rows]
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        yield "node(s) didn't have free ports for the requested pod ports", rows
+
+
+class NodeResourcesFit:
+    """What the pod requests is not more than what is allocatable and not requested by the pods that are there."""
+
+    name = "NodeResourcesFit"
+
+    def __init__(self, signature: Signature, snapshot: Snapshot) -> None:
+        self._requests = signature.requests
+        self._snapshot = snapshot
+
+    def admits(self, rows: Rows) -> Bools:
+        return _all([self._free(name, rows) >= amount for name, amount in self._requests.items()])
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        for name, amount in self._requests.items():
+            lacking = rows[self._free(name, rows) < amount]
+            if len(lacking):
+                yield "Too many pods" if name == PODS else f"Insufficient {name}", lacking
+
+    def _free(self, name: str, rows: Rows) -> Numbers:
+        index = self._snapshot.resource_index.get(name)
+        if index is None:
+            return np.zeros(self._snapshot.alive[rows].shape, np.float64)
+        free: Numbers = self._snapshot.free[index][rows]
+        return free
+
+
+NODE_FILTERS: tuple[NodeFilterMaker, ...] = (
+    NamedNodes.make,
+    NodeUnschedulable.make,
+    TaintToleration,
+    NodeAffinity.make,
+)
+USAGE_FILTERS: tuple[UsageFilterMaker, ...] = (NodePorts.make, NodeResourcesFit)

@@ -235,7 +235,12 @@ def test_containers_of_a_pod_share_its_network_but_not_its_processes(cluster: Cl
 
 
 def test_pods_of_all_nodes_reach_one_another_by_address(cluster: Cluster, namespace: str) -> None:
-    serve = "import socket\ns = socket.create_server(('', 8080))\nwhile True:\n    c, _ = s.accept(); c.sendall(b'pong'); c.close()"
+    serve = (
+        "import socket\n"
+        "server = socket.create_server(('', 8080))\n"
+        "while True:\n"
+        "    one, _ = server.accept(); one.sendall(b'pong'); one.close()\n"
+    )
     nodes = [node["metadata"]["name"] for node in cluster.get("nodes")["items"]]
     assert len(nodes) == 3
     for node in nodes:
@@ -244,6 +249,9 @@ def test_pods_of_all_nodes_reach_one_another_by_address(cluster: Cluster, namesp
     addresses = {node: cluster.wait_ready(namespace, f"on-{node}")["status"]["podIP"] for node in nodes}
     assert len(set(addresses.values())) == 3
     asking = (
+        "import socket, sys\n"
+        "for address in sys.argv[1:]: print(socket.create_connection((address, 8080), 10).recv(9).decode())"
+    )
         "import socket, sys\nfor a in sys.argv[1:]: print(socket.create_connection((a, 8080), 10).recv(9).decode())"
     )
     for node in nodes:

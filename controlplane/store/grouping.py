@@ -33,7 +33,7 @@ class Grouping(Generic[Item, Result]):
         commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
         *,
         limit: int,
-        take: Callable[[deque[tuple[Item, asyncio.Future[Result]]]], list[tuple[Item, asyncio.Future[Result]]]]
+        take: Callable[[deque[tuple[Item, asyncio.Future[Result]]]], Sequence[tuple[Item, asyncio.Future[Result]]]]
         | None = None,
     ) -> None:
         self._commit = commit

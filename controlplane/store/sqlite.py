@@ -40,7 +40,7 @@ from controlplane.store.contract import (
 )
 from controlplane.store.feed import Feed
 from controlplane.store.grouping import Grouping
-from controlplane.store.sqlite_plan import Write
+from controlplane.store.write import Write
 from pyk.reconcile.clock import Clock
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ import orjson
 
 from controlplane.store.contract import Compacted, Conflict, Entry, Event, FutureRevision, Page, StoreError
 from controlplane.store.keys import first_key, prefix_end
-from controlplane.store.sqlite_plan import HistoryRow, Write, plan
+from controlplane.store.sqlite_plan import HistoryRow, plan
+from controlplane.store.write import Write
 
 SCHEMA_VERSION = 1
 FIRST_REVISION = 1  # of an empty store: clients treat 0 as "any"

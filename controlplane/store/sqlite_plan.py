@@ -11,16 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.store.contract import Conflict, KeyExists, LeaseExpired, StoreError
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One compare-and-swap: `expected` None means that the key must not exist; `value` None deletes it."""
-
-    key: str
-    value: bytes | None
-    expected: int | None
-    lease: int = 0
+from controlplane.store.write import Write
 
 
 @dataclass(frozen=True, slots=True)

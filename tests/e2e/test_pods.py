@@ -252,8 +252,6 @@ def test_pods_of_all_nodes_reach_one_another_by_address(cluster: Cluster, namesp
         "import socket, sys\n"
         "for address in sys.argv[1:]: print(socket.create_connection((address, 8080), 10).recv(9).decode())"
     )
-        "import socket, sys\nfor a in sys.argv[1:]: print(socket.create_connection((a, 8080), 10).recv(9).decode())"
-    )
     for node in nodes:
         said = cluster.kubectl(
             *("exec", f"on-{node}", "-n", namespace, "--", "python3", "-c", asking, *addresses.values())

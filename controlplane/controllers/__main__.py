@@ -1,0 +1,46 @@
+"""`python -m controlplane.controllers`: the process of the controller manager."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from ipaddress import ip_network
+from pathlib import Path
+
+from controlplane.controllers.manager import Manager, Options
+from pyk.client.client import Client
+from pyk.client.config import load_kubeconfig
+from pyk.reconcile.clock import RealClock
+from pyk.reconcile.process import run_component, serve_metrics
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run until a signal ends the process: the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m controlplane.controllers", description=__doc__)
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="how to reach the API server, and as whom")
+    parser.add_argument("--metrics-port", type=int, default=0, help="port of /metrics and /healthz; 0 for none")
+    parser.add_argument("--cluster-cidr", type=ip_network, default=None, help="the range that pod addresses are from")
+    parser.add_argument("--node-cidr-mask", type=int, default=24, help="prefix length of the range that a node gets")
+    parser.add_argument(
+        "--node-monitor-grace-seconds", type=float, default=8.0, help="silence after which a node is unreachable"
+    )
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args(arguments)
+    cidr, mask = options.cluster_cidr, options.node_cidr_mask
+    if cidr is not None and not cidr.prefixlen <= mask <= cidr.max_prefixlen:
+        parser.error(f"--node-cidr-mask {mask} does not fit into --cluster-cidr {cidr}")
+    config = load_kubeconfig(options.kubeconfig)
+    chosen = Options(cidr, mask, options.node_monitor_grace_seconds)
+
+    async def run() -> None:
+        async with Client(config, user_agent="kube-controller-manager/pyk") as client, asyncio.TaskGroup() as group:
+            manager = Manager(client, RealClock(), chosen)
+            group.create_task(serve_metrics(options.metrics_port, lambda: manager.is_synced))
+            group.create_task(manager.run())
+
+    return run_component("controllers", run, verbose=options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The controller manager: all loops of the control plane in one process, fed by the same informers.
+
+Each loop stands on its own and would run as well in a process of its own; together they share the caches, the
+connection and the recorder of events. A loop that fails ends the process, whose supervisor starts it anew: nothing that
+matters is only in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from controlplane.controllers.caches import shared_informers
+from controlplane.controllers.deployment import DeploymentLoop
+from controlplane.controllers.garbagecollector import GarbageCollector
+from controlplane.controllers.namespace import NamespaceLoop
+from controlplane.controllers.nodeipam import Network, NodeIpamLoop
+from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
+from controlplane.controllers.podgc import PodGarbageCollector
+from controlplane.controllers.replicaset import ReplicaSetLoop
+from controlplane.controllers.serviceaccount import ServiceAccountLoop
+from controlplane.controllers.tainteviction import TaintEvictionLoop
+from pyk.api.kinds import DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE_ACCOUNT
+from pyk.client.client import Client
+from pyk.client.events import EventRecorder
+from pyk.reconcile.clock import Clock
+from pyk.reconcile.controller import Controller
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one."""
+
+    cluster_cidr: Network | None = None
+    node_cidr_mask: int = 24
+    node_monitor_grace_seconds: float = 8.0
+
+
+class _Loop(Protocol):
+    controller: Controller
+
+
+class Manager:
+    """All loops over one client."""
+
+    def __init__(self, client: Client, clock: Clock, options: Options) -> None:
+        self.informers = shared_informers(client, clock)
+        nodes, pods, sets = self.informers[NODE], self.informers[POD], self.informers[REPLICA_SET]
+        namespaces = self.informers[NAMESPACE]
+        self._recorders: list[EventRecorder] = []
+
+        def recorder(component: str) -> EventRecorder:
+            self._recorders.append(EventRecorder(client, component, clock=clock))
+            return self._recorders[-1]
+
+        node_recorder = recorder("node-controller")
+        self._collector = GarbageCollector(
+            client, recorder("garbage-collector-controller"), clock, self.informers.values()
+        )
+        grace = options.node_monitor_grace_seconds
+        loops: list[_Loop] = [
+            DeploymentLoop(client, recorder("deployment-controller"), clock, self.informers[DEPLOYMENT], sets, pods),
+            ReplicaSetLoop(client, recorder("replicaset-controller"), clock, sets, pods),
+            NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),
+            ServiceAccountLoop(
+                client, recorder("serviceaccount-controller"), clock, namespaces, self.informers[SERVICE_ACCOUNT]
+            ),
+            NodeLifecycleLoop(client, node_recorder, clock, nodes, self.informers[LEASE], pods, grace_seconds=grace),
+            TaintEvictionLoop(client, recorder("taint-eviction-controller"), clock, nodes, pods),
+            PodGarbageCollector(client, recorder("pod-garbage-collector"), clock, pods, nodes),
+        ]
+        if options.cluster_cidr is not None:
+            loops.append(
+                NodeIpamLoop(client, node_recorder, clock, nodes, options.cluster_cidr, options.node_cidr_mask)
+            )
+
+        self._controllers = [loop.controller for loop in loops]
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every cache has been filled once."""
+        return all(informer.is_synced for informer in self.informers.values())
+
+    async def run(self) -> None:
+        """Run every informer, recorder and loop until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for informer in self.informers.values():
+                group.create_task(informer.run())
+            for recorder in self._recorders:
+                group.create_task(recorder.run())
+            # A loop sees its queue fill while the caches do, and works when they are filled.
+            for informer in self.informers.values():
+                await informer.wait_synced()
+            group.create_task(self._collector.run())
+            for controller in self._controllers:
+                group.create_task(controller.run())

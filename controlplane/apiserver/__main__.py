@@ -1,0 +1,68 @@
+"""`python -m controlplane.apiserver`: the API server as a process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from controlplane.apiserver.server import ServerOptions, serve
+from controlplane.store.contract import Store
+from pyk.reconcile.clock import Clock, RealClock
+from pyk.reconcile.process import run_component
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m controlplane.apiserver", description="Serve the Kubernetes API.")
+    parser.add_argument("--data-dir", type=Path, required=True, help="where the embedded store keeps its file")
+    parser.add_argument("--pki-dir", type=Path, help="certificates and keys (DATA-DIR/pki)")
+    parser.add_argument("--store", choices=("sqlite", "etcd"), default="sqlite")
+    parser.add_argument("--etcd-endpoints", default="127.0.0.1:2379", help="HOST:PORT,...")
+    parser.add_argument("--etcd-ca", type=Path)
+    parser.add_argument("--etcd-cert", type=Path)
+    parser.add_argument("--etcd-key", type=Path)
+    parser.add_argument("--bind", action="append", metavar="ADDRESS", help="repeatable (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=6443)
+    parser.add_argument("--advertise-address", default="", help="the address that others reach this server at")
+    parser.add_argument(
+        "--default-toleration-seconds",
+        type=int,
+        default=300,
+        help="how long pods stay on a node that is not ready or unreachable",
+    )
+    parser.add_argument("--verbose", action="store_true")
+    return parser
+
+
+def open_store(arguments: argparse.Namespace, clock: Clock) -> Store:
+    """The store that the arguments name; only the one that is used is imported."""
+    if arguments.store == "sqlite":
+        from controlplane.store.sqlite import SqliteStore
+
+        return SqliteStore(arguments.data_dir / "store.db", clock=clock)
+    from controlplane.store.etcd import EtcdStore
+
+    return EtcdStore(
+        arguments.etcd_endpoints.split(","),
+        ca=arguments.etcd_ca,
+        cert=arguments.etcd_cert,
+        key=arguments.etcd_key,
+        clock=clock,
+    )
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    clock = RealClock()
+    options = ServerOptions(
+        pki_dir=arguments.pki_dir or arguments.data_dir / "pki",
+        addresses=arguments.bind or ["127.0.0.1"],
+        port=arguments.port,
+        default_toleration_seconds=arguments.default_toleration_seconds,
+    )
+    store = open_store(arguments, clock)
+    return run_component("apiserver", lambda: serve(store, options, clock), verbose=arguments.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

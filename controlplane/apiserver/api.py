@@ -1,0 +1,453 @@
+"""One handler for every request: who asks, may they, and which part answers; errors become a `Status` here only.
+
+The order is Kubernetes': read the request, authenticate, authorize, then route by verb and subresource.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from controlplane.apiserver import discovery, metrics, responses, tables
+from controlplane.apiserver.authentication import Authenticator, UserInfo
+from controlplane.apiserver.authorization import Attributes, Authorizer
+from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.decoding import parse_body
+from controlplane.apiserver.encoding import decode
+from controlplane.apiserver.health import Health
+from controlplane.apiserver.listing import Lister
+from controlplane.apiserver.negotiation import negotiate
+from controlplane.apiserver.nodeproxy import NodeProxy
+from controlplane.apiserver.patch import parse_patch
+from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.request import (
+    Query,
+    RequestInfo,
+    delete_options,
+    list_options,
+    parse_query,
+    parse_request,
+    parse_revision,
+    unsupported_resource,
+    write_options,
+)
+from controlplane.apiserver.streaming import WatchStream, open_watch
+from controlplane.apiserver.subresources import bind, scale_of, write_scale
+from controlplane.apiserver.watchcache import WatchCache, WireEvent
+from controlplane.store.contract import StoreUnavailable
+from pyk.api.kinds import NAMESPACE, NODE, POD, Kind
+from pyk.api.objects import Object
+from pyk.api.status import (
+    ApiError,
+    bad_request,
+    forbidden,
+    internal_error,
+    method_not_supported,
+    unavailable,
+)
+from pyk.reconcile.clock import Clock
+from pyk.reconcile.metrics import exposition
+
+_SHORTEST_WATCH_SECONDS = 1800.0
+_OPTIONS_KINDS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
+_MOST_FIELD = 200
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way."""
+
+    request: web.Request
+    info: RequestInfo
+    query: Query
+    user: UserInfo
+
+    @property
+    def accept(self) -> str:
+        return self.request.headers.get("Accept", "")
+
+    @property
+    def include(self) -> str:
+        """What a Table row holds of its object: None, Metadata or Object."""
+        values = self.query.get("includeObject")
+        return values[0] if values else "Metadata"
+
+
+class Api:
+    """Answers requests. `handle` never raises but for a broken connection or cancellation."""
+
+    def __init__(
+        self,
+        *,
+        cache: WatchCache,
+        lister: Lister,
+        registry: Registry,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        proxy: NodeProxy,
+        health: Health,
+        connections: Connections,
+        clock: Clock,
+    ) -> None:
+        self._cache = cache
+        self._lister = lister
+        self._registry = registry
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._proxy = proxy
+        self._health = health
+        self._connections = connections
+        self._clock = clock
+        self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
+            "get": self._get,
+            "list": self._list,
+            "watch": self._watch,
+            "create": self._create,
+            "update": self._update,
+            "patch": self._patch,
+            "delete": self._delete,
+            "deletecollection": self._delete_collection,
+        }
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        started = self._clock.monotonic()
+        url = request.rel_url
+        query = parse_query(url.raw_query_string)
+        info = parse_request(request.method, url.raw_path, query)
+        gauge = metrics.in_flight_mutating if metrics.is_mutating(info) else metrics.in_flight_reading
+        gauge.inc()
+        try:
+            response = await self._answer(request, info, query)
+        finally:
+            gauge.dec()
+        is_stream = not isinstance(response, web.Response)
+        elapsed = None if is_stream else self._clock.monotonic() - started
+        metrics.observe(metrics.labels_of(info), response.status, "dryRun" in query, elapsed)
+        return response
+
+    async def _answer(self, request: web.Request, info: RequestInfo, query: Query) -> web.StreamResponse:
+        try:
+            call = Call(request, info, query, self._authenticator.authenticate(request))
+            self._authorize(call)
+            response = await self._route(call)
+        except ApiError as error:
+            return self._failure(request, error)
+        except StoreUnavailable as error:
+            log.warning("%s %s: the store is out of reach: %s", request.method, info.path, error)
+            return self._failure(request, unavailable("the store is out of reach at present"))
+        except web.HTTPRequestEntityTooLarge:
+            limit = request._client_max_size
+            too_large = ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+            return self._failure(request, too_large)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", request.method, info.path)
+            return self._failure(request, internal_error(f"{type(error).__name__}: {error}"))
+        if isinstance(response, web.Response) and not response.prepared:
+            responses.compress(request, response)
+        return response
+
+    def _failure(self, request: web.Request, error: ApiError) -> web.Response:
+        try:
+            accepted = negotiate(request.headers.get("Accept", ""))
+        except ApiError:
+            accepted = negotiate("")
+        return responses.failure(error, accepted)
+
+    def _authorize(self, call: Call) -> None:
+        info = call.info
+        reason = self._authorizer.decide(
+            Attributes(
+                user=call.user,
+                verb=info.verb,
+                group=info.group,
+                version=info.version,
+                resource=info.resource,
+                subresource=info.subresource,
+                namespace=info.namespace,
+                name=info.name,
+                path="" if info.is_resource else info.path,
+                fields=info.fields,
+            )
+        )
+        if reason is not None:
+            if not info.is_resource:
+                raise ApiError(403, "Forbidden", f"forbidden: {reason}")
+            raise forbidden(info.group, info.resource, info.name, reason)
+
+    async def _route(self, call: Call) -> web.StreamResponse:
+        info, kind = call.info, call.info.kind
+        if not info.is_resource:
+            return await self._non_resource(call)
+        if kind is None:
+            if (info.group, info.version, info.resource, info.verb) == ("", "v1", "bindings", "create"):
+                return await self._create_binding(call, POD)
+            raise unsupported_resource()
+        if not kind.namespaced:
+            if info.namespace and kind is not NAMESPACE:
+                raise unsupported_resource()
+            info.namespace = ""
+        if info.subresource:
+            return await self._subresource(call, kind)
+        verb = self._verbs.get(info.verb)
+        if verb is None or (info.verb in ("create", "deletecollection") and kind.namespaced and not info.namespace):
+            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        return await verb(call, kind)
+
+    async def _non_resource(self, call: Call) -> web.StreamResponse:
+        path = call.info.path
+        if call.request.method not in ("GET", "HEAD"):
+            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        if path == "/metrics":
+            for cache in self._cache.kinds.values():
+                metrics.OBJECTS.labels(cache.kind.group, cache.kind.plural).set(len(cache))
+            return web.Response(body=exposition(), content_type="text/plain", charset="utf-8")
+        if self._health.serves(path):
+            return await self._health.answer(path, call.query)
+        if path.startswith("/openapi/"):
+            return self._openapi(path)
+        found = discovery.discovery_response(path.rstrip("/"), call.accept)
+        if found is None:
+            return web.Response(text="404 page not found\n", status=404)
+        body, content_type = found
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def _openapi(self, path: str) -> web.Response:
+        from controlplane.apiserver import openapi  # builds the models' schemas when someone first asks
+
+        body: bytes | None = None
+        if path == "/openapi/v2":
+            body = openapi.openapi_v2()
+        elif path.rstrip("/") == "/openapi/v3":
+            body = openapi.openapi_v3_index()
+        elif path.startswith("/openapi/v3/"):
+            body = openapi.openapi_v3(path.removeprefix("/openapi/v3/"))
+        if body is None:
+            return web.Response(text="404 page not found\n", status=404)
+        return responses.plain(body)
+
+    async def _get(self, call: Call, kind: Kind) -> web.StreamResponse:
+        accepted = negotiate(call.accept)
+        versions = call.query.get("resourceVersion")
+        version = parse_revision(versions[0]) if versions and versions[0] else None
+        entry = await self._cache.get(kind, call.info.namespace, call.info.name, version)
+        return responses.one(kind, entry.data, accepted, now=self._clock.time(), include=call.include)
+
+    async def _list(self, call: Call, kind: Kind) -> web.StreamResponse:
+        accepted = negotiate(call.accept)
+        listing = await self._lister.list(kind, call.info.namespace, list_options(call.query))
+        return responses.many(kind, listing, accepted, now=self._clock.time(), include=call.include)
+
+    async def _watch(self, call: Call, kind: Kind) -> web.StreamResponse:
+        accepted = negotiate(call.accept, is_stream=True)
+        options = list_options(call.query, watch=True)
+        render = None
+        if accepted.form == "Table":
+            render = _table_lines(kind, call.include, self._clock)
+        elif accepted.form:
+            render = _partial_line
+        if call.info.name and not call.query.get("fieldSelector"):
+            raise bad_request("a watch of one object needs the collection and fieldSelector=metadata.name=NAME")
+        stream = await open_watch(self._cache, kind, call.info.namespace, options, render)
+        seconds = options.timeout_seconds or _SHORTEST_WATCH_SECONDS * (1 + self._clock.random.random())
+        return await self._send_watch(call, kind, stream, seconds)
+
+    async def _send_watch(self, call: Call, kind: Kind, stream: WatchStream, seconds: float) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
+        )
+        response.enable_chunked_encoding()
+        labels = (kind.group, kind.version, kind.kind)
+        running = metrics.LONG_RUNNING.labels(*metrics.labels_of(call.info), "apiserver")
+        metrics.WATCHERS.labels(*labels).inc()
+        running.inc()
+        sent = metrics.WATCH_BYTES.labels(*labels)
+        transport = call.request.transport
+        try:
+            async with self._connections.ends_with(call.request, stream, seconds):
+                await response.prepare(call.request)
+                async for chunk in stream.chunks():
+                    sent.inc(len(chunk))
+                    await response.write(chunk)
+                if stream.is_overrun:
+                    metrics.OVERRUN.labels(kind.plural).inc()
+                    if transport is not None:
+                        transport.abort()
+                await response.write_eof()
+        except ConnectionError:
+            log.debug("a watcher of %s went away", kind.plural)
+        finally:
+            self._cache.of(kind).unwatch(stream)
+            metrics.WATCHERS.labels(*labels).dec()
+            running.dec()
+        return response
+
+    async def _body(self, call: Call) -> tuple[Object, list[str]]:
+        return parse_body(await call.request.read(), call.request.headers.get("Content-Type", ""))
+
+    def _write(self, call: Call, kind: Kind) -> Write:
+        info = call.info
+        options = write_options(call.query, _OPTIONS_KINDS.get(info.verb, "DeleteOptions"))
+        return Write(call.user, kind, info.namespace, info.name, info.subresource, options)
+
+    def _written(self, call: Call, write: Write, wire: bytes, status: int = 200) -> web.Response:
+        response = responses.one(
+            write.kind,
+            wire,
+            negotiate(call.accept),
+            now=self._clock.time(),
+            include=call.include,
+            status=status,
+        )
+        responses.add_warnings(response, write.warnings)
+        return response
+
+    async def _create(self, call: Call, kind: Kind) -> web.StreamResponse:
+        negotiate(call.accept)
+        write = self._write(call, kind)
+        if write.name:
+            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        document, doubled = await self._body(call)
+        _check_type(document, kind)
+        return self._written(call, write, await self._registry.create(write, document, doubled), 201)
+
+    async def _update(self, call: Call, kind: Kind) -> web.StreamResponse:
+        write = self._write(call, kind)
+        document, doubled = await self._body(call)
+        _check_type(document, kind)
+        return self._written(call, write, await self._registry.update(write, document, doubled))
+
+    async def _patch(self, call: Call, kind: Kind) -> web.StreamResponse:
+        write = self._write(call, kind)
+        body = await call.request.read()
+        patch = parse_patch(body, call.request.headers.get("Content-Type", ""), kind.model)
+        return self._written(call, write, await self._registry.patch(write, patch))
+
+    async def _delete(self, call: Call, kind: Kind) -> web.StreamResponse:
+        options = delete_options(call.query, await self._delete_body(call))
+        write = self._write(call, kind)
+        wire, _ = await self._registry.delete(write, options)
+        return self._written(call, write, wire)
+
+    async def _delete_collection(self, call: Call, kind: Kind) -> web.StreamResponse:
+        options = delete_options(call.query, await self._delete_body(call))
+        write = self._write(call, kind)
+        write.name = ""
+        listing = await self._lister.list(kind, call.info.namespace, list_options(call.query))
+        await self._registry.delete_collection(write, listing.entries, options)
+        accepted = negotiate(call.accept)
+        return responses.many(kind, listing, accepted, now=self._clock.time(), include=call.include)
+
+    async def _delete_body(self, call: Call) -> Object:
+        if not call.request.body_exists:
+            return {}
+        body = await call.request.read()
+        if not body:
+            return {}
+        document, _ = parse_body(body, call.request.headers.get("Content-Type", ""))
+        if document.get("kind") not in (None, "", "DeleteOptions"):
+            raise bad_request(f"the body of a delete is DeleteOptions, not {document['kind']}")
+        return document
+
+    async def _subresource(self, call: Call, kind: Kind) -> web.StreamResponse:
+        info = call.info
+        allowed = [*kind.subresources, *(["status"] if kind.has_status else []), *(["scale"] if kind.scale else [])]
+        if info.subresource not in allowed:
+            raise unsupported_resource()
+        match info.subresource, info.verb:
+            case "status", "get":
+                return await self._get(call, kind)
+            case "status" | "finalize", "update" | "patch":
+                return await self._verbs[info.verb](call, kind)
+            case "scale", "get":
+                entry = await self._cache.get(kind, info.namespace, info.name)
+                return responses.document(scale_of(kind, decode(entry.data)), negotiate(call.accept))
+            case "scale", "update" | "patch":
+                return await self._write_scale(call, kind)
+            case "binding", "create":
+                return await self._create_binding(call, kind)
+            case ("log", "get") | (("exec" | "attach"), ("get" | "create")):
+                return await self._pod_stream(call)
+            case "proxy", _ if kind is NODE:
+                entry = await self._cache.get(kind, "", info.name)
+                return await self._proxy.node_proxy(call.request, decode(entry.data), info.rest)
+        raise method_not_supported(kind.group, f"{kind.plural}/{info.subresource}", info.verb)
+
+    async def _write_scale(self, call: Call, kind: Kind) -> web.StreamResponse:
+        from pyk.api.apps import Scale
+
+        write = self._write(call, kind)
+        if call.info.verb == "update":
+            document, doubled = await self._body(call)
+            scale = await write_scale(self._registry, write, lambda _: document, doubled)
+        else:
+            content_type = call.request.headers.get("Content-Type", "")
+            patch = parse_patch(await call.request.read(), content_type, Scale)
+            scale = await write_scale(self._registry, write, patch.apply)
+        response = responses.document(scale, negotiate(call.accept))
+        responses.add_warnings(response, write.warnings)
+        return response
+
+    async def _create_binding(self, call: Call, kind: Kind) -> web.StreamResponse:
+        document, _ = await self._body(call)
+        write = self._write(call, kind)
+        write.subresource = "binding"
+        if not write.name:
+            metadata = document.get("metadata")
+            write.name = str(metadata.get("name") or "") if isinstance(metadata, dict) else ""
+        await bind(self._registry, write, document, self._clock)
+        return responses.document(responses.success(code=201), negotiate(call.accept), 201)
+
+    async def _pod_stream(self, call: Call) -> web.StreamResponse:
+        entry = await self._cache.get(POD, call.info.namespace, call.info.name)
+        pod = decode(entry.data)
+        if call.info.subresource == "log":
+            return await self._proxy.pod_log(call.request, pod)
+        return await self._proxy.pod_exec(call.request, pod, attach=call.info.subresource == "attach")
+
+
+def _check_type(document: Object, kind: Kind) -> None:
+    """The body's apiVersion and kind are the URL's, or left out. Raises 400."""
+    version = document.get("apiVersion") or kind.api_version
+    name = document.get("kind") or kind.kind
+    if version != kind.api_version:
+        raise bad_request(
+            f"the API version in the data ({str(version)[:_MOST_FIELD]}) does not match the expected API version "
+            f"({kind.api_version})"
+        )
+    if name != kind.kind:
+        raise bad_request(
+            f'{str(name)[:_MOST_FIELD]} in version "{kind.version}" cannot be handled as a {kind.kind}: '
+            "the kind in the data does not match the expected kind"
+        )
+
+
+def _partial_line(event: WireEvent) -> bytes:
+    if event.type in ("BOOKMARK", "ERROR"):
+        return event.line
+    return responses.json_lines(event.type, tables.partial_object(decode(event.data)))
+
+
+def _table_lines(kind: Kind, include: str, clock: Clock) -> Callable[[WireEvent], bytes]:
+    """Events as Tables of one row; only the first tells the columns."""
+    is_first = True
+
+    def line(event: WireEvent) -> bytes:
+        nonlocal is_first
+        if event.type in ("BOOKMARK", "ERROR"):
+            return event.line
+        table = tables.table_event(
+            kind, decode(event.data), now=clock.time(), include_object=include, is_first=is_first
+        )
+        is_first = False
+        return responses.json_lines(event.type, table)
+
+    return line

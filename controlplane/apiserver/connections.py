@@ -1,0 +1,66 @@
+"""Streams and the connections they live on: a watch ends when its client goes, its time is up or the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+
+class Stoppable(Protocol):
+    def stop(self) -> None:
+        """End; idempotent, must not raise."""
+
+
+class Connections:
+    """Knows which streams run on which connection."""
+
+    def __init__(self) -> None:
+        self._streams: dict[object, list[Stoppable]] = {}
+        self.is_stopping = False
+
+    @asynccontextmanager
+    async def ends_with(self, request: web.Request, stream: Stoppable, seconds: float) -> AsyncIterator[None]:
+        """While inside, `stream` is stopped when the connection is lost, `seconds` are over or the server stops."""
+        connection = request.protocol
+        streams = self._streams.setdefault(connection, [])
+        streams.append(stream)
+        timer = asyncio.get_running_loop().call_later(seconds, stream.stop)
+        if self.is_stopping or request.transport is None or request.transport.is_closing():
+            stream.stop()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            streams.remove(stream)
+            if not streams:
+                self._streams.pop(connection, None)
+
+    def lost(self, connection: object) -> None:
+        for stream in self._streams.get(connection, ()):
+            stream.stop()
+
+    def stop_all(self) -> None:
+        self.is_stopping = True
+        for connection in list(self._streams):
+            self.lost(connection)
+
+
+class HttpServer(web.Server):
+    """aiohttp's protocol factory: tells `Connections` of lost connections and makes requests with a size limit."""
+
+    def __init__(self, handler: object, connections: Connections, *, body_bytes: int) -> None:
+        super().__init__(handler, request_factory=self._request, access_log=None, keepalive_timeout=3600.0)  # type: ignore[arg-type]
+        self._tracked = connections
+        self._body_bytes = body_bytes
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._tracked.lost(handler)
+
+    def _request(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
+        return web.Request(message, payload, protocol, writer, task, self._loop, client_max_size=self._body_bytes)

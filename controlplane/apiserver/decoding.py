@@ -1,0 +1,248 @@
+"""From a request's body to an object of a kind: JSON or YAML, checked by the kind's model.
+
+What comes out has no unknown field, no null, quantities in canonical form and the model's order of fields. What is
+wrong is told as kube-apiserver tells it: text that is no JSON or of the wrong type is a 400 that names the field, an
+unknown or doubled field is what the request's `fieldValidation` makes of it (Strict 400, Warn a warning, Ignore
+nothing), a missing required field is a 422 with its cause. In `status` a missing scalar is its zero value, as it is for
+clients written in Go, which cannot leave such fields out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+import yaml
+from pydantic import ValidationError
+
+from controlplane.apiserver.schema import struct_at
+from pyk.api.base import Model
+from pyk.api.objects import Object
+from pyk.api.status import ApiError, FieldError, bad_request, invalid
+
+_YAML_NODES = 200_000
+"""An alias bomb of a few lines would become gigabytes; no object within the size limit has more values than this."""
+_ROUNDS = 32
+_EMBEDDED = ("spec", "template", "metadata", "involvedObject")
+"""Required structs that Go holds by value: left out, they are empty, and what they lack is told field by field."""
+_JSON_WORDS = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
+_GO_TYPES = {
+    "string_type": "string",
+    "int_type": "int64",
+    "int_from_float": "int64",
+    "int_parsing_size": "int64",
+    "bool_type": "bool",
+    "list_type": "[]",
+    "dict_type": "map",
+    "model_type": "struct",
+    "model_attributes_type": "struct",
+    "float_type": "float64",
+}
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML whose values are JSON's: a date stays the text that it is."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def unsupported_media_type(accepted: Iterable[str]) -> ApiError:
+    return ApiError(
+        415,
+        "UnsupportedMediaType",
+        "the body of the request was in an unknown format - accepted media types include: " + ", ".join(accepted),
+    )
+
+
+def parse_body(body: bytes, content_type: str) -> tuple[Object, list[str]]:
+    """The document in a body, and the paths of its doubled fields. Raises 400 and 415."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media in ("", "application/json", "*/*"):
+        return parse_json(body)
+    if media in ("application/yaml", "application/x-yaml", "text/yaml"):
+        return parse_yaml(body)
+    raise unsupported_media_type(("application/json", "application/yaml"))
+
+
+def parse_json(body: bytes) -> tuple[Object, list[str]]:
+    """The object in a JSON text, and the paths of its doubled fields. Raises 400."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
+    if not isinstance(document, dict):
+        raise bad_request(
+            f"couldn't get version/kind; json parse error: json: cannot unmarshal {_word(document)} into Go value "
+            "of type struct"
+        )
+    # Every name ends in `":`, so a text with more of these than its own meaning has says something twice.
+    if body.count(b'":') > orjson.dumps(document).count(b'":'):
+        return document, sorted(set(_doubled(json.loads(body, object_pairs_hook=_Pairs), "")))
+    return document, []
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The members of a JSON object, doubled ones included."""
+
+
+def _doubled(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, _Pairs):
+        seen = set()
+        for key, inside in value:
+            where = f"{path}.{key}" if path else key
+            if key in seen:
+                yield where
+            seen.add(key)
+            yield from _doubled(inside, where)
+    elif isinstance(value, list):
+        for index, inside in enumerate(value):
+            yield from _doubled(inside, f"{path}[{index}]")
+
+
+def parse_yaml(body: bytes) -> tuple[Object, list[str]]:
+    """The object in a YAML text, and the paths of its doubled fields. Raises 400."""
+    loader = _Loader(body)
+    try:
+        node = loader.get_single_node()
+        document = _json_value(loader.construct_document(node), [_YAML_NODES]) if node is not None else None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise bad_request(f"error parsing YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(document, dict):
+        raise bad_request("error parsing YAML: the document is not an object")
+    return document, list(_doubled_nodes(node, ""))
+
+
+def _doubled_nodes(node: Any, path: str) -> Iterator[str]:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            where = f"{path}.{key.value}" if path else str(key.value)
+            if key.value in seen and key.value != "<<":
+                yield where
+            seen.add(key.value)
+            yield from _doubled_nodes(value, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _doubled_nodes(value, f"{path}[{index}]")
+
+
+def _json_value(value: Any, budget: list[int]) -> Any:
+    """A copy with text keys and nothing shared. Raises ValueError for what JSON cannot say or is far too big."""
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise ValueError("the document has too many values")
+    if isinstance(value, dict):
+        return {_key(key): _json_value(inside, budget) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_json_value(inside, budget) for inside in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"a value of type {type(value).__name__} is no JSON")
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    if isinstance(key, str | int | float):
+        return str(key)
+    raise ValueError("a key must be text")
+
+
+def conform(
+    model: type[Model],
+    document: Object,
+    *,
+    kind: str,
+    api_version: str,
+    field_validation: str,
+    doubled: Iterable[str] = (),
+) -> tuple[Object, list[str]]:
+    """The document as the model has it, and warnings. `document` may be changed. Raises 400 and 422 `ApiError`."""
+    group, _, version = api_version.rpartition("/")
+    problems = [f'duplicate field "{path}"' for path in doubled]
+    for _ in range(_ROUNDS):
+        try:
+            found = model.__pydantic_validator__.validate_python(document)
+        except ValidationError as error:
+            unknown, missing = _repair(model, document, error, f'{kind} in version "{version}"')
+            problems.extend(f'unknown field "{path}"' for path in unknown)
+            if missing:
+                raise invalid(group, kind, str((document.get("metadata") or {}).get("name") or ""), missing) from None
+            continue
+        if problems and field_validation == "Strict":
+            raise bad_request(
+                f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: '
+                + ", ".join(problems)
+            )
+        result: Object = model.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True)
+        return result, problems if field_validation == "Warn" else []
+    raise bad_request(f"{kind} cannot be understood: too many errors")
+
+
+def _repair(
+    model: type[Model], document: Object, error: ValidationError, subject: str
+) -> tuple[list[str], list[FieldError]]:
+    """Mend in place what Go would not mind; the unknown fields (removed) and the missing ones. Raises 400."""
+    unknown, missing, is_mended = [], [], False
+    problems = error.errors(include_url=False, include_context=False)
+    for problem in sorted(problems, key=lambda each: str(each["type"]) == "missing"):
+        path = problem["loc"]
+        if problem["type"] == "extra_forbidden":
+            _parent(document, path).pop(path[-1], None)
+            unknown.append(dotted(path))
+            is_mended = True
+        elif problem["type"] == "missing":
+            schema = struct_at(model, path)[1]
+            if path[-1] in _EMBEDDED:
+                _parent(document, path)[path[-1]] = {}
+                is_mended = True
+            elif path[0] == "status" and schema.scalar in (str, int, bool) and not schema.is_list:
+                _parent(document, path)[path[-1]] = schema.scalar()
+                is_mended = True
+            else:
+                missing.append(FieldError.required(dotted(path)))
+        elif problem["input"] is None and path and isinstance(path[-1], str):
+            _parent(document, path).pop(path[-1], None)  # null is the same as nothing
+            is_mended = True
+        else:
+            raise bad_request(f"{subject} cannot be handled as a {model.__name__}: {_type_error(model, problem)}")
+    return unknown, [] if is_mended else missing
+
+
+def _parent(document: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path[:-1]:
+        document = document[step]
+    return document
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """`spec.containers[0].name`."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _word(value: Any) -> str:
+    return _JSON_WORDS.get(type(value), "null")
+
+
+def _type_error(model: type[Model], problem: Mapping[str, Any]) -> str:
+    path, code = problem["loc"], problem["type"]
+    if code == "value_error":
+        return f"{dotted(path)}: {problem['msg'].removeprefix('Value error, ')}"
+    struct, schema = struct_at(model, path)
+    wanted = _GO_TYPES.get(code, code)
+    if wanted in ("struct", "[]") and schema.model is not None:
+        wanted = f"[]v1.{schema.model.__name__}" if wanted == "[]" else f"v1.{schema.model.__name__}"
+    where = ".".join(step for step in path if isinstance(step, str))
+    found = _word(problem["input"])
+    return f"json: cannot unmarshal {found} into Go struct field {struct.__name__}.{where} of type {wanted}"

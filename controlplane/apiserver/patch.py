@@ -1,0 +1,152 @@
+"""Patches: what an object becomes by a JSON patch, a merge patch or a strategic merge patch.
+
+`parse_patch` reads the request once; `Patch.apply` is a pure function from document to document, so that a write that
+lost a race can be computed again. Server-side apply is another content type with state of its own (managedFields) and
+would be another class here; until it is served its content type is answered with 415.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jsonpatch
+import jsonpointer
+import orjson
+
+from controlplane.apiserver.decoding import unsupported_media_type
+from controlplane.apiserver.strategic import strategic_merge
+from pyk.api.base import Model
+from pyk.api.objects import Object
+from pyk.api.status import ApiError, bad_request
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
+_MOST_OPERATIONS = 10_000
+_MOST_COPIED_BYTES = 3 << 20
+
+
+class Patch(Protocol):
+    """A patch that has been read."""
+
+    @property
+    def resource_version(self) -> str:
+        """The resourceVersion that the patch insists on; empty when it does not."""
+
+    def apply(self, document: Object) -> Object:
+        """The patched document; the given one stays as it is. Raises 400 or 422 `ApiError`."""
+
+
+def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
+    """Read a patch for documents of a model. Raises 400, 413 and 415 `ApiError`."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH):
+        raise unsupported_media_type((JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH))
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"error decoding patch: {error}") from None
+    if media == JSON_PATCH:
+        return JsonPatch.read(document)
+    if not isinstance(document, dict):
+        raise bad_request("error decoding patch: a merge patch must be an object")
+    return MergePatch(document) if media == MERGE_PATCH else StrategicMergePatch(document, model)
+
+
+def _resource_version_in(document: Object) -> str:
+    metadata = document.get("metadata")
+    found = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPatch:
+    """RFC 6902."""
+
+    operations: jsonpatch.JsonPatch
+
+    @staticmethod
+    def read(document: Any) -> JsonPatch:
+        if not isinstance(document, list):
+            raise bad_request("error decoding patch: a JSON patch must be a list of operations")
+        if len(document) > _MOST_OPERATIONS:
+            raise ApiError(
+                413,
+                "RequestEntityTooLarge",
+                f"The allowed maximum operations in a JSON patch is {_MOST_OPERATIONS}, got {len(document)}",
+            )
+        try:
+            return JsonPatch(jsonpatch.JsonPatch(document))
+        except (jsonpatch.InvalidJsonPatch, jsonpointer.JsonPointerException, TypeError, AttributeError) as error:
+            raise bad_request(f"error decoding patch: {error}") from None
+
+    @property
+    def resource_version(self) -> str:
+        return ""
+
+    def apply(self, document: Object) -> Object:
+        patched: Any = copy.deepcopy(document)
+        copied = 0
+        try:
+            for operation in self.operations.patch:
+                if operation.get("op") == "copy":
+                    # Each copy can double the document.
+                    copied += len(orjson.dumps(jsonpointer.resolve_pointer(patched, operation["from"])))
+                    if copied > _MOST_COPIED_BYTES:
+                        raise ApiError(413, "RequestEntityTooLarge", "the JSON patch copies more than 3 MiB")
+                patched = jsonpatch.JsonPatch([operation]).apply(patched, in_place=True)
+        except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError) as error:
+            raise ApiError(
+                422,
+                "Invalid",
+                f"the server rejected our request due to an error in our request: {error}",
+            ) from None
+        if not isinstance(patched, dict):
+            raise bad_request("the patch leaves no object")
+        return patched
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """RFC 7386: the merged value; the target stays as it is."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class MergePatch:
+    """RFC 7386."""
+
+    document: Object
+
+    @property
+    def resource_version(self) -> str:
+        return _resource_version_in(self.document)
+
+    def apply(self, document: Object) -> Object:
+        merged: Object = merge(document, self.document)
+        return merged
+
+
+@dataclass(frozen=True, slots=True)
+class StrategicMergePatch:
+    """Kubernetes' own, by the merge keys of a model."""
+
+    document: Object
+    model: type[Model]
+
+    @property
+    def resource_version(self) -> str:
+        return _resource_version_in(self.document)
+
+    def apply(self, document: Object) -> Object:
+        # A deep copy: the merged document would otherwise share what it took from the patch, and may be computed again.
+        return copy.deepcopy(strategic_merge(document, self.document, self.model))

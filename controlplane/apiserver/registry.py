@@ -1,0 +1,371 @@
+"""Writes: create, update, patch and delete of any kind, from a decoded document to the store and back as bytes.
+
+Every write is: place and identity, defaults, admission, what the kind prepares, validation, the node restriction, one
+compare-and-swap. A write that changes an object is a function from the present object to the new one (`modify`), so it
+can be computed again when it lost a race. The present object comes from the watch cache, which may be a moment behind:
+whatever is decided from it against the client (an error, "nothing to change") is decided again from a fresh read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from controlplane.apiserver.admission import Admission, Review
+from controlplane.apiserver.authentication import UserInfo
+from controlplane.apiserver.authorization import Authorizer
+from controlplane.apiserver.decoding import conform
+from controlplane.apiserver.deletion import is_held, plan_deletion
+from controlplane.apiserver.encoding import decode, dumps, encode, splice
+from controlplane.apiserver.event_leases import EventLeases
+from controlplane.apiserver.metadata import (
+    MODIFIED,
+    check_creation,
+    check_update,
+    is_spec_changed,
+    place,
+    prepare_creation,
+    prepare_update,
+)
+from controlplane.apiserver.patch import Patch
+from controlplane.apiserver.request import DeleteOptions, WriteOptions
+from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
+from controlplane.store.contract import Conflict, KeyExists, Store
+from pyk.api.kinds import EVENT, NAMESPACE, NODE, POD, SERVICE_ACCOUNT, Kind
+from pyk.api.objects import Object
+from pyk.api.status import ApiError, FieldError, already_exists, conflict, invalid, not_found
+from pyk.reconcile.clock import Clock
+
+_GENERATED_NAME_TRIES = 8
+_MODIFY_TRIES = 100
+_DELETES_AT_ONCE = 16
+_RETURNED_WHEN_DELETED = (POD, SERVICE_ACCOUNT)
+
+
+@dataclass(slots=True)
+class Write:
+    """Who writes what, and how. `name` is empty for a creation. Warnings for the client gather in `warnings`."""
+
+    user: UserInfo
+    kind: Kind
+    namespace: str
+    name: str = ""
+    subresource: str = ""
+    options: WriteOptions = field(default_factory=WriteOptions)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, texts: Sequence[str]) -> None:
+        self.warnings.extend(text for text in texts if text not in self.warnings)
+
+
+Compute = Callable[[Object], Awaitable[Object]]
+"""From the present object (with its resourceVersion) to the new one; may change its argument. Raises `ApiError`."""
+
+
+class Registry:
+    """All kinds' writes."""
+
+    def __init__(
+        self, store: Store, cache: WatchCache, clock: Clock, authorizer: Authorizer, admission: Admission
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._clock = clock
+        self._authorizer = authorizer
+        self._admission = admission
+        self._event_leases = EventLeases(store, clock)
+
+    async def create(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
+        """Create an object; its wire form. Raises 400, 403, 404, 409 and 422 `ApiError`."""
+        kind = write.kind
+        for attempt in range(_GENERATED_NAME_TRIES):
+            obj = self._conform(write, document, doubled)
+            metadata = obj.setdefault("metadata", {})
+            place(kind, metadata, write.namespace, write.name)
+            is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
+            prepare_creation(kind, metadata, self._clock)
+            await self._finish_creation(write, obj)
+            name = metadata["name"]
+            key = kind.storage_key(write.namespace, name)
+            stored = encode(obj)
+            if write.options.dry_run:
+                if await self._read(kind, write.namespace, name) is None:
+                    return dumps(obj)
+            else:
+                try:
+                    return splice(stored, await self._store.create(key, stored, lease=await self._lease_for(kind)))
+                except KeyExists:
+                    pass
+            if not is_generated or attempt == _GENERATED_NAME_TRIES - 1:
+                break
+        raise already_exists(kind.group, kind.plural, name)
+
+    async def _finish_creation(self, write: Write, obj: Object) -> None:
+        kind, rules = write.kind, write.kind.rules
+        if kind.has_status and kind is not NODE:  # a node registers itself with its status
+            obj.pop("status", None)
+        rules.default(obj)
+        await self._review(write, obj, None)
+        rules.prepare(obj, None)
+        errors = [*check_creation(kind, obj), *rules.validate(obj, None)]
+        if errors:
+            raise invalid(kind.group, kind.kind, obj["metadata"].get("name") or "", errors)
+        self._authorizer.check_write(write.user, kind, None, obj, write.subresource)
+
+    async def _review(self, write: Write, obj: Object | None, old: Object | None) -> None:
+        operation = "CREATE" if old is None else "UPDATE" if obj is not None else "DELETE"
+        name = (obj or old or {})["metadata"].get("name") or write.name
+        await self._admission.review(
+            Review(
+                operation,  # type: ignore[arg-type]
+                write.user,
+                write.kind,
+                write.namespace,
+                name,
+                write.subresource,
+                obj,
+                old,
+                write.options.dry_run,
+                write.warnings,
+            )
+        )
+
+    def _conform(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> Object:
+        """The document as its model has it, with the kind's own type fields."""
+        kind = write.kind
+        obj, warnings = conform(
+            kind.model,
+            document,
+            kind=kind.kind,
+            api_version=kind.api_version,
+            field_validation=write.options.field_validation,
+            doubled=doubled,
+        )
+        write.warn(warnings)
+        obj["kind"], obj["apiVersion"] = kind.kind, kind.api_version
+        return obj
+
+    async def update(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
+        """Replace an object, or the part of it that is the subresource `status` or `finalize`; its wire form."""
+
+        async def compute(old: Object) -> Object:
+            obj = self._conform(write, document, doubled)
+            place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
+            return await self.finish_update(write, obj, old)
+
+        return await self.modify(write, compute)
+
+    async def patch(self, write: Write, patch: Patch) -> bytes:
+        """Patch an object, or its subresource `status` or `finalize`; its wire form."""
+
+        async def compute(old: Object) -> Object:
+            obj = self._conform(write, patch.apply(old))
+            place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
+            return await self.finish_update(write, obj, old)
+
+        return await self.modify(write, compute)
+
+    async def finish_update(self, write: Write, new: Object, old: Object) -> Object:
+        """The new state of an object as it may be stored, from what a client wants it to be. Raises `ApiError`."""
+        kind, rules = write.kind, write.kind.rules
+        is_part = write.subresource in ("status", "finalize")
+        if is_part:
+            new = _only_subresource(write.subresource, new, old)
+        elif kind.has_status:
+            if "status" in old:
+                new["status"] = old["status"]
+            else:
+                new.pop("status", None)
+        prepare_update(kind, new, old)
+        if not is_part:
+            rules.default(new)
+        await self._review(write, new, old)
+        if not is_part:
+            rules.prepare(new, old)
+            if kind.has_generation and is_spec_changed(new, old):
+                new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+        check = rules.validate_status if write.subresource == "status" else rules.validate
+        errors: list[FieldError] = [*check_update(new, old), *check(new, old)]
+        if errors:
+            raise invalid(kind.group, kind.kind, write.name, errors)
+        self._authorizer.check_write(write.user, kind, old, new, write.subresource)
+        return new
+
+    async def modify(self, write: Write, compute: Compute) -> bytes:
+        """Change an object by a function of it; its wire form. A change that changes nothing writes nothing.
+
+        Raises what `compute` raises, 404, and 409 when other writers win again and again.
+        """
+        kind = write.kind
+        key = kind.storage_key(write.namespace, write.name)
+        entry, is_fresh = self._cached(kind, write.namespace, write.name), False
+        for _ in range(_MODIFY_TRIES):
+            if entry is None:
+                if is_fresh:
+                    raise not_found(kind.group, kind.plural, write.name)
+                entry, is_fresh = await self._read(kind, write.namespace, write.name), True
+                continue
+            try:
+                new = await compute(decode(entry.data))
+            except ApiError:
+                # Right or wrong by an old state is no answer: only a fresh one decides.
+                if is_fresh:
+                    raise
+                present, is_fresh = await self._read(kind, write.namespace, write.name), True
+                if present is not None and present.revision == entry.revision:
+                    raise
+                entry = present
+                continue
+            if new == decode(entry.data):
+                if is_fresh:
+                    return entry.data
+                present, is_fresh = await self._read(kind, write.namespace, write.name), True
+                if present is not None and present.revision == entry.revision:
+                    return entry.data
+                entry = present
+                continue
+            if write.options.dry_run:
+                return dumps(new)
+            try:
+                return await self._write(kind, key, new, entry.revision)
+            except Conflict as error:
+                current, is_fresh = error.current, True
+                entry = make_entry(kind, key, current.value, current.revision) if current is not None else None
+        raise conflict(kind.group, kind.plural, write.name, MODIFIED)
+
+    async def _write(self, kind: Kind, key: str, new: Object, expected: int) -> bytes:
+        """Swap in the new state, or remove an object whose last finalizer went away while it was being deleted."""
+        stored = encode(new)
+        if new["metadata"].get("deletionTimestamp") and not is_held(kind, new):
+            return splice(stored, await self._store.delete(key, expected))
+        return splice(stored, await self._store.update(key, stored, expected, lease=await self._lease_for(kind)))
+
+    async def delete(self, write: Write, options: DeleteOptions) -> tuple[bytes, bool]:
+        """Delete an object, or begin to: its wire form (or a `Status`), and whether it is gone.
+
+        Raises 404, 403 and 409 `ApiError`.
+        """
+        kind = write.kind
+        key = kind.storage_key(write.namespace, write.name)
+        entry, is_fresh = self._cached(kind, write.namespace, write.name), False
+        is_reviewed = False
+        for _ in range(_MODIFY_TRIES):
+            if entry is None or not (is_fresh or _meets(options, entry)):
+                if entry is None and is_fresh:
+                    raise not_found(kind.group, kind.plural, write.name)
+                entry, is_fresh = await self._read(kind, write.namespace, write.name), True
+                continue
+            old = decode(entry.data)
+            _check_preconditions(kind, old, options)
+            if not is_reviewed:
+                await self._review(write, None, old)
+                self._authorizer.check_write(write.user, kind, old, None, "")
+                is_reviewed = True
+            action, new = plan_deletion(kind, old, options, self._clock.time())
+            if options.dry_run:
+                return dumps(new), action == "remove"
+            try:
+                if action == "remove":
+                    stored = encode(new)
+                    wire = splice(stored, await self._store.delete(key, entry.revision))
+                    return (wire if kind in _RETURNED_WHEN_DELETED else dumps(_deleted_status(kind, old))), True
+                if action == "mark":
+                    stored = encode(new)
+                    revision = await self._store.update(key, stored, entry.revision, lease=await self._lease_for(kind))
+                    return splice(stored, revision), False
+                if is_fresh:
+                    return entry.data, False
+                entry, is_fresh = await self._read(kind, write.namespace, write.name), True
+            except Conflict as error:
+                current, is_fresh = error.current, True
+                entry = make_entry(kind, key, current.value, current.revision) if current is not None else None
+        raise conflict(kind.group, kind.plural, write.name, MODIFIED)
+
+    async def delete_collection(self, write: Write, entries: Sequence[Entry], options: DeleteOptions) -> None:
+        """Delete every one of the objects; one that is gone already is fine."""
+        gate = asyncio.Semaphore(_DELETES_AT_ONCE)
+
+        async def delete_one(entry: Entry) -> None:
+            one = Write(write.user, write.kind, entry.namespace, entry.name, options=write.options)
+            async with gate:
+                try:
+                    await self.delete(one, options)
+                except ApiError as error:
+                    if error.code != 404:
+                        raise
+
+        results = await asyncio.gather(*map(delete_one, entries), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _cached(self, kind: Kind, namespace: str, name: str) -> Entry | None:
+        return self._cache.of(kind).get(namespace if kind.namespaced else "", name)
+
+    async def _read(self, kind: Kind, namespace: str, name: str) -> Entry | None:
+        """The object as of now."""
+        key = kind.storage_key(namespace, name)
+        found = await self._store.get(key)
+        return make_entry(kind, key, found.value, found.revision) if found is not None else None
+
+    async def _lease_for(self, kind: Kind) -> int:
+        return await self._event_leases.current() if kind is EVENT else 0
+
+    async def ensure_namespaces(self, user: UserInfo, names: Sequence[str]) -> None:
+        """Create the namespaces that a cluster begins with, where they are missing."""
+        for name in names:
+            if await self._read(NAMESPACE, "", name) is None:
+                try:
+                    await self.create(Write(user, NAMESPACE, ""), {"metadata": {"name": name}})
+                except ApiError as error:
+                    if error.reason != "AlreadyExists":
+                        raise
+
+
+def _only_subresource(subresource: str, new: Object, old: Object) -> Object:
+    """The old object with the subresource's part of the new one, and of its metadata what clients own."""
+    result = dict(old)
+    result["metadata"] = dict(new["metadata"])
+    owners = old["metadata"].get("ownerReferences")
+    if owners is not None:
+        result["metadata"]["ownerReferences"] = owners
+    else:
+        result["metadata"].pop("ownerReferences", None)
+    if subresource == "finalize":
+        finalizers = (new.get("spec") or {}).get("finalizers") or []
+        result["spec"] = {**(old.get("spec") or {}), "finalizers": finalizers}
+    elif new.get("status") is not None:
+        result["status"] = new["status"]
+    else:
+        result.pop("status", None)
+    return result
+
+
+def _meets(options: DeleteOptions, entry: Entry) -> bool:
+    """Whether a cached entry can meet the preconditions; when it cannot, a fresh one has to say so."""
+    if options.resource_version and options.resource_version != str(entry.revision):
+        return False
+    return not options.uid or decode(entry.data)["metadata"].get("uid") == options.uid
+
+
+def _check_preconditions(kind: Kind, obj: Object, options: DeleteOptions) -> None:
+    metadata = obj["metadata"]
+    for word, wanted, present in (
+        ("UID", options.uid, metadata.get("uid")),
+        ("ResourceVersion", options.resource_version, metadata["resourceVersion"]),
+    ):
+        if wanted and wanted != present:
+            detail = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {present}"
+            raise conflict(kind.group, kind.plural, metadata["name"], detail)
+
+
+def _deleted_status(kind: Kind, obj: Object) -> Object:
+    details = {"name": obj["metadata"]["name"], "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {key: value for key, value in details.items() if value},
+    }

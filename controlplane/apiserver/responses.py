@@ -1,0 +1,126 @@
+"""HTTP answers: objects, lists and errors as the client accepts them, compressed when that pays.
+
+Nothing is parsed for a client that takes JSON objects as they are: their bytes go out as the cache has them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+import yaml
+from aiohttp import web
+
+from controlplane.apiserver import tables
+from controlplane.apiserver.encoding import decode, dumps
+from controlplane.apiserver.listing import Listing
+from controlplane.apiserver.negotiation import Accepted, not_acceptable
+from controlplane.apiserver.watchcache import Entry
+from pyk.api.kinds import Kind
+from pyk.api.status import ApiError
+
+_GZIP_FROM_BYTES = 128 << 10
+"""As kube-apiserver; below that the time costs more than the bytes."""
+_HEADERS = {"Cache-Control": "no-cache, private"}
+
+
+def plain(body: bytes, status: int = 200, content_type: str = "application/json") -> web.Response:
+    return web.Response(body=body, status=status, content_type=content_type, headers=_HEADERS)
+
+
+def document(value: Any, accepted: Accepted, status: int = 200) -> web.Response:
+    """Any document, as JSON or YAML."""
+    body = dumps(value) if accepted.media == "json" else to_yaml(value)
+    return plain(body, status, accepted.content_type)
+
+
+def to_yaml(value: Any) -> bytes:
+    return yaml.dump(value, Dumper=yaml.CSafeDumper, default_flow_style=False, allow_unicode=True).encode()
+
+
+def one(kind: Kind, wire: bytes, accepted: Accepted, *, now: float, include: str, status: int = 200) -> web.Response:
+    """One object in the form that is asked for."""
+    if accepted.form == "" and accepted.media == "json":
+        return plain(wire, status)
+    obj = decode(wire)
+    if accepted.form == "" or "metadata" not in obj or obj.get("kind") == "Status":
+        return document(obj, accepted, status)
+    version = obj["metadata"].get("resourceVersion", "")
+    if accepted.form == "Table":
+        table = tables.render_table(kind, [obj], now=now, include_object=include, resource_version=version)
+        return document(table, accepted, status)
+    if accepted.form == "PartialObjectMetadataList":
+        raise not_acceptable("you requested PartialObjectMetadataList, but the requested object is not a list")
+    return document(tables.partial_object(obj), accepted, status)
+
+
+def many(kind: Kind, listing: Listing, accepted: Accepted, *, now: float, include: str) -> web.Response:
+    """A list in the form that is asked for."""
+    if accepted.form == "" and accepted.media == "json":
+        return plain(list_body(kind.list_kind, kind.api_version, listing.metadata(), listing.entries))
+    objects = [decode(entry.data) for entry in listing.entries]
+    if accepted.form == "":
+        whole = {
+            "kind": kind.list_kind,
+            "apiVersion": kind.api_version,
+            "metadata": listing.metadata(),
+            "items": objects,
+        }
+        return document(whole, accepted)
+    if accepted.form == "PartialObjectMetadata":
+        raise not_acceptable("you requested PartialObjectMetadata, but the requested object is a list")
+    facts: dict[str, Any] = {
+        "resource_version": str(listing.revision),
+        "continue_token": listing.continue_token,
+        "remaining": listing.remaining,
+    }
+    if accepted.form == "Table":
+        return document(tables.render_table(kind, objects, now=now, include_object=include, **facts), accepted)
+    return document(tables.render_partial(objects, **facts), accepted)
+
+
+def list_body(kind: str, api_version: str, metadata: dict[str, Any], entries: Sequence[Entry]) -> bytes:
+    """A list as a join of its objects' bytes."""
+    head = dumps({"kind": kind, "apiVersion": api_version, "metadata": metadata})
+    return b'%b,"items":[%b]}' % (head[:-1], b",".join([entry.data for entry in entries]))
+
+
+def failure(error: ApiError, accepted: Accepted) -> web.Response:
+    """The one place where an error becomes an answer."""
+    response = document(error.to_status(), accepted, error.code)
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.code == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="pyk"'
+    return response
+
+
+def add_warnings(response: web.StreamResponse, warnings: Iterable[str]) -> None:
+    """`Warning` headers, which clients show to people."""
+    for text in warnings:
+        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.add("Warning", f'299 - "{quoted}"')
+
+
+def compress(request: web.Request, response: web.Response) -> None:
+    """Compress a big body for a client that can take it and is on another machine."""
+    body = response.body
+    if not isinstance(body, bytes) or len(body) < _GZIP_FROM_BYTES:
+        return
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
+        response.body = squeeze.compress(body) + squeeze.flush()
+        response.headers["Content-Encoding"] = "gzip"
+        response.headers["Vary"] = "Accept-Encoding"
+
+
+def success(**details: Any) -> dict[str, Any]:
+    """A `Status` that tells of success."""
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", **details}
+
+
+def json_lines(event: str, obj: Any) -> bytes:
+    """One watch event of a rendered object."""
+    return orjson.dumps({"type": event, "object": obj}) + b"\n"

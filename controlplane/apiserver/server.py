@@ -1,0 +1,153 @@
+"""The API server's process: its parts put together, its listeners, its background work and its orderly end.
+
+`serve` opens the store, fills the watch cache, makes sure that the first namespaces are there, listens, and runs until
+it is cancelled. Then it stops taking connections, ends the watches, lets requests under way finish for
+`SHUTDOWN_SECONDS`, and closes the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from controlplane.apiserver.admission import default_admission
+from controlplane.apiserver.api import Api
+from controlplane.apiserver.authentication import Authenticator, UserInfo
+from controlplane.apiserver.authorization import Authorizer
+from controlplane.apiserver.connections import Connections, HttpServer
+from controlplane.apiserver.encoding import decode
+from controlplane.apiserver.health import Health
+from controlplane.apiserver.listing import Lister
+from controlplane.apiserver.nodeproxy import NodeProxy
+from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.watchcache import WatchCache, selection
+from controlplane.store.contract import Store, StoreError
+from pyk.api.kinds import NODE, POD
+from pyk.api.objects import Object
+from pyk.api.selectors import FieldRequirement
+from pyk.reconcile.clock import Clock
+
+FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+SHUTDOWN_SECONDS = 10.0
+BODY_BYTES = 3 << 20
+_COMPACT_SECONDS = 300.0
+_SELF = UserInfo("system:apiserver", "", ("system:masters", "system:authenticated"))
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the server runs. `port` 0 takes a free one on the first address, the same on the others."""
+
+    pki_dir: Path
+    addresses: Sequence[str] = ("127.0.0.1",)
+    port: int = 6443
+    default_toleration_seconds: int = 300
+
+
+@asynccontextmanager
+async def running_server(store: Store, options: ServerOptions, clock: Clock) -> AsyncIterator[int]:
+    """A server that answers while inside; the port it listens on. Raises OSError when it cannot listen."""
+    await store.open()
+    try:
+        cache = WatchCache(store, clock)
+        connections = Connections()
+        tokens = options.pki_dir / "tokens.csv"
+        authenticator = Authenticator(options.pki_dir / "ca.crt", tokens if tokens.exists() else None)
+        authorizer = Authorizer(_pods_of(cache))
+        admission = default_admission(cache, options.default_toleration_seconds)
+        registry = Registry(store, cache, clock, authorizer, admission)
+        proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
+        api = Api(
+            cache=cache,
+            lister=Lister(store, cache),
+            registry=registry,
+            authenticator=authenticator,
+            authorizer=authorizer,
+            proxy=proxy,
+            health=Health(store, cache, connections),
+            connections=connections,
+            clock=clock,
+        )
+        tasks = [asyncio.create_task(cache.run()), asyncio.create_task(_compact(store, clock))]
+        try:
+            await _ready(cache, tasks[0])
+            await registry.ensure_namespaces(_SELF, FIRST_NAMESPACES)
+            runner = web.ServerRunner(
+                HttpServer(api.handle, connections, body_bytes=BODY_BYTES),
+                handle_signals=False,
+                shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+            await runner.setup()
+            try:
+                certificate, key = options.pki_dir / "apiserver.crt", options.pki_dir / "apiserver.key"
+                port = options.port
+                for address in options.addresses:
+                    context = authenticator.server_context(certificate, key)
+                    site = web.TCPSite(runner, address, port, ssl_context=context, backlog=1024)
+                    await site.start()
+                    port = port or _port_of(runner)
+                yield port
+            finally:
+                connections.stop_all()
+                await runner.cleanup()
+                await proxy.close()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        await store.close()
+
+
+async def serve(store: Store, options: ServerOptions, clock: Clock) -> None:
+    """Run until cancelled."""
+    async with running_server(store, options, clock) as port:
+        log.info("serving on %s, port %d", ", ".join(options.addresses), port)
+        await asyncio.get_running_loop().create_future()
+
+
+def _port_of(runner: web.ServerRunner) -> int:
+    return int(runner.addresses[0][1])
+
+
+async def _ready(cache: WatchCache, run: asyncio.Task[None]) -> None:
+    """Wait until the cache has been filled. Raises what ended it before."""
+    filled = asyncio.create_task(cache.ready.wait())
+    done, _ = await asyncio.wait((filled, run), return_when=asyncio.FIRST_COMPLETED)
+    if run in done:
+        filled.cancel()
+        await run
+
+
+def _pods_of(cache: WatchCache) -> Callable[[str, str], Iterator[Object]]:
+    """The pods of a namespace that are bound to a node."""
+
+    def pods_of(node: str, namespace: str) -> Iterator[Object]:
+        is_bound = selection(POD, (), (FieldRequirement("spec.nodeName", True, node),))
+        for entry in cache.of(POD).entries(namespace):
+            if is_bound is None or is_bound(entry):
+                yield decode(entry.data)
+
+    return pods_of
+
+
+async def _compact(store: Store, clock: Clock) -> None:
+    """Keep the history of the last five to ten minutes: paged lists and watches may reach that far back."""
+    previous = 0
+    while True:
+        await clock.sleep(_COMPACT_SECONDS)
+        try:
+            current = await store.revision()
+            if previous:
+                await store.compact(previous)
+            previous = current
+        except StoreError as error:
+            log.warning("the history was not compacted: %s", error)

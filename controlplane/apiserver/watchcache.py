@@ -1,0 +1,401 @@
+"""The watch cache: every object that is in the store, as encoded bytes, kept current by ONE watch of the store.
+
+The store's events under /registry/ come in as batches in revision order. Each changes one `KindCache`: the present
+entries by namespace and name, and a bounded ring of recent changes from which a watch can start in the past. An entry
+is the object's wire bytes with its labels and selectable fields, read once when the event comes; nothing else is
+parsed here. A change is handed to the kind's watchers in the same step in which the cache changes, so a watcher that
+takes a snapshot and registers without awaiting in between misses nothing and sees nothing twice.
+
+Consistent reads ask the store for its revision and wait until the cache has reached it. When the store's history does
+not reach back to where the cache was (`Compacted`), all watchers are ended, which makes clients start over, and the
+cache is filled anew.
+
+Memory: the bytes of every object once, its labels and fields, and the ring (at most `RING` changes a kind).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from controlplane.apiserver.encoding import decode, resplice, splice
+from controlplane.store.contract import Compacted, Event, Store, StoreUnavailable
+from pyk.api.kinds import TABLE, Kind
+from pyk.api.objects import Object
+from pyk.api.selectors import FieldRequirement, LabelSelector, matches
+from pyk.api.status import ApiError, bad_request, not_found
+from pyk.reconcile.clock import Clock
+
+REGISTRY = "/registry/"
+RING = 2_000
+"""Changes kept a kind, for watches that resume."""
+FRESHNESS_SECONDS = 3.0
+"""How long a read waits for a revision that has not happened yet before it fails, as in kube-apiserver."""
+_PROGRESS_SECONDS = 0.02
+_BOOKMARK_SECONDS = 60.0
+_RETRY_SECONDS = 0.5
+_NO_LABELS: dict[str, str] = {}
+
+log = logging.getLogger(__name__)
+
+
+class Entry:
+    """One object: `data` is its wire form, `fields` the values of the kind's selectable fields in their order."""
+
+    __slots__ = ("data", "fields", "labels", "name", "namespace", "revision")
+
+    def __init__(
+        self, namespace: str, name: str, revision: int, data: bytes, labels: dict[str, str], fields: tuple[str, ...]
+    ) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.revision = revision
+        self.data = data
+        self.labels = labels
+        self.fields = fields
+
+
+class WireEvent:
+    """One event as a watcher is told of it; its line of JSON is made once for all watchers."""
+
+    __slots__ = ("_line", "data", "revision", "type")
+
+    def __init__(self, kind: str, data: bytes, revision: int) -> None:
+        self.type = kind
+        self.data = data
+        self.revision = revision
+        self._line: bytes | None = None
+
+    @property
+    def line(self) -> bytes:
+        if self._line is None:
+            self._line = b'{"type":"%b","object":%b}\n' % (self.type.encode(), self.data)
+        return self._line
+
+
+class Change:
+    """What a write did to one object; `old` or `new` is None for a creation or a deletion."""
+
+    __slots__ = ("_events", "new", "old", "revision")
+
+    def __init__(self, revision: int, old: Entry | None, new: Entry | None) -> None:
+        self.revision = revision
+        self.old = old
+        self.new = new
+        self._events: dict[str, WireEvent] = {}
+
+    def event(self, selects: Callable[[Entry], bool] | None) -> WireEvent | None:
+        """What a watcher with that selection sees: an object that enters it is ADDED, one that leaves DELETED."""
+        old, new = self.old, self.new
+        before = old is not None and (selects is None or selects(old))
+        after = new is not None and (selects is None or selects(new))
+        if not before and not after:
+            return None
+        kind = "MODIFIED" if before and after else "ADDED" if after else "DELETED"
+        event = self._events.get(kind)
+        if event is None:
+            # A watcher that loses sight of an object is told its last state that it could see, at the new revision.
+            data = new.data if new is not None and after else resplice(old.data, self.revision) if old else b""
+            event = self._events[kind] = WireEvent(kind, data, self.revision)
+        return event
+
+    def forget_lines(self) -> None:
+        """Let go of the encoded events once all watchers have them."""
+        self._events = {}
+
+
+class Watcher(Protocol):
+    """Someone who is told of a kind's changes. `selects` None means all; `namespace` empty means all of them."""
+
+    namespace: str
+    selects: Callable[[Entry], bool] | None
+    wants_bookmarks: bool
+
+    def offer(self, event: WireEvent) -> None:
+        """Take one event; must not block or raise."""
+
+    def bookmark(self, revision: int) -> None:
+        """Everything up to the revision has been offered."""
+
+    def stop(self) -> None:
+        """No more events will come."""
+
+
+def selection(kind: Kind, labels: LabelSelector, fields: Sequence[FieldRequirement]) -> Callable[[Entry], bool] | None:
+    """A test of entries for selectors, None when they select everything. Raises 400 for a field that the kind lacks."""
+    if not labels and not fields:
+        return None
+    position = {name: index for index, name in enumerate(kind.rules.fields)}
+    tests: list[tuple[Callable[[Entry], str], bool, str]] = []
+    for requirement in fields:
+        if requirement.field == "metadata.name":
+            tests.append((_entry_name, requirement.equal, requirement.value))
+        elif requirement.field == "metadata.namespace" and kind.namespaced:
+            tests.append((_entry_namespace, requirement.equal, requirement.value))
+        elif requirement.field in position:
+            tests.append((_field_at(position[requirement.field]), requirement.equal, requirement.value))
+        else:
+            raise bad_request(
+                f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector "", field '
+                f'selector "{requirement.field}{"=" if requirement.equal else "!="}{requirement.value}": '
+                f"field label not supported: {requirement.field}"
+            )
+
+    def selects(entry: Entry) -> bool:
+        for value, equal, wanted in tests:
+            if (value(entry) == wanted) is not equal:
+                return False
+        return not labels or matches(labels, entry.labels)
+
+    return selects
+
+
+def _entry_name(entry: Entry) -> str:
+    return entry.name
+
+
+def _entry_namespace(entry: Entry) -> str:
+    return entry.namespace
+
+
+def _field_at(index: int) -> Callable[[Entry], str]:
+    return lambda entry: entry.fields[index]
+
+
+def make_entry(kind: Kind, key: str, stored: bytes, revision: int) -> Entry:
+    """The entry of a stored value."""
+    path = key[len(kind.storage_prefix) :]
+    namespace, _, name = path.rpartition("/")
+    obj = decode(stored)
+    labels = obj["metadata"].get("labels") or _NO_LABELS
+    fields = tuple([field(obj) for field in kind.rules.fields.values()])
+    return Entry(namespace, name, revision, splice(stored, revision), labels, fields)
+
+
+class KindCache:
+    """The present objects of one kind and its recent changes."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.floor = 0
+        """A watch may start after this revision or a later one."""
+        self.changed = 0
+        """The revision of the newest change."""
+        self._namespaces: dict[str, dict[str, Entry]] = {}
+        self._sorted: dict[str, list[Entry]] = {}
+        self._ring: deque[Change] = deque()
+        self._watchers: dict[str, set[Watcher]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(names) for names in self._namespaces.values())
+
+    def get(self, namespace: str, name: str) -> Entry | None:
+        names = self._namespaces.get(namespace)
+        return names.get(name) if names is not None else None
+
+    def entries(self, namespace: str = "") -> list[Entry]:
+        """The objects of a namespace, or of all, in the order of their keys. Not to be changed by the caller."""
+        found = self._sorted.get(namespace)
+        if found is None:
+            if namespace or not self.kind.namespaced:
+                names = self._namespaces.get(namespace, {})
+                found = [names[name] for name in sorted(names)]
+            else:
+                # As the keys sort: `/` comes behind `-` and `.`, which namespaces hold.
+                order = sorted(self._namespaces, key=lambda each: f"{each}/")
+                found = list(itertools.chain.from_iterable(map(self.entries, order)))
+            self._sorted[namespace] = found
+        return found
+
+    def changes_after(self, revision: int) -> list[Change] | None:
+        """The changes behind a revision, None when they are no longer known."""
+        if revision < self.floor:
+            return None
+        found = list(itertools.takewhile(lambda change: change.revision > revision, reversed(self._ring)))
+        found.reverse()
+        return found
+
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers.setdefault(watcher.namespace, set()).add(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Idempotent."""
+        if watchers := self._watchers.get(watcher.namespace):
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[watcher.namespace]
+
+    def watchers(self) -> list[Watcher]:
+        return [watcher for group in self._watchers.values() for watcher in group]
+
+    def reset(self, entries: Iterable[Entry], revision: int) -> None:
+        """Hold these objects and no history before `revision`."""
+        self._namespaces, self._sorted = {}, {}
+        self._ring.clear()
+        self.floor = self.changed = revision
+        for entry in entries:
+            self._namespaces.setdefault(entry.namespace, {})[entry.name] = entry
+
+    def apply(self, event: Event) -> None:
+        """Take over one write of the store and tell the watchers."""
+        prefix = len(self.kind.storage_prefix)
+        namespace, _, name = event.key[prefix:].rpartition("/")
+        names = self._namespaces.setdefault(namespace, {})
+        old = names.get(name)
+        new = None
+        if event.value is not None:
+            new = names[name] = make_entry(self.kind, event.key, event.value, event.revision)
+        elif old is not None:
+            del names[name]
+            if not names:
+                del self._namespaces[namespace]
+        self._sorted.pop(namespace, None)
+        self._sorted.pop("", None)
+        self.changed = event.revision
+        if old is None and new is None:
+            return
+        change = Change(event.revision, old, new)
+        self._ring.append(change)
+        if len(self._ring) > RING:
+            self.floor = self._ring.popleft().revision
+        for group in (self._watchers.get(""), self._watchers.get(namespace) if namespace else None):
+            for watcher in group or ():
+                if (told := change.event(watcher.selects)) is not None:
+                    watcher.offer(told)
+        change.forget_lines()
+
+
+class WatchCache:
+    """All kinds. `run` keeps it current; `ready` is set once it has been filled."""
+
+    def __init__(self, store: Store, clock: Clock, kinds: Sequence[Kind] = TABLE) -> None:
+        self._store = store
+        self._clock = clock
+        self.kinds = {kind.storage_prefix: KindCache(kind) for kind in kinds}
+        self.revision = 0
+        """Every write up to this revision is in the cache."""
+        self.ready = asyncio.Event()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+        self._wanted = asyncio.Event()
+
+    def of(self, kind: Kind) -> KindCache:
+        return self.kinds[kind.storage_prefix]
+
+    def lookup(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The object as the cache has it, parsed; None when there is none."""
+        entry = self.of(kind).get(namespace if kind.namespaced else "", name)
+        return decode(entry.data) if entry is not None else None
+
+    async def run(self) -> None:
+        """Fill the cache, then follow the store until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask_for_progress())
+            tasks.create_task(self._send_bookmarks())
+            while True:
+                try:
+                    await self._fill()
+                    async for batch in self._store.watch(REGISTRY, after=self.revision):
+                        for event in batch.events:
+                            cache = self._cache_of(event.key)
+                            if cache is not None:
+                                cache.apply(event)
+                        self._advance(batch.revision)
+                    return  # the store has been closed
+                except Compacted as error:
+                    log.warning("the watch cache fell behind the store's history and is filled anew: %s", error)
+                    self.stop_watchers()
+                except StoreUnavailable as error:
+                    log.warning("the store is out of reach, the watch cache tries again: %s", error)
+                    await self._clock.sleep(_RETRY_SECONDS)
+
+    async def _fill(self) -> None:
+        at: int | None = None
+        # All kinds as of one revision: the watch continues from there.
+        for prefix, cache in self.kinds.items():
+            page = await self._store.list(prefix, at=at)
+            at = page.revision
+            cache.reset((make_entry(cache.kind, e.key, e.value, e.revision) for e in page.entries), at)
+        self._advance(at or 0)
+        self.ready.set()
+
+    def _cache_of(self, key: str) -> KindCache | None:
+        core = key.find("/", len(REGISTRY)) + 1
+        grouped = key.find("/", core) + 1
+        return self.kinds.get(key[:core], self.kinds.get(key[:grouped]))
+
+    def _advance(self, revision: int) -> None:
+        self.revision = max(self.revision, revision)
+        while self._waiting and self._waiting[0][0] <= self.revision:
+            waiter = heapq.heappop(self._waiting)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def catch_up(self) -> int:
+        """Wait until every write that has returned is in the cache; the cache's revision then."""
+        revision = await self._store.revision()
+        if revision > self.revision:
+            await self.wait_for(revision)
+        return self.revision
+
+    async def wait_for(self, revision: int) -> None:
+        """Wait until the cache is at a revision. Raises 504 when that does not happen for `FRESHNESS_SECONDS`."""
+        if revision <= self.revision:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (revision, next(self._order), waiter))
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(FRESHNESS_SECONDS):
+                await waiter
+        except TimeoutError:
+            raise _too_large(revision, self.revision) from None
+
+    async def get(self, kind: Kind, namespace: str, name: str, resource_version: int | None = None) -> Entry:
+        """An object, consistent for `resource_version` None, else not older than it. Raises 404 and 504."""
+        if resource_version is None:
+            await self.catch_up()
+        elif resource_version > self.revision:
+            await self.wait_for(resource_version)
+        entry = self.of(kind).get(namespace if kind.namespaced else "", name)
+        if entry is None:
+            raise not_found(kind.group, kind.plural, name)
+        return entry
+
+    async def _ask_for_progress(self) -> None:
+        """Writes outside of the registry move the store's revision too; a reader who waits for one needs asking."""
+        while True:
+            await self._wanted.wait()
+            await self._clock.sleep(_PROGRESS_SECONDS)
+            if self._waiting:
+                try:
+                    await self._store.request_progress()
+                except StoreUnavailable as error:
+                    log.warning("the store is out of reach, readers wait: %s", error)
+                    await self._clock.sleep(_RETRY_SECONDS)
+            else:
+                self._wanted.clear()
+
+    async def _send_bookmarks(self) -> None:
+        while True:
+            await self._clock.sleep(_BOOKMARK_SECONDS)
+            for cache in self.kinds.values():
+                for watcher in cache.watchers():
+                    if watcher.wants_bookmarks:
+                        watcher.bookmark(self.revision)
+
+    def stop_watchers(self) -> None:
+        for cache in self.kinds.values():
+            for watcher in cache.watchers():
+                watcher.stop()
+
+
+def _too_large(wanted: int, current: int) -> ApiError:
+    message = f"Too large resource version: {wanted}, current: {current}"
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    return ApiError(504, "Timeout", f"Timeout: {message}", details={"causes": causes}, retry_after_seconds=1)

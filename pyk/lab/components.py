@@ -21,6 +21,8 @@ from pyk.lab.cgroups import LabCgroups
 from pyk.lab.layout import Layout
 
 NODE_API_PORT = 10250
+METRICS_PORTS = 2
+"""The ports right above the API server's: metrics of the controllers and of the scheduler, on loopback."""
 NODE_MONITOR_GRACE_SECONDS = 8
 TOLERATION_SECONDS = 5
 """How long pods stay bound to a node that is dead, unless they say otherwise; 300 in Kubernetes."""
@@ -50,7 +52,7 @@ def components(layout: Layout, cgroups: LabCgroups, etcd_endpoints: tuple[str, .
     for name, module, flags in (
         ("apiserver", "controlplane.apiserver", _apiserver_flags(layout, etcd_endpoints)),
         ("controllers", "controlplane.controllers", _controllers_flags(layout)),
-        ("scheduler", "scheduler", _client_flags(layout, "scheduler")),
+        ("scheduler", "scheduler", _client_flags(layout, "scheduler", 2)),
     ):
         arguments = (sys.executable, "-m", module, *flags)
         found.append(Component(name, arguments, layout.log_dir / f"{name}.log", in_control_plane))
@@ -132,20 +134,21 @@ def check_etcd(layout: Layout) -> None:
 
 
 def etcd_endpoint() -> str:
-    """An address for an etcd of our own, with a port that is free now."""
+    """HOST:PORT for an etcd of our own, with a port that is free now."""
     with ExitStack() as stack:
         probe = stack.enter_context(socket.socket())
         probe.bind(("127.0.0.1", 0))
-        return f"https://127.0.0.1:{probe.getsockname()[1]}"
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def _client_flags(layout: Layout, user: str) -> list[str]:
-    return ["--kubeconfig", str(layout.data_dir / "kubeconfigs" / user), "--metrics-port", "0"]
+def _client_flags(layout: Layout, user: str, metrics: int) -> list[str]:
+    port = layout.options.port + metrics
+    return ["--kubeconfig", str(layout.data_dir / "kubeconfigs" / user), "--metrics-port", str(port)]
 
 
 def _controllers_flags(layout: Layout) -> list[str]:
     return [
-        *_client_flags(layout, "controller-manager"),
+        *_client_flags(layout, "controller-manager", 1),
         "--cluster-cidr",
         str(layout.cluster_cidr),
         "--node-cidr-mask",
@@ -192,14 +195,14 @@ def _write_etcd_certificates(layout: Layout) -> None:
 
 def _etcd_command(layout: Layout, endpoint: str) -> tuple[str, ...]:
     folder = layout.pki_dir / "etcd"
-    peer = etcd_endpoint()  # nobody speaks there: the cluster has one member
+    peer = f"https://{etcd_endpoint()}"  # nobody speaks there: the cluster has one member
     authority, certificate, key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
     return (
         shutil.which("etcd") or "etcd",
         "--name=pyk",
         f"--data-dir={layout.data_dir / 'etcd'}",
-        f"--listen-client-urls={endpoint}",
-        f"--advertise-client-urls={endpoint}",
+        f"--listen-client-urls=https://{endpoint}",
+        f"--advertise-client-urls=https://{endpoint}",
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=pyk={peer}",

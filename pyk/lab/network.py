@@ -42,6 +42,12 @@ def networks_in_use() -> list[ipaddress.IPv4Network]:
         return networks + [address.network for _, address in link.addresses()]
 
 
+def has_segment(layout: Layout) -> bool:
+    """Whether the cluster's bridge is there, left by a supervisor that was killed."""
+    with Netlink() as link:
+        return link.link(layout.bridge) is not None
+
+
 def make_segment(layout: Layout) -> None:
     """The covering routes, then the bridge of the nodes."""
     with Netlink() as link:

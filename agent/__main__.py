@@ -1,0 +1,97 @@
+"""`python -m agent`: one node's agent, put together.
+
+Ends on SIGTERM or SIGINT and leaves the containers running; the next agent on the same state directory adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from agent.capacity import NodeResources
+from agent.config import AgentConfig, parse
+from agent.heartbeat import Heartbeat
+from agent.network.bridge import BridgeNetwork
+from agent.network.loop import NetworkLoop
+from agent.node import Identity, NodeRegistrar, machine_info
+from agent.readiness import Readiness
+from agent.runtime.cgroups import detect
+from agent.runtime.native import NativeRuntime
+from pyk.api.kinds import NODE
+from pyk.api.objects import Object, name_of
+from pyk.client.client import Client
+from pyk.client.config import ConfigError, load_kubeconfig
+from pyk.client.informer import Informer
+from pyk.reconcile.clock import RealClock
+from pyk.reconcile.process import run_component
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: AgentConfig) -> None:
+    """Be the node until cancelled."""
+    clock = RealClock()
+    for folder in (config.state_dir, config.image_dir):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cgroups = detect()
+    runtime = NativeRuntime(config.state_dir / "runtime", cgroups=cgroups, clock=clock)
+    network = BridgeNetwork(
+        node_name=config.node_name,
+        node_ip=config.node_ip,
+        cluster_cidr=config.cluster_cidr,
+        state_dir=config.state_dir / "network",
+    )
+    readiness = Readiness(clock)
+    identity = Identity(config.node_name, config.node_ip, config.port, config.labels, machine_info())
+    resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
+    async with (
+        Client(load_kubeconfig(config.kubeconfig), user_agent="kubelet/pyk") as client,
+        asyncio.TaskGroup() as group,
+    ):
+        nodes = Informer(client, NODE, clock=clock, transform=lambda node: _kept(node, config.node_name))
+        registrar = NodeRegistrar(
+            client,
+            nodes,
+            identity,
+            resources,
+            clock=clock,
+            reserved=config.reserved,
+            not_ready=lambda: readiness.not_ready,
+        )
+        readiness.on_change(registrar.changed)
+        network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
+        group.create_task(nodes.run())
+        group.create_task(readiness.bring_up("container runtime", runtime.start))
+        group.create_task(network_loop.run())
+        group.create_task(registrar.run())
+        group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
+
+
+def _kept(node: Object, own_name: str) -> Object:
+    """Of other nodes only what routes follow from; of our own all."""
+    if name_of(node) == own_name:
+        return node
+    metadata = {key: node["metadata"].get(key) for key in ("name", "uid", "resourceVersion")}
+    return {
+        "apiVersion": node["apiVersion"],
+        "kind": node["kind"],
+        "metadata": metadata,
+        "spec": {key: value for key, value in node["spec"].items() if key in ("podCIDR", "podCIDRs")},
+        "status": {"addresses": node.get("status", {}).get("addresses")},
+    }
+
+
+def main() -> int:
+    """Entry point: the exit status."""
+    config = parse()
+    try:
+        load_kubeconfig(config.kubeconfig)
+    except ConfigError as error:
+        print(f"agent: {error}", file=sys.stderr)
+        return 1
+    return run_component(f"agent {config.node_name}", lambda: run(config), verbose=config.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The agent's command line: everything that it must be told, with the meaning of each flag."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.capacity import parse_reservation
+
+DEFAULT_MAX_PODS = 110
+DEFAULT_RESERVATION = "memory=100Mi"
+"""Kubernetes' default: the kubelet keeps so much for itself by its eviction threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What one agent works with. `cgroup_root` is the node's group as a path below every hierarchy's root."""
+
+    kubeconfig: Path
+    node_name: str
+    node_ip: str
+    port: int
+    state_dir: Path
+    image_dir: Path
+    cgroup_root: str
+    pki_dir: Path
+    cluster_cidr: str
+    labels: Mapping[str, str]
+    reserved: Mapping[str, str]
+    max_pods: int
+    cluster_dns: Sequence[str]
+    cluster_domain: str
+    verbose: bool
+
+
+def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
+    """The flags as a configuration; ends the process with status 2 and a line for people when they are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m agent", description="Runs the pods of one node.")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="where the API server is and who we are")
+    parser.add_argument("--node-name", required=True)
+    parser.add_argument("--node-ip", type=_address, required=True, help="the node's address on the nodes' segment")
+    parser.add_argument("--port", type=int, default=10250, help="of the node API (default 10250)")
+    parser.add_argument("--state-dir", type=Path, required=True, help="pods, volumes, containers and logs")
+    parser.add_argument("--image-dir", type=Path, required=True, help="the image store; nodes may share one")
+    parser.add_argument("--cgroup-root", default="/pyk", help="the node's control group (default /pyk)")
+    parser.add_argument("--pki-dir", type=Path, required=True, help="kubelet.crt, kubelet.key and ca.crt")
+    parser.add_argument("--cluster-cidr", type=_network, required=True, help="the range of all pods' addresses")
+    parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
+    parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
+    parser.add_argument("--cluster-dns", action="append", default=[], metavar="ADDRESS", help="name servers of pods")
+    parser.add_argument("--cluster-domain", default="cluster.local")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    given = parser.parse_args(arguments)
+    labels = {}
+    for label in given.node_label:
+        key, separator, value = label.partition("=")
+        if not separator:
+            parser.error(f"--node-label {label}: write KEY=VALUE")
+        labels[key] = value
+    return AgentConfig(
+        kubeconfig=given.kubeconfig,
+        node_name=given.node_name,
+        node_ip=given.node_ip,
+        port=given.port,
+        state_dir=given.state_dir.absolute(),
+        image_dir=given.image_dir.absolute(),
+        cgroup_root="/" + given.cgroup_root.strip("/"),
+        pki_dir=given.pki_dir,
+        cluster_cidr=given.cluster_cidr,
+        labels=labels,
+        reserved=given.system_reserved,
+        max_pods=given.max_pods,
+        cluster_dns=tuple(given.cluster_dns),
+        cluster_domain=given.cluster_domain,
+        verbose=given.verbose,
+    )
+
+
+def _address(text: str) -> str:
+    return str(ipaddress.IPv4Address(text))
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.IPv4Network(text))
+
+
+def _reservation(text: str) -> Mapping[str, str]:
+    return parse_reservation(text)

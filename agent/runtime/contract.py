@@ -124,7 +124,9 @@ class ContainerState:
     """A container as the runtime knows it. Times are seconds since the epoch, 0 when not yet.
 
     `exit_code` is 128+signal for a death by signal and None while it runs; `signal` is that signal or 0;
-    `oom_killed` says that the kernel's OOM killer ended a process of the container's cgroup.
+    `oom_killed` says that the kernel's OOM killer ended a process of the container's cgroup. `exit_unknown` says
+    that it ended unseen (no spawner ran, or the machine was started anew); `exit_code` is then 137, as the kubelet
+    has it.
     """
 
     id: str
@@ -139,6 +141,7 @@ class ContainerState:
     oom_killed: bool
     log_path: Path
     labels: Mapping[str, str]
+    exit_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,9 @@ class ExecSession(Protocol):
 
     async def resize(self, columns: int, rows: int) -> None:
         """Tell the terminal its new size."""
+
+    async def close_stdin(self) -> None:
+        """End of input for the process: closes `stdin_fd` and makes it None. Nothing to do with a terminal."""
 
     async def close(self) -> None:
         """Close the descriptors; an exec's process is killed if it still runs. Idempotent."""
@@ -229,7 +235,8 @@ class Runtime(Protocol):
         """Write on to another file (log rotation)."""
 
     async def exec(self, container_id: str, config: ExecConfig) -> ExecSession:
-        """Run a further process in the container, with its namespaces, cgroup, user, capabilities and seccomp filter."""
+        """Run a further process in the container, with its namespaces, cgroup, user, capabilities and seccomp
+        filter."""
 
     async def attach(self, container_id: str) -> ExecSession:
         """The streams of the container's first process from now on."""

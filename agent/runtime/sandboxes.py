@@ -1,0 +1,157 @@
+"""The sandboxes of a node: their life in the spawner, from request to removal.
+
+A sandbox is written down before its process is made; a record without a living process is a sandbox that died, and
+stays listed until it is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from agent.runtime import child as child_process
+from agent.runtime import sandbox as sandbox_process
+from agent.runtime import syscalls
+from agent.runtime.records import SandboxRecord, boot_id, read_json, start_time
+from agent.runtime.server import OperationFailed
+from agent.runtime.teardown import Teardown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.runtime.forker import Channel, Forker
+    from agent.runtime.server import Request, Server
+
+_REASON = "CreatePodSandboxError"
+_NO_PROCESS: dict[str, Any] = {}
+
+
+class Sandboxes:
+    """All sandboxes by id. `server` is set once it exists."""
+
+    server: Server
+
+    def __init__(self, forker: Forker, directory: str) -> None:
+        self._forker = forker
+        self._directory = directory
+        self._program = sandbox_process.sealed_pause_file()
+        self._waiting: dict[str, list[Request]] = {}
+        self._teardown = Teardown(forker.loop, forker.cgroups)
+        self.records: dict[str, SandboxRecord] = {}
+        os.makedirs(directory, 0o700, exist_ok=True)
+
+    def load(self) -> None:
+        """Find again what a spawner before this one made."""
+        for name in os.listdir(self._directory):
+            path = f"{self._directory}/{name}"
+            document = read_json(path)
+            if document is None or not name.endswith(".json"):
+                os.unlink(path)
+                continue
+            record = SandboxRecord(path, document["config"])
+            record.pid, record.start_time = document["pid"], document["start_time"]
+            record.created_at = document["created_at"]
+            self.records[record.id] = record
+            if record.pid and document["boot"] == boot_id() and start_time(record.pid) == record.start_time:
+                try:
+                    record.pidfd = syscalls.pidfd_open(record.pid)
+                except ProcessLookupError:
+                    continue
+                record.alive = True
+                self._watch(record)
+
+    def _watch(self, record: SandboxRecord) -> None:
+        self._forker.loop.watch(record.pidfd, lambda _: self._ended(record))
+
+    def run(self, request: Request) -> None:
+        config = request.arguments["config"]
+        if waiting := self._waiting.get(config["id"]):
+            waiting.append(request)
+            return
+        if record := self.records.get(config["id"]):
+            request.reply(record.wire())
+            return
+        try:
+            sysctls = sandbox_process.sysctl_files(config)
+        except ValueError as error:
+            raise OperationFailed(str(error), _REASON) from None
+        record = SandboxRecord(f"{self._directory}/{config['id']}.json", config)
+        record.created_at = time.time()
+        record.save()
+        try:
+            self._forker.cgroups.create(record.cgroup)
+            record.pid, record.pidfd, channel = self._fork(record, sysctls)
+        except OSError as error:
+            self._forker.cgroups.remove(record.cgroup)
+            os.unlink(record.path)
+            raise OperationFailed(f"create the sandbox's process: {error}", _REASON) from None
+        record.alive = True
+        record.start_time = start_time(record.pid)
+        record.save()
+        self.records[record.id] = record
+        self._waiting[record.id] = [request]
+        self._forker.children[record.pid] = lambda _status: self._ended(record, channel)
+        channel.listen(lambda: self._answer(record, channel))
+
+    def remove(self, request: Request) -> None:
+        record = self.records.get(request.arguments["sandbox"])
+        if record is None:
+            request.reply()
+            return
+        if record.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its end is about to be noticed
+                syscalls.pidfd_send_signal(record.pidfd, signal.SIGKILL)
+        self._teardown.begin(record.id, record.cgroup, lambda: not record.alive, lambda: self._removed(record), request)
+
+    def list(self, request: Request) -> None:
+        request.reply([record.wire() for record in self.records.values() if record.id not in self._waiting])
+
+    def living(self, sandbox_id: str) -> SandboxRecord:
+        """The sandbox.
+
+        Raises:
+            OperationFailed: there is none of this id, or it has died.
+        """
+        record = self.records.get(sandbox_id)
+        if record is None or not record.alive:
+            raise OperationFailed(f"sandbox {sandbox_id} is not running")
+        return record
+
+    def _fork(self, record: SandboxRecord, sysctls: dict[str, str]) -> tuple[int, int, Channel]:
+        def make_main(channel: int, cgroup_files: list[int]) -> Any:
+            child = child_process.Child(channel, _NO_PROCESS, b"", 0, cgroup_files=cgroup_files)
+            scratch = self._forker.scratch
+            return lambda: sandbox_process.pause(child, record.config, sysctls, scratch, self._program)
+
+        return self._forker.fork(make_main, record.cgroup, flags=sandbox_process.namespace_flags(record.config))
+
+    def _answer(self, record: SandboxRecord, channel: Channel) -> None:
+        """The child has failed, or closed its channel by executing the pause program."""
+        if channel.failure is None and channel.closed and record.alive:
+            for request in self._waiting.pop(record.id, ()):
+                request.reply(record.wire())
+
+    def _ended(self, record: SandboxRecord, channel: Channel | None = None) -> None:
+        if channel is not None:
+            channel.drain()
+            channel.close()
+        record.alive = False
+        self._forker.loop.unwatch(record.pidfd)
+        os.close(record.pidfd)
+        record.pidfd = -1
+        if requests := self._waiting.pop(record.id, None):
+            report = channel.failure if channel else None
+            text = report["message"] if report else "the pause process died"
+            self._teardown.begin(record.id, record.cgroup, lambda: True, lambda: self._removed(record))
+            for request in requests:
+                request.fail(OperationFailed(f"create the sandbox: {text}", _REASON))
+        else:
+            self.server.broadcast({"event": "sandbox-died", "id": record.id})
+        self._teardown.proceed(record.id)
+
+    def _removed(self, record: SandboxRecord) -> None:
+        os.unlink(record.path)
+        del self.records[record.id]

@@ -1,8 +1,8 @@
 """What the server serves: groups, versions and resources, and the server's own version.
 
 Everything follows from the table of kinds and never changes while the server runs, so each document is made once, as
-bytes. `/api` and `/apis` answer clients that accept aggregated discovery with all resources in one document. Source: the
-Kubernetes documentation on API discovery.
+bytes. `/api` and `/apis` answer clients that accept aggregated discovery with all resources in one document. Source:
+the Kubernetes documentation on API discovery.
 """
 
 from __future__ import annotations

@@ -7,15 +7,13 @@ dashboards ask for `PartialObjectMetadata`. Everything here is a pure function o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from pyk.api.kinds import Column, Kind
 from pyk.api.objects import Object
 from pyk.api.rules.common import AGE, NAME
 
 API_VERSION = "meta.k8s.io/v1"
-IncludeObject = Literal["Metadata", "Object", "None"]
-"""What a row carries beside its cells: the object's metadata, the whole object, or nothing."""
 
 
 def columns_of(kind: Kind) -> tuple[Column, ...]:
@@ -28,12 +26,15 @@ def render_table(
     objects: Iterable[Object],
     *,
     now: float,
-    include_object: IncludeObject = "Metadata",
+    include_object: str = "Metadata",
     resource_version: str,
     continue_token: str = "",
     remaining: int | None = None,
 ) -> dict[str, Any]:
-    """The `Table` of a list (or of one object, with its resource version). `now` is in seconds since the epoch."""
+    """The `Table` of a list (or of one object, with its resource version). `now` is in seconds since the epoch.
+
+    `include_object` is what a row carries beside its cells: `Metadata`, the whole `Object`, or `None`.
+    """
     columns = columns_of(kind)
     return {
         "kind": "Table",
@@ -45,7 +46,7 @@ def render_table(
 
 
 def table_event(
-    kind: Kind, obj: Object, *, now: float, include_object: IncludeObject = "Metadata", first: bool
+    kind: Kind, obj: Object, *, now: float, include_object: str = "Metadata", is_first: bool
 ) -> dict[str, Any]:
     """The `Table` of one watch event; only the first event of a watch defines the columns.
 
@@ -57,7 +58,7 @@ def table_event(
         "kind": "Table",
         "apiVersion": API_VERSION,
         "metadata": {"resourceVersion": obj["metadata"].get("resourceVersion", "")},
-        "columnDefinitions": [_definition(column) for column in columns] if first else [],
+        "columnDefinitions": [_definition(column) for column in columns] if is_first else [],
         "rows": rows,
     }
 
@@ -98,7 +99,7 @@ def _definition(column: Column) -> dict[str, Any]:
     }
 
 
-def _row(columns: tuple[Column, ...], obj: Object, now: float, include_object: IncludeObject) -> dict[str, Any]:
+def _row(columns: tuple[Column, ...], obj: Object, now: float, include_object: str) -> dict[str, Any]:
     row: dict[str, Any] = {"cells": [column.cell(obj, now) for column in columns]}
     if include_object == "Object":
         row["object"] = obj

@@ -1,0 +1,294 @@
+"""Requests that a node answers: logs, exec, attach and the node API itself, relayed over mutual TLS.
+
+The API server shows the node's agent its own client certificate (`apiserver-kubelet-client`) and checks the agent's
+against the cluster's authority. Bytes and WebSocket frames are passed on as they come, in both directions, and a slow
+reader slows its writer down. The node is asked first: what it refuses with becomes a `Status`, and so does a node
+that cannot be reached (500, with the words of kube-apiserver).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from aiohttp import web
+
+from controlplane.apiserver.channels import CHANNEL_PROTOCOLS, Codec, codec_of
+from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.podtargets import container_for, log_parameters, node_address, waiting_message
+from pyk.api.objects import Object
+from pyk.api.status import ApiError, bad_request
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+FRAME_BYTES = 16 << 20
+"""The largest WebSocket message that is relayed."""
+_ERROR_BYTES = 50_000
+_LONGEST_SECONDS = 4 * 3600.0
+"""After which a stream is ended, as kubelets end idle ones."""
+_HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length")
+)
+_NOT_FORWARDED = _HOP_BY_HOP | {"authorization", "cookie", "accept-encoding"}
+_REASONS = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed"}
+
+
+class NodeProxy:
+    """Relays to nodes. `get_node` gives a Node by name as it is now; `connections` tells of clients that went away."""
+
+    def __init__(self, pki_dir: Path | str, get_node: Callable[[str], Object | None], connections: Connections) -> None:
+        self._pki_dir = Path(pki_dir)
+        self._get_node = get_node
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close idle connections to nodes."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def pod_log(self, request: web.Request, pod: Object) -> web.StreamResponse:
+        """GET pods/NAME/log. Raises `ApiError`."""
+        container = container_for(pod, request.query.get("container", ""))
+        parameters = log_parameters(pod, request.query)
+        node = (pod["spec"].get("nodeName")) or ""
+        if not node:
+            return web.Response(text="")  # as Kubernetes answers for a pod that has no node yet
+        metadata = pod["metadata"]
+        url = self._url(node, f"/containerLogs/{metadata['namespace']}/{metadata['name']}/{container}", parameters)
+        try:
+            return await self._relay(request, "GET", url, default_type="text/plain")
+        except ApiError as error:
+            waiting = waiting_message(pod, container)
+            if error.code in (400, 404) and waiting and ("previous", "true") not in parameters:
+                raise bad_request(waiting) from error
+            raise
+
+    async def node_proxy(self, request: web.Request, node: Object, path: str) -> web.StreamResponse:
+        """Any request below nodes/NAME/proxy, relayed to the node API at `path`. Raises `ApiError`."""
+        url = self._url(node["metadata"]["name"], f"/{path}", list(request.query.items()), node=node)
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_FORWARDED}
+        body = request.content if request.body_exists else None
+        return await self._relay(request, request.method, url, headers=headers, body=body, passes_errors=True)
+
+    async def pod_exec(self, request: web.Request, pod: Object, attach: bool = False) -> web.StreamResponse:
+        """GET or POST pods/NAME/exec, or attach: a WebSocket on both sides. Raises `ApiError` before the upgrade."""
+        query = request.query
+        container = container_for(pod, query.get("container", ""))
+        node = (pod["spec"].get("nodeName")) or ""
+        if not node:
+            raise bad_request(f"pod {pod['metadata']['name']} does not have a host assigned")
+        parameters = [(target, "1") for name, target in _STREAMS if query.get(name, "").lower() in ("1", "true")]
+        if not attach:
+            commands = query.getall("command", [])
+            if not commands:
+                raise bad_request("you must specify at least one command for the container")
+            parameters += [("command", command) for command in commands]
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise bad_request("unable to upgrade: this server streams over WebSockets only (v5.channel.k8s.io)")
+        codec = _negotiated(request)
+        metadata = pod["metadata"]
+        action = "attach" if attach else "exec"
+        url = self._url(node, f"/{action}/{metadata['namespace']}/{metadata['name']}/{container}", parameters)
+        return await self._relay_websocket(request, url, codec)
+
+    def _url(self, name: str, path: str, parameters: list[tuple[str, str]], *, node: Object | None = None) -> str:
+        node = node if node is not None else self._get_node(name)
+        if node is None:
+            raise ApiError(500, "", f'nodes "{name}" not found')
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return f"https://{node_address(node)}{path}{query}"
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            context = ssl.create_default_context(cafile=str(self._pki_dir / "ca.crt"))
+            prefix = self._pki_dir / "apiserver-kubelet-client"
+            context.load_cert_chain(f"{prefix}.crt", f"{prefix}.key")
+            tracing = aiohttp.TraceConfig()
+            tracing.on_request_end.append(_read_refused_upgrade)
+            self._session = aiohttp.ClientSession(
+                trace_configs=[tracing],
+                connector=aiohttp.TCPConnector(ssl=context, limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def _relay(
+        self,
+        request: web.Request,
+        method: str,
+        url: str,
+        *,
+        default_type: str = "application/octet-stream",
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        passes_errors: bool = False,
+    ) -> web.StreamResponse:
+        """Send a request to a node and stream its answer back as it comes."""
+        all_headers = {**(headers or {}), "Accept-Encoding": "identity"}
+        sent = self._client().request(method, url, headers=all_headers, data=body, allow_redirects=False)
+        upstream = await _reached(method, url, sent)
+        try:
+            if upstream.status >= 400 and not passes_errors:
+                raise await _refusal(upstream)
+            response = web.StreamResponse(status=upstream.status)
+            response.headers["Content-Type"] = upstream.headers.get("Content-Type", default_type)
+            if "Content-Encoding" in upstream.headers:
+                response.headers["Content-Encoding"] = upstream.headers["Content-Encoding"]
+            await response.prepare(request)
+            end = _End()
+            async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
+                await _until_first(_copy(upstream, response), end.told())
+            return response
+        finally:
+            upstream.close()
+
+    async def _relay_websocket(self, request: web.Request, url: str, codec: Codec) -> web.StreamResponse:
+        """Open a WebSocket to the node, then accept the client's, and pass frames on until one side ends."""
+        opening = self._client().ws_connect(url, protocols=(codec.node_protocol,), max_msg_size=FRAME_BYTES)
+        node_side = await _reached("GET", url, opening)
+        try:
+            protocols = (codec.client_protocol,) if codec.client_protocol else ()
+            client_side = web.WebSocketResponse(protocols=protocols, max_msg_size=FRAME_BYTES, compress=False)
+            await client_side.prepare(request)
+            end = _End()
+            async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
+                await _pump_both(client_side, node_side, codec, end)
+            await client_side.close()
+        finally:
+            await node_side.close()
+        return client_side
+
+
+_STREAMS = (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"))
+"""The API's names of a stream's parameters, and the node API's."""
+
+
+class _End:
+    """Told when a relay must end: the client is gone, the server stops, or it has lasted too long."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def stop(self) -> None:
+        self._event.set()
+
+    async def told(self) -> None:
+        await self._event.wait()
+
+
+async def _until_first(*running: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends; then end the others. Raises what one failed with, except for a broken connection."""
+    tasks = [asyncio.create_task(each) for each in running]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, aiohttp.ClientError | ConnectionError):
+            log.debug("a relayed stream broke off: %s", outcome)
+        elif isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _copy(upstream: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+    async for chunk in upstream.content.iter_any():
+        await response.write(chunk)
+    await response.write_eof()
+
+
+async def _pump_both(
+    client_side: web.WebSocketResponse, node_side: aiohttp.ClientWebSocketResponse, codec: Codec, end: _End
+) -> None:
+    """Pass frames both ways until one side ends."""
+
+    async def from_client() -> None:
+        async for message in client_side:
+            if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
+                try:
+                    frame = codec.decode(message.data)
+                except ValueError as error:
+                    await client_side.close(code=aiohttp.WSCloseCode.INVALID_TEXT, message=str(error).encode())
+                    return
+                await node_side.send_bytes(frame)
+
+    async def from_node() -> None:
+        async for message in node_side:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                frame = codec.encode(message.data)
+                await (client_side.send_str(frame) if isinstance(frame, str) else client_side.send_bytes(frame))
+        code = node_side.close_code or aiohttp.WSCloseCode.OK
+        # 1006 means that there was no close frame and may not be sent in one.
+        await client_side.close(
+            code=code if code != aiohttp.WSCloseCode.ABNORMAL_CLOSURE else aiohttp.WSCloseCode.GOING_AWAY
+        )
+
+    await _until_first(from_client(), from_node(), end.told())
+
+
+def _negotiated(request: web.Request) -> Codec:
+    """The first of the client's sub-protocols that is served; without any, plain channels. Raises 400."""
+    offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+    for protocol in offered or [""]:
+        codec = codec_of(protocol)
+        if codec is not None:
+            return codec
+    supported = ", ".join(CHANNEL_PROTOCOLS)
+    raise bad_request(f"requested protocol(s) are not supported: {offered}; supports [{supported}]")
+
+
+async def _reached(method: str, url: str, sending: Awaitable[Any]) -> Any:
+    """What comes of sending a request; a 500 `ApiError` in Go's words when the node cannot be reached."""
+    try:
+        return await sending
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        host = url.removeprefix("https://").partition("/")[0]
+        message = f'{method.capitalize()} "{url}": {_why(error, host)}'
+        raise ApiError(500, "", message) from error
+
+
+def _why(error: Exception, host: str) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"tls: failed to verify certificate: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return f"tls: {error.os_error}"
+    if isinstance(error, TimeoutError):
+        return f"dial tcp {host}: i/o timeout"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        # asyncio words its own message for a failed connect; the system's name of the error is what people know.
+        reason = os.strerror(number).lower() if number else str(error.os_error)
+        return f"dial tcp {host}: connect: {reason}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "EOF"
+    return str(error)
+
+
+async def _refusal(upstream: aiohttp.ClientResponse) -> ApiError:
+    """The node's own words as a `Status`."""
+    text = (await upstream.content.read(_ERROR_BYTES)).decode(errors="replace").strip()
+    return ApiError(upstream.status, _REASONS.get(upstream.status, ""), text or f"the node answered {upstream.status}")
+
+
+async def _read_refused_upgrade(
+    session: aiohttp.ClientSession, context: SimpleNamespace, answer: aiohttp.TraceRequestEndParams
+) -> None:
+    """Raise a node's refusal of a WebSocket in its own words, which aiohttp's error would not have."""
+    if "Upgrade" in answer.headers and answer.response.status >= 400:
+        try:
+            raise await _refusal(answer.response)
+        finally:
+            answer.response.close()

@@ -72,6 +72,15 @@ class ImageStore:
             return await self._source.pull(reference.name, credentials), True
         raise ImageUnavailable(self._unknown(text))
 
+    def needs_pull(self, text: str, pull_policy: str) -> bool:
+        """Whether `resolve` would have to ask a registry, and so may take long."""
+        if self._source is None or pull_policy == "Never":
+            return False
+        try:
+            return pull_policy == "Always" or self.get(text) is None
+        except (BadReference, ImageUnavailable):
+            return False
+
     def get(self, text: str) -> Image | None:
         """The image of a reference, if it is here. Raises `BadReference`."""
         reference = parse_reference(text)

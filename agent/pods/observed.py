@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.pods.admission import Rejection
@@ -93,6 +93,8 @@ def view_of(state: ContainerState, message: str = "", failure: StartFailure | No
         finished_at = finished_at or failure.at
     elif phase is Phase.EXITED:
         reason = "OOMKilled" if state.oom_killed else "Completed" if exit_code == 0 else "Error"
+        if state.exit_unknown:
+            reason, message = UNKNOWN_REASON, message or UNKNOWN_MESSAGE
     return ContainerView(
         name=labels.get(CONTAINER_NAME, ""),
         attempt=int(labels.get(ATTEMPT, "0")),
@@ -129,6 +131,16 @@ def views_of_status(pod: Object) -> dict[str, ContainerView]:
             }
         if ended is not None:
             found[entry["name"]] = _view_of_status(entry, ended)
+    return found
+
+
+def previous_of_status(pod: Object) -> dict[str, ContainerView]:
+    """The attempts before the present ones, from `lastState` in the API."""
+    status = pod.get("status") or {}
+    found = {}
+    for entry in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        if ended := (entry.get("lastState") or {}).get("terminated"):
+            found[entry["name"]] = replace(_view_of_status(entry, ended), attempt=entry.get("restartCount", 1) - 1)
     return found
 
 

@@ -73,7 +73,6 @@ def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerI
     process["capabilities"] = capability_sets(list(capabilities))
     process["noNewPrivileges"] = _no_new_privileges(context, capabilities)
     process["oomScoreAdj"] = oom_score_adj(pod, container, inputs.memory_capacity)
-    spec["hostname"] = inputs.hostname
     spec["root"]["readonly"] = bool(context.get("readOnlyRootFilesystem"))
     _set_mounts(spec, pod, inputs, privileged=privileged)
     linux = spec["linux"]

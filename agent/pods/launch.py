@@ -1,0 +1,233 @@
+"""From a pod's container to the runtime's `ContainerConfig`: environment, user, mounts, files, document.
+
+The files that the node manages for a pod are below its directory: `etc-hosts`, `hostname`, `resolv.conf`,
+`containers/<name>/<attempt>` (the termination message) and `rootfs/<id>` (the writable layer).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.images.image import Image
+from agent.pods.downward import Facts
+from agent.pods.environment import ConfigError, Lookup, container_environment, expand
+from agent.pods.files import hostname, hosts_file, kernel_hostname, resolv_conf
+from agent.pods.observed import (
+    ATTEMPT,
+    BACKOFF,
+    CONTAINER_NAME,
+    GRACE,
+    IMAGE,
+    IMAGE_ID,
+    MESSAGE_POLICY,
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
+    STOP_SIGNAL,
+    container_id,
+)
+from agent.pods.record import PodRecord
+from agent.pods.resources import pod_cgroup
+from agent.pods.settings import PodSettings
+from agent.pods.spec import DEFAULT_MESSAGE_PATH, ContainerInputs, MountPoint, container_spec
+from agent.pods.users import resolve_user, security_value
+from agent.runtime.contract import ContainerConfig, RootFilesystem, RuntimeFailure
+from agent.volumes.manager import VolumeManager
+from agent.volumes.projection import VolumeFailure
+from pyk.api.objects import Object, name_of, namespace_of, uid_of
+
+_ALWAYS_READ_ONLY = ("configMap", "secret", "downwardAPI", "projected")
+_MANAGED = {"etc-hosts": "/etc/hosts", "hostname": "/etc/hostname", "resolv.conf": "/etc/resolv.conf"}
+
+
+def log_directory(settings: PodSettings, pod: Object) -> Path:
+    """Where the logs of a pod's containers are: `<ns>_<pod>_<uid>`."""
+    return settings.log_root / f"{namespace_of(pod)}_{name_of(pod)}_{uid_of(pod)}"
+
+
+def message_file(pod_directory: Path, name: str, attempt: int) -> Path:
+    """The host side of an attempt's termination message file."""
+    return pod_directory / "containers" / name / str(attempt)
+
+
+def pod_labels(pod: Object) -> dict[str, str]:
+    """The labels that sandbox and containers of a pod carry in the runtime."""
+    return {POD_UID: uid_of(pod), POD_NAME: name_of(pod), POD_NAMESPACE: namespace_of(pod)}
+
+
+class Launcher:
+    """Makes container configurations on this node."""
+
+    def __init__(self, volumes: VolumeManager, settings: PodSettings) -> None:
+        self._volumes = volumes
+        self._settings = settings
+
+    async def config(
+        self,
+        record: PodRecord,
+        container: Mapping[str, Any],
+        attempt: int,
+        backoff: float,
+        lookup: Lookup,
+        facts: Facts,
+        memory_capacity: int,
+    ) -> tuple[ContainerConfig, list[str]]:
+        """The configuration of one attempt, and the keys of `envFrom` that were left out.
+
+        Its files are made. Raises `ConfigError`, `RuntimeFailure`, `VolumeFailure` or `OSError`.
+        """
+        pod, sandbox = record.pod, record.sandbox
+        assert sandbox is not None
+        name = str(container["name"])
+        image = record.images[name]
+        identifier = container_id(record.uid, name, attempt)
+        environment, skipped = container_environment(pod, container, lookup, facts)
+        mounts = await self._mounts(record, container, attempt, environment, facts)
+        inputs = ContainerInputs(
+            image=image,
+            environment=environment,
+            user=resolve_user(pod, container, image),
+            sandbox=sandbox,
+            mounts=mounts,
+            cgroup=f"{pod_cgroup(self._settings.cgroup_root, pod)}/{identifier}",
+            hostname=self.hostname(pod),
+            memory_capacity=memory_capacity,
+            localhost_seccomp=self._localhost_profile(pod, container),
+        )
+        directory = self._volumes.pod_directory(record.uid)
+        writable = directory / "rootfs" / identifier
+        writable.mkdir(parents=True, exist_ok=True)
+        log = log_directory(self._settings, pod) / name / f"{attempt}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return (
+            ContainerConfig(
+                id=identifier,
+                sandbox_id=sandbox.id,
+                spec=container_spec(pod, container, inputs),
+                rootfs=RootFilesystem(image.layers, writable, image.read_only_binds),
+                log_path=log,
+                stdin=bool(container.get("stdin")),
+                stdin_once=bool(container.get("stdinOnce")),
+                labels=_labels(pod, container, image, attempt, backoff),
+            ),
+            skipped,
+        )
+
+    def hostname(self, pod: Object) -> str:
+        return kernel_hostname(pod, self._settings.cluster_domain, self._settings.node_name)
+
+    async def _mounts(
+        self,
+        record: PodRecord,
+        container: Mapping[str, Any],
+        attempt: int,
+        environment: Mapping[str, str],
+        facts: Facts,
+    ) -> list[MountPoint]:
+        taken = {mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or ()}
+        managed = self._managed_files(record.pod, container, attempt, facts)
+        points = [point for point in managed if point.destination not in taken]
+        kinds = {volume["name"]: volume for volume in record.pod["spec"].get("volumes") or ()}
+        for index, mount in enumerate(container.get("volumeMounts") or ()):
+            volume = (record.volumes or {}).get(mount["name"])
+            if volume is None:
+                raise ConfigError(f'volume "{mount["name"]}" of container {container["name"]} is not there')
+            subpath = _subpath(mount, environment)
+            if subpath:
+                try:
+                    volume = await self._volumes.bind_subpath(record.uid, container["name"], index, volume, subpath)
+                except VolumeFailure as error:
+                    raise ConfigError(
+                        f'failed to prepare subPath for volumeMount "{mount["name"]}": {error}'
+                    ) from error
+            destination = mount["mountPath"]
+            points.append(
+                MountPoint(
+                    source=str(volume),
+                    destination=destination if destination.startswith("/") else f"/{destination}",
+                    read_only=bool(mount.get("readOnly"))
+                    or any(kind in kinds[mount["name"]] for kind in _ALWAYS_READ_ONLY),
+                    recursive_read_only=mount.get("recursiveReadOnly") in ("Enabled", "IfPossible"),
+                    propagation=mount.get("mountPropagation") or "None",
+                )
+            )
+        return points
+
+    def _managed_files(self, pod: Object, container: Mapping[str, Any], attempt: int, facts: Facts) -> list[MountPoint]:
+        """Write the files that every container has, and the mounts that show them."""
+        directory = self._volumes.pod_directory(uid_of(pod))
+        domain = self._settings.cluster_domain
+        host_resolv = _read(self._settings.resolv_conf)
+        contents = {
+            "etc-hosts": hosts_file(pod, facts.pod_addresses, domain, _read(Path("/etc/hosts"))),
+            "hostname": (self.hostname(pod) if pod["spec"].get("hostNetwork") else hostname(pod)) + "\n",
+            "resolv.conf": resolv_conf(pod, host_resolv, self._settings.cluster_dns, domain),
+        }
+        read_only = bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
+        points = []
+        for file, destination in _MANAGED.items():
+            path = directory / file
+            if not path.exists():  # a container may have changed it: it is the pod's as long as the pod lives
+                path.write_text(contents[file])
+                path.chmod(0o644)
+            points.append(MountPoint(str(path), destination, read_only=read_only))
+        message = message_file(directory, container["name"], attempt)
+        message.parent.mkdir(parents=True, exist_ok=True)
+        message.touch()
+        message.chmod(0o666)
+        return [*points, MountPoint(str(message), container.get("terminationMessagePath") or DEFAULT_MESSAGE_PATH)]
+
+    def _localhost_profile(self, pod: Object, container: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The content of a Localhost seccomp profile, from `<state-dir>/seccomp/`."""
+        profile = security_value(pod, container, "seccompProfile") or {}
+        if profile.get("type") != "Localhost":
+            return None
+        root = self._settings.state_dir / "seccomp"
+        path = root / profile.get("localhostProfile", "")
+        try:
+            if not path.resolve().is_relative_to(root.resolve()):
+                raise ConfigError(f"seccomp profile {path} is not below {root}")
+            document: dict[str, Any] = json.loads(path.read_bytes())
+        except OSError as error:
+            raise RuntimeFailure(f"cannot load seccomp profile {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise RuntimeFailure(f"cannot load seccomp profile {path}: {error}") from error
+        return document
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _subpath(mount: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """`subPath`, or `subPathExpr` with its variables. Raises `ConfigError`."""
+    expression = mount.get("subPathExpr")
+    if not expression:
+        return str(mount.get("subPath") or "")
+    text = expand(expression, environment)
+    if "$(" in text:
+        raise ConfigError(f"missing value for {text[text.index('$(') + 2 : text.index(')')]!r} in subPathExpr")
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ConfigError(f"subPath {text!r} must be a relative path without '..'")
+    return text
+
+
+def _labels(pod: Object, container: Mapping[str, Any], image: Image, attempt: int, backoff: float) -> dict[str, str]:
+    lifecycle = container.get("lifecycle") or {}
+    grace = pod["spec"].get("terminationGracePeriodSeconds")
+    return pod_labels(pod) | {
+        CONTAINER_NAME: str(container["name"]),
+        ATTEMPT: str(attempt),
+        BACKOFF: f"{backoff:g}",
+        IMAGE: image.name,
+        IMAGE_ID: image.image_id,
+        GRACE: str(30 if grace is None else grace),
+        STOP_SIGNAL: str(lifecycle.get("stopSignal") or image.config.stop_signal or "SIGTERM"),
+        MESSAGE_POLICY: str(container.get("terminationMessagePolicy") or "File"),
+    }

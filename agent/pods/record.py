@@ -1,0 +1,167 @@
+"""What the agent keeps in memory of one pod, and its view of it as `Observed`.
+
+Everything here can be found again: sandbox and containers in the runtime, the rest by doing it again (volumes, images
+and the network are idempotent) or from the pod's status in the API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agent.images.image import Image
+from agent.pods.admission import Rejection
+from agent.pods.observed import (
+    ATTEMPT,
+    CONTAINER_NAME,
+    UNKNOWN_EXIT_CODE,
+    UNKNOWN_MESSAGE,
+    UNKNOWN_REASON,
+    ContainerView,
+    Failure,
+    Observed,
+    SandboxView,
+    StartFailure,
+    Stop,
+    previous_of_status,
+    view_of,
+    views_of_status,
+)
+from agent.pods.probes import ContainerProbes
+from agent.runtime.contract import ContainerState, Phase, Sandbox
+from pyk.api.objects import Object
+
+_ORDER = {Phase.CREATED: 0, Phase.RUNNING: 1, Phase.EXITED: 2}
+
+MessageReader = Callable[[ContainerState], str]
+
+
+@dataclass(slots=True)
+class PodRecord:
+    """One pod of this node. `pod` is the API object as last seen; `gone` says that the API has it no more."""
+
+    uid: str
+    pod: Object
+    first_seen: float
+    gone: bool = False
+    is_admitted: bool = False
+    rejection: Rejection | None = None
+    stopping_since: float = 0.0
+    sandbox: Sandbox | None = None
+    addresses: tuple[str, ...] = ()
+    host_addresses: tuple[str, ...] = ()
+    states: dict[str, ContainerState] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
+    start_failures: dict[str, StartFailure] = field(default_factory=dict)
+    before: dict[str, ContainerView] = field(default_factory=dict)
+    """By container: the last attempt in an earlier sandbox, or that only the API knows of."""
+    volumes: dict[str, Path] | None = None
+    volumes_stale: bool = False
+    images: dict[str, Image] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    stops: dict[str, Stop] = field(default_factory=dict)
+    probes: dict[str, ContainerProbes] = field(default_factory=dict)
+    post_start: dict[str, str] = field(default_factory=dict)
+    pulling: set[str] = field(default_factory=set)
+    told: set[tuple[str, str, str]] = field(default_factory=set)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    has_remains: bool = True
+
+    def note(self, state: ContainerState, read_message: MessageReader) -> None:
+        """Take in what the runtime says of a container; news that come late do not turn time back."""
+        known = self.states.get(state.id)
+        if known is not None and _ORDER[known.phase] > _ORDER[state.phase]:
+            return
+        self.states[state.id] = state
+        if state.phase is Phase.EXITED and state.id not in self.messages:
+            self.messages[state.id] = read_message(state)
+
+    def drop(self, container_id: str) -> None:
+        """The container was removed from the runtime."""
+        for kept in (self.states, self.messages, self.start_failures, self.stops, self.probes, self.post_start):
+            kept.pop(container_id, None)
+
+    def attempts(self, name: str) -> list[ContainerState]:
+        """The attempts of a container that are known, the oldest first."""
+        found = [state for state in self.states.values() if state.labels.get(CONTAINER_NAME) == name]
+        return sorted(found, key=lambda state: int(state.labels.get(ATTEMPT, "0")))
+
+    def begin_sandbox(self, sandbox: Sandbox) -> None:
+        """A new sandbox was made: what ran in an earlier one belongs to the past."""
+        self.sandbox = sandbox
+        latest = {name: views[-1] for name, views in self._views().items()}
+        self.before |= latest
+        for container_id in list(self.states):
+            self.drop(container_id)
+
+    def lose(self, container_id: str) -> None:
+        """The runtime does not know the container any more: it ended, and nobody saw how."""
+        view = self._view(self.states[container_id])
+        if not view.has_ended:
+            view = replace(
+                view,
+                phase=Phase.EXITED,
+                exit_code=UNKNOWN_EXIT_CODE,
+                reason=UNKNOWN_REASON,
+                message=UNKNOWN_MESSAGE,
+            )
+        known = self.before.get(view.name)
+        if known is None or known.attempt <= view.attempt:
+            self.before[view.name] = view
+        self.drop(container_id)
+
+    def fail(self, key: str, reason: str, message: str, now: float, base: float, longest: float) -> Failure:
+        """Something failed (again): it may be tried anew after an exponential back-off."""
+        known = self.failures.get(key)
+        count = 1 if known is None else known.count + 1
+        delay = min(base * 2 ** min(count - 1, 30), longest)
+        self.failures[key] = Failure(reason, message, now, now + delay, count)
+        return self.failures[key]
+
+    def observe(self) -> Observed:
+        """The present state for the decision."""
+        containers, past, removable = {}, dict(self.before), []
+        for name, views in self._views().items():
+            containers[name] = views[-1]
+            if len(views) > 1:
+                past[name] = views[-2]
+                removable += [view.id for view in views[:-2] if view.has_ended]
+        for name, view in views_of_status(self.pod).items():
+            if name not in containers:
+                past.setdefault(name, view)
+        for name, view in previous_of_status(self.pod).items():
+            if name in containers and containers[name].attempt == view.attempt + 1:
+                past.setdefault(name, view)
+        return Observed(
+            gone=self.gone,
+            first_seen=self.first_seen,
+            stopping_since=self.stopping_since,
+            rejection=self.rejection,
+            sandbox=None if self.sandbox is None else SandboxView(self.sandbox.alive, self.sandbox.created_at),
+            addresses=self.addresses,
+            host_addresses=self.host_addresses,
+            containers=containers,
+            past=past,
+            removable=tuple(removable),
+            volumes_ready=self.volumes is not None,
+            volumes_stale=self.volumes_stale,
+            images=frozenset(self.images),
+            failures=dict(self.failures),
+            stops=dict(self.stops),
+            health={container_id: probes.health for container_id, probes in self.probes.items()},
+            post_start=dict(self.post_start),
+            pulling=frozenset(self.pulling),
+            has_remains=self.has_remains,
+        )
+
+    def _views(self) -> dict[str, list[ContainerView]]:
+        found: dict[str, list[ContainerView]] = {}
+        for state in self.states.values():
+            view = self._view(state)
+            found.setdefault(view.name, []).append(view)
+        return {name: sorted(views, key=lambda view: view.attempt) for name, views in found.items()}
+
+    def _view(self, state: ContainerState) -> ContainerView:
+        return view_of(state, self.messages.get(state.id, ""), self.start_failures.get(state.id))

@@ -147,8 +147,9 @@ def ensure_node_pki(
 ) -> None:
     """Make whatever is missing of a node's files in `node_pki_dir`.
 
-    `ca.crt`; `kubelet` (server certificate of the node API for `addresses` and the node's name) and `client`
-    (the user `system:node:NAME` of the group `system:nodes`).
+    `ca.crt`; `kubelet` (server certificate of the node API for `addresses` and the node's name), `client`
+    (the user `system:node:NAME` of the group `system:nodes`), and `network` (the user `system:kube-proxy`: the node's
+    network follows what the node itself may not read, the other nodes).
     """
     authority, folder = Path(ca_dir), _folder(node_pki_dir)
     certificate = (authority / "ca.crt").read_bytes()
@@ -158,6 +159,7 @@ def ensure_node_pki(
     user, groups = f"system:node:{node_name}", ("system:nodes",)
     _ensure(authority, user, groups, ip_addresses, dns_names, ("server",), folder / "kubelet", clock)
     _ensure(authority, user, groups, (), (), ("client",), folder / "client", clock)
+    _ensure(authority, "system:kube-proxy", (), (), (), ("client",), folder / "network", clock)
 
 
 def write_kubeconfig(

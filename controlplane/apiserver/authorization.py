@@ -27,6 +27,8 @@ _OWN_LABELS = (
     "kubernetes.io/hostname",
     "kubernetes.io/arch",
     "kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/os",
     "node.kubernetes.io/instance-type",
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",

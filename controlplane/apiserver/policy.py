@@ -99,6 +99,15 @@ POLICY: tuple[Grant, ...] = (
         ),
         users=("system:kube-scheduler",),
     ),
+    Grant(
+        "system:node-proxier",
+        (
+            Rule(READ, ("",), ("nodes", "services", "endpoints")),
+            Rule(READ, ("discovery.k8s.io",), ("endpointslices",)),
+            _EVENTS,
+        ),
+        users=("system:kube-proxy",),
+    ),
 )
 
 

@@ -14,12 +14,12 @@ from agent.config import AgentConfig, parse
 from agent.heartbeat import Heartbeat
 from agent.network.bridge import BridgeNetwork
 from agent.network.loop import NetworkLoop
+from agent.network.routes import route_facts
 from agent.node import Identity, NodeRegistrar, machine_info
 from agent.readiness import Readiness
 from agent.runtime.cgroups import detect
 from agent.runtime.native import NativeRuntime
 from pyk.api.kinds import NODE
-from pyk.api.objects import Object, name_of
 from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
 from pyk.client.informer import Informer
@@ -47,12 +47,14 @@ async def run(config: AgentConfig) -> None:
     resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
     async with (
         Client(load_kubeconfig(config.kubeconfig), user_agent="kubelet/pyk") as client,
+        Client(load_kubeconfig(config.network_kubeconfig), user_agent="kube-proxy/pyk") as network_client,
         asyncio.TaskGroup() as group,
     ):
-        nodes = Informer(client, NODE, clock=clock, transform=lambda node: _kept(node, config.node_name))
+        own_node = Informer(client, NODE, clock=clock, field_selector=f"metadata.name={config.node_name}")
+        nodes = Informer(network_client, NODE, clock=clock, transform=route_facts)
         registrar = NodeRegistrar(
             client,
-            nodes,
+            own_node,
             identity,
             resources,
             clock=clock,
@@ -61,25 +63,12 @@ async def run(config: AgentConfig) -> None:
         )
         readiness.on_change(registrar.changed)
         network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
+        group.create_task(own_node.run())
         group.create_task(nodes.run())
         group.create_task(readiness.bring_up("container runtime", runtime.start))
         group.create_task(network_loop.run())
         group.create_task(registrar.run())
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
-
-
-def _kept(node: Object, own_name: str) -> Object:
-    """Of other nodes only what routes follow from; of our own all."""
-    if name_of(node) == own_name:
-        return node
-    metadata = {key: node["metadata"].get(key) for key in ("name", "uid", "resourceVersion")}
-    return {
-        "apiVersion": node["apiVersion"],
-        "kind": node["kind"],
-        "metadata": metadata,
-        "spec": {key: value for key, value in node["spec"].items() if key in ("podCIDR", "podCIDRs")},
-        "status": {"addresses": node.get("status", {}).get("addresses")},
-    }
 
 
 def main() -> int:

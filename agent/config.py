@@ -20,6 +20,7 @@ class AgentConfig:
     """What one agent works with. `cgroup_root` is the node's group as a path below every hierarchy's root."""
 
     kubeconfig: Path
+    network_kubeconfig: Path
     node_name: str
     node_ip: str
     port: int
@@ -40,6 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     """The flags as a configuration; ends the process with status 2 and a line for people when they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m agent", description="Runs the pods of one node.")
     parser.add_argument("--kubeconfig", type=Path, required=True, help="where the API server is and who we are")
+    parser.add_argument(
+        "--network-kubeconfig", type=Path, help="who the pod network is: someone who may read all nodes (--kubeconfig)"
+    )
     parser.add_argument("--node-name", required=True)
     parser.add_argument("--node-ip", type=_address, required=True, help="the node's address on the nodes' segment")
     parser.add_argument("--port", type=int, default=10250, help="of the node API (default 10250)")
@@ -63,6 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         labels[key] = value
     return AgentConfig(
         kubeconfig=given.kubeconfig,
+        network_kubeconfig=given.network_kubeconfig or given.kubeconfig,
         node_name=given.node_name,
         node_ip=given.node_ip,
         port=given.port,

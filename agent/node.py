@@ -19,7 +19,7 @@ from typing import Any
 import pyk
 from agent.capacity import Capacity, NodeResources, Pressure, allocatable, pressure
 from pyk.api.kinds import NODE
-from pyk.api.objects import Object, condition_of, labels_of, name_of
+from pyk.api.objects import Object, condition_of, labels_of
 from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock, parse_timestamp, timestamp
@@ -139,7 +139,8 @@ def is_due(node: Object, desired: Mapping[str, Any], now: float) -> bool:
 class NodeRegistrar:
     """The loop around those decisions.
 
-    `not_ready` and `images` are asked at each turn; call `changed` when their answers may have changed.
+    `nodes` is an informer of this one Node. `not_ready` and `images` are asked at each turn; call `changed` when their
+    answers may have changed.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class NodeRegistrar:
         self._not_ready = not_ready
         self._images = images
         self._controller = Controller("node-status", self._reconcile, clock=clock, max_delay=5.0)
-        self._controller.watches(nodes, lambda node: [identity.name] if name_of(node) == identity.name else [])
+        self._controller.watches(nodes)
 
     def changed(self) -> None:
         """Look again, now."""

@@ -40,6 +40,17 @@ def pod_cidr(node: Object) -> ipaddress.IPv4Network | None:
     return None
 
 
+def route_facts(node: Object) -> Object:
+    """Of a Node only what routes follow from: what the network's informer keeps."""
+    return {
+        "apiVersion": node["apiVersion"],
+        "kind": node["kind"],
+        "metadata": {key: node["metadata"].get(key) for key in ("name", "uid", "resourceVersion")},
+        "spec": {key: value for key, value in node["spec"].items() if key in ("podCIDR", "podCIDRs")},
+        "status": {"addresses": (node.get("status") or {}).get("addresses")},
+    }
+
+
 def peer_routes(own_name: str, nodes: Iterable[Object]) -> set[PeerRoute]:
     """What the nodes other than `own_name` want routed, as far as they have a pod CIDR and an address."""
     wanted = set()

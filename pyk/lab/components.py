@@ -64,6 +64,7 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
     directory = layout.node_dir(node)
     flags = {
         "--kubeconfig": directory / "kubeconfig",
+        "--network-kubeconfig": directory / "network-kubeconfig",
         "--node-name": node,
         "--node-ip": layout.node_address(node),
         "--port": NODE_API_PORT,
@@ -107,10 +108,12 @@ def write_files(layout: Layout) -> None:
     for node in layout.node_names():
         directory = layout.node_dir(node)
         pki.ensure_node_pki(layout.pki_dir, directory / "pki", node, [layout.node_address(node), "127.0.0.1"])
-        certificate, key = directory / "pki" / "client.crt", directory / "pki" / "client.key"
-        pki.write_kubeconfig(
-            directory / "kubeconfig", layout.node_server, authority, certificate, key, user=f"system:node:{node}"
-        )
+        for file, pair, user in (
+            ("kubeconfig", "client", f"system:node:{node}"),
+            ("network-kubeconfig", "network", "system:kube-proxy"),
+        ):
+            certificate, key = directory / "pki" / f"{pair}.crt", directory / "pki" / f"{pair}.key"
+            pki.write_kubeconfig(directory / file, layout.node_server, authority, certificate, key, user=user)
     if layout.options.store == "etcd" and not layout.options.etcd_endpoints:
         _write_etcd_certificates(layout)
 

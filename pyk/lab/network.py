@@ -136,7 +136,7 @@ def remove_all(layout: Layout) -> list[str]:
         if layout.is_namespace(name):
             _remove_namespace(NAMESPACES / name)
             removed.append(f"network namespace {name}")
-    if not NAMESPACES.is_mount():
+    if NAMESPACES.is_dir() and not NAMESPACES.is_mount():
         with suppress(OSError):  # somebody else's namespaces are in it, or it is gone
             NAMESPACES.rmdir()
     return removed
@@ -161,7 +161,7 @@ def _covers(layout: Layout, link: Netlink) -> list[ipaddress.IPv4Network]:
 def _make_namespace(path: Path) -> bool:
     """A network namespace that stays while the file does; False when there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.is_mount():
+    if path.exists() and _is_mounted(path):
         return False
     path.touch(mode=0o444)
     failure: list[OSError] = []
@@ -182,10 +182,14 @@ def _make_namespace(path: Path) -> bool:
 
 
 def _remove_namespace(path: Path) -> None:
-    while path.is_mount():
+    while path.exists() and _is_mounted(path):
         if _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
             raise _last_error(f"unmount {path}")
     path.unlink(missing_ok=True)
+
+
+def _is_mounted(file: Path) -> bool:
+    return file.stat().st_dev != file.parent.stat().st_dev
 
 
 @contextmanager

@@ -92,7 +92,6 @@ def _while_starting(containers: Iterable[Mapping[str, Any]], total: Amounts, con
         if container.get("restartPolicy") == "Always":
             _add(total, needed)
             _add(sidecars, needed)
-            _raise_to(highest, sidecars)
         else:
             _add(needed, sidecars)
             _raise_to(highest, needed)

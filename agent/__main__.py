@@ -12,16 +12,21 @@ import sys
 from agent.capacity import NodeResources
 from agent.config import AgentConfig, parse
 from agent.heartbeat import Heartbeat
+from agent.images.store import ImageStore
 from agent.network.bridge import BridgeNetwork
 from agent.network.loop import NetworkLoop
 from agent.network.routes import route_facts
-from agent.node import Identity, NodeRegistrar, machine_info
+from agent.node import Identity, NodeRegistrar, machine_info, shown_image
+from agent.pods.manager import PodManager
+from agent.pods.settings import PodSettings
 from agent.readiness import Readiness
 from agent.runtime.cgroups import detect
 from agent.runtime.native import NativeRuntime
+from agent.volumes.manager import VolumeManager
 from pyk.api.kinds import NODE
 from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
+from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import RealClock
 from pyk.reconcile.process import run_component
@@ -42,6 +47,7 @@ async def run(config: AgentConfig) -> None:
         cluster_cidr=config.cluster_cidr,
         state_dir=config.state_dir / "network",
     )
+    images = ImageStore(config.image_dir, clock)
     readiness = Readiness(clock)
     identity = Identity(config.node_name, config.node_ip, config.port, config.labels, machine_info())
     resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
@@ -60,14 +66,38 @@ async def run(config: AgentConfig) -> None:
             clock=clock,
             reserved=config.reserved,
             not_ready=lambda: readiness.not_ready,
+            images=lambda: [shown_image(image) for image in images.list()],
+        )
+        recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
+        pods = PodManager(
+            client=client,
+            runtime=runtime,
+            network=network,
+            images=images,
+            volumes=VolumeManager(config.state_dir, clock),
+            cgroups=cgroups,
+            recorder=recorder,
+            clock=clock,
+            settings=PodSettings(
+                node_name=config.node_name,
+                node_addresses=(config.node_ip,),
+                state_dir=config.state_dir,
+                cgroup_root=config.cgroup_root,
+                cluster_dns=config.cluster_dns,
+                cluster_domain=config.cluster_domain,
+            ),
+            node=lambda: own_node.get(config.node_name),
         )
         readiness.on_change(registrar.changed)
+        readiness.on_change(pods.node_changed)
         network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
         group.create_task(own_node.run())
         group.create_task(nodes.run())
         group.create_task(readiness.bring_up("container runtime", runtime.start))
         group.create_task(network_loop.run())
         group.create_task(registrar.run())
+        group.create_task(recorder.run())
+        group.create_task(pods.run())
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
 
 

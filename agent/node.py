@@ -18,6 +18,7 @@ from typing import Any
 
 import pyk
 from agent.capacity import Capacity, NodeResources, Pressure, allocatable, pressure
+from agent.images.image import Image
 from pyk.api.kinds import NODE
 from pyk.api.objects import Object, condition_of, labels_of
 from pyk.client.client import Client
@@ -125,6 +126,11 @@ def largest_images(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     """The largest images first, at most `IMAGES_SHOWN`."""
     ordered = sorted(images, key=lambda image: (-int(image["sizeBytes"]), list(image["names"])))
     return ordered[:IMAGES_SHOWN]
+
+
+def shown_image(image: Image) -> dict[str, Any]:
+    """An image as `status.images` has it."""
+    return {"names": [image.name], "sizeBytes": image.size}
 
 
 def is_due(node: Object, desired: Mapping[str, Any], now: float) -> bool:

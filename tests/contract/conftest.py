@@ -39,7 +39,9 @@ def free_ports(count: int) -> list[int]:
 class EtcdServer:
     """An etcd process of ours on loopback, which can be killed and started again on its data."""
 
-    def __init__(self, directory: Path, *, name: str = "one", cluster: dict[str, int] | None = None, **flags: str) -> None:
+    def __init__(
+        self, directory: Path, *, name: str = "one", cluster: dict[str, int] | None = None, **flags: str
+    ) -> None:
         self.directory = directory
         self.name = name
         self.client_port, peer_port = free_ports(2)

@@ -170,7 +170,7 @@ async def test_a_watch_resumes_between_any_two_writes(store: Any, collect: Any) 
         async with aclosing(store.watch("/s/", after=revision)) as watch:
             return [event.revision for event in await collect(watch, count)]
 
-    points = [revision for revision in revisions[:-1]]
+    points = revisions[:-1]
     resumed = await asyncio.gather(*(events_after(revision) for revision in points))
     for revision, seen in zip(points, resumed, strict=True):
         assert seen == [other for other in revisions if other > revision]
@@ -247,8 +247,8 @@ async def test_progress_never_overtakes_events(store: Any) -> None:
 
 async def test_a_snapshot_exists_at_every_revision(store: Any) -> None:
     states = await states_by_revision(store)
-    for revision, state in states.items():
-        page = await store.list("/s/", at=revision)
+    pages = await asyncio.gather(*(store.list("/s/", at=revision) for revision in states))
+    for page, (revision, state) in zip(pages, states.items(), strict=True):
         assert {entry.key: entry.value for entry in page.entries} == state
         assert page.revision == revision
         assert page.remaining == 0
@@ -256,7 +256,8 @@ async def test_a_snapshot_exists_at_every_revision(store: Any) -> None:
 
 async def test_a_snapshot_can_be_paged_at_every_revision(store: Any) -> None:
     states = await states_by_revision(store, 20)
-    for revision, state in states.items():
+
+    async def read_pages(revision: int, state: dict[str, bytes]) -> None:
         keys: list[str] = []
         after = None
         while True:
@@ -268,6 +269,8 @@ async def test_a_snapshot_can_be_paged_at_every_revision(store: Any) -> None:
                 break
             after = keys[-1]
         assert keys == sorted(state)
+
+    await asyncio.gather(*(read_pages(revision, state) for revision, state in states.items()))
 
 
 async def test_pages_show_one_revision_while_writes_go_on(store: Any) -> None:
@@ -379,6 +382,7 @@ async def test_a_restart_of_the_database_loses_and_doubles_nothing(engine: Any, 
     seen: list[Event] = []
     start = after = await store.revision()
     is_over = asyncio.Event()
+    progress = asyncio.Condition()
     current = store
 
     async def write(writer: int) -> None:
@@ -390,6 +394,8 @@ async def test_a_restart_of_the_database_loses_and_doubles_nothing(engine: Any, 
                 acknowledged[key] = await current.create(key, b"x")
             except StoreUnavailable:
                 await asyncio.sleep(0.01)
+            async with progress:
+                progress.notify_all()
 
     async def follow() -> None:
         nonlocal after
@@ -401,12 +407,12 @@ async def test_a_restart_of_the_database_loses_and_doubles_nothing(engine: Any, 
                     after = batch.revision
                     if any(event.key == "/r/end" for event in batch.events):
                         return
-            while current is mine:  # a SQLite store that was closed ends its watches
-                await asyncio.sleep(0.01)
+            async with progress:  # a SQLite store that was closed ends its watches
+                await progress.wait_for(lambda mine=mine: current is not mine)
 
     async def until(count: int) -> None:
-        while len(acknowledged) < count:
-            await asyncio.sleep(0.01)
+        async with progress:
+            await progress.wait_for(lambda: len(acknowledged) >= count)
 
     async with asyncio.timeout(90):
         tasks = [asyncio.create_task(write(writer)) for writer in range(8)]

@@ -4,7 +4,8 @@
 
 Each step is on disk before it is taken, so a spawner that takes over knows what to expect of every container: one that
 was not yet running has ended with its spawner (the child sees the channel close), one that runs is adopted by pid and
-start time, and an interrupted removal is completed. What a container wrote while no spawner ran waits in its pipes.
+start time, and an interrupted removal is completed. What a container that still runs has written meanwhile waits in
+its pipes.
 
 The exit status of an adopted container, which is nobody's child here, comes from its pidfd (Linux 6.15) or from
 /proc while it is a zombie. Where neither tells, and for one that ended while no spawner ran, the exit is recorded as
@@ -14,6 +15,7 @@ The exit status of an adopted container, which is nobody's child here, comes fro
 from __future__ import annotations
 
 import binascii
+import contextlib
 import os
 import signal
 import sys
@@ -67,20 +69,19 @@ class Containers:
     def load(self) -> None:
         """Find again what a spawner before this one made, and complete what it did not finish."""
         for name in os.listdir(self._directory):
-            directory = f"{self._directory}/{name}"
-            plan = records.read_json(f"{directory}/config.json")
-            if plan is None:  # nothing else was done before this file was written
-                records.remove_directory(directory)
+            file = records.RecordFile(f"{self._directory}/{name}")
+            content = file.read()
+            if content is None:  # nothing else was done before this file was written
+                file.remove()
                 continue
-            record = ContainerRecord(directory, plan)
-            state = records.read_json(f"{directory}/state.json")
-            if state is not None:
-                record.restore(state)
+            state, plan = content
+            record = ContainerRecord(self._directory, plan)
+            record.restore(state)
             self.records[record.id] = record
             if record.phase == REMOVING:
                 self._forker.cgroups.remove(record.cgroup)
                 self._forget(record)
-            elif record.phase != EXITED and not (state and state["boot"] == records.boot_id() and self._adopt(record)):
+            elif record.phase != EXITED and not (state["boot"] == records.boot_id() and self._adopt(record)):
                 self._found_dead(record)
 
     def create(self, request: Request) -> None:
@@ -95,10 +96,9 @@ class Containers:
         if identifier in self._removed:
             raise OperationFailed(f"container {identifier} is being removed")
         sandbox = self._sandboxes.living(plan["sandbox"])
-        record = ContainerRecord(f"{self._directory}/{identifier}", plan)
+        record = ContainerRecord(self._directory, plan)
         record.created_at = time.time()
-        os.mkdir(record.directory, 0o700)
-        records.write_json(f"{record.directory}/config.json", plan)
+        record.file.create(record.state(), plan)
         self.records[identifier] = record
         self._creating[identifier] = [request]
         try:
@@ -157,7 +157,7 @@ class Containers:
         """The last step of a removal: the record goes."""
         identifier = request.arguments["container"]
         if identifier in self._removed:
-            records.remove_directory(f"{self._directory}/{identifier}")
+            records.RecordFile(f"{self._directory}/{identifier}").remove()
             del self._removed[identifier]
         request.reply()
 
@@ -213,14 +213,14 @@ class Containers:
             OSError: one of them cannot be made.
         """
         forker = self._forker
-        for name in ("upper", "work"):
-            os.makedirs(f"{record.writable}/{name}", 0o755, exist_ok=True)
+        _make_writable(record.writable)
         forker.cgroups.create(record.cgroup)
         forker.cgroups.apply(record.cgroup, plan["resources"])
         process = plan["process"]
-        streams = Streams(forker.loop, record.directory, record.log_path, stdin_once=record.stdin_once)
+        streams = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
         self.streams[record.id] = streams
-        stdio = (None, None, None) if record.terminal else streams.make(stdin=plan["stdin"])
+        stdio = [None, None, None] if record.terminal else streams.make(stdin=plan["stdin"])
+        record.pipes = streams.pipes
         sandbox_flags, pid_namespace, joins = _resolve(plan["namespaces"]["join"], sandbox)
         own_shm = not sandbox.config["host_ipc"] and any(mount["op"] == "shm" for mount in plan["mounts"])
         program = binascii.a2b_base64(process["seccomp"])
@@ -333,20 +333,15 @@ class Containers:
             record.pidfd = syscalls.pidfd_open(record.pid)
         except ProcessLookupError:
             return False
-        streams = Streams(self._forker.loop, record.directory, record.log_path, stdin_once=record.stdin_once)
+        streams = Streams(self._forker.loop, record.log_path, stdin_once=record.stdin_once)
         self.streams[record.id] = streams
-        if not record.terminal:
-            streams.open_pipes()
+        streams.adopt(record.pipes, [record.pid, *self._forker.cgroups.processes(record.cgroup)])
         self._forker.loop.watch(record.pidfd, lambda _: self._ended(record, _adopted_status(record)))
         return True
 
     def _found_dead(self, record: ContainerRecord) -> None:
-        """It ended while no spawner ran, or was never finished: empty its pipes and record an unknown end."""
+        """It ended while no spawner ran, or was never finished: record an unknown end."""
         self._forker.cgroups.kill(record.cgroup)
-        if not record.terminal and os.path.exists(f"{record.directory}/stderr"):
-            streams = Streams(self._forker.loop, record.directory, record.log_path, stdin_once=False)
-            streams.open_pipes()
-            streams.finish()
         record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
         record.exit_code, record.exit_unknown = _UNKNOWN_EXIT, True
         record.finished_at = time.time()
@@ -359,6 +354,14 @@ class Containers:
                 syscalls.pidfd_send_signal(record.pidfd, number)
         except ProcessLookupError:
             return
+
+
+def _make_writable(directory: str) -> None:
+    """The overlay's upper and work directories, where they are not there yet."""
+    os.makedirs(os.path.dirname(directory), 0o755, exist_ok=True)
+    for path in (directory, f"{directory}/upper", f"{directory}/work"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
 
 
 def _resolve(joins: list[list[Any]], sandbox: SandboxRecord) -> tuple[int, int | None, list[tuple[int, int]]]:

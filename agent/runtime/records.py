@@ -1,9 +1,7 @@
 """What the spawner knows, on disk: written before it acts, so that the next spawner can clean up or go on.
 
-    STATE/sandboxes/ID.json             a sandbox: its configuration, pid
-    STATE/containers/ID/config.json     a container's plan, written first
-    STATE/containers/ID/state.json      phase, pid, times, exit; replaced atomically
-    STATE/containers/ID/stdout ...      the pipes of its streams
+    STATE/sandboxes/ID     a sandbox: its process; its configuration
+    STATE/containers/ID    a container: phase, process, times, exit; its plan
 
 A process is named by pid and start time, which no two processes of one boot share; the boot's id stands beside them.
 Nothing is synced: what a crash of the machine could lose describes processes that it ended.
@@ -11,6 +9,7 @@ Nothing is synced: what a crash of the machine could lose describes processes th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -19,6 +18,9 @@ from agent.runtime.syscalls import CLONE_NEWPID
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_PAGE = 4096
 
 
 def boot_id() -> str:
@@ -48,47 +50,62 @@ def stat_fields(pid: int) -> list[str]:
         return []
 
 
-def write_json(path: str, document: dict[str, Any]) -> None:
-    """Replace the file in one step."""
-    temporary = f"{path}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, json.dumps(document, separators=(",", ":")).encode())
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+class RecordFile:
+    """A file with a state that changes and a body that does not, both JSON documents.
+
+    The state is the first page, padded with spaces: rewriting it is one write of a page, which a process that is
+    killed has made either wholly or not at all, and which costs neither a new file nor a rename.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def create(self, state: dict[str, Any], body: dict[str, Any]) -> None:
+        """Raises `FileExistsError`."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, _page(state) + json.dumps(body, separators=(",", ":")).encode())
+        finally:
+            os.close(fd)
+
+    def update(self, state: dict[str, Any]) -> None:
+        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, _page(state))
+        finally:
+            os.close(fd)
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """State and body; None when they were never written whole."""
+        with open(self.path, "rb") as file:
+            content = file.read()
+        try:
+            return json.loads(content[:_PAGE]), json.loads(content[_PAGE:])
+        except ValueError:
+            return None
+
+    def remove(self) -> None:
+        os.unlink(self.path)
 
 
-def read_json(path: str) -> dict[str, Any] | None:
-    """The document, None when there is none or it is not whole."""
-    try:
-        with open(path, "rb") as file:
-            document = json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def remove_directory(path: str) -> None:
-    """Remove a flat directory; one that is gone is fine."""
-    try:
-        names = os.listdir(path)
-    except FileNotFoundError:
-        return
-    for name in names:
-        os.unlink(f"{path}/{name}")
-    os.rmdir(path)
+def _page(state: dict[str, Any]) -> bytes:
+    content = json.dumps(state, separators=(",", ":")).encode()
+    if len(content) > _PAGE:
+        raise OSError(errno.ENAMETOOLONG, "a record's state is longer than a page")
+    return content.ljust(_PAGE)
 
 
 class SandboxRecord:
-    """A sandbox: its pause process, and the part of its configuration that its containers need."""
+    """A sandbox: its pause process, and its configuration."""
 
-    __slots__ = ("alive", "cgroup", "config", "created_at", "id", "path", "pid", "pidfd", "start_time")
+    __slots__ = ("alive", "cgroup", "config", "created_at", "file", "id", "pid", "pidfd", "start_time")
 
-    def __init__(self, path: str, config: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, directory: str, config: dict[str, Any]) -> None:
         self.config = config
         self.id: str = config["id"]
+        self.file = RecordFile(f"{directory}/{self.id}")
         self.cgroup: str = config["cgroup_parent"] + "/pause"
         self.pid = 0
         self.start_time = 0
@@ -96,63 +113,56 @@ class SandboxRecord:
         self.alive = False
         self.created_at = 0.0
 
-    def save(self) -> None:
-        write_json(
-            self.path,
-            {
-                "config": self.config,
-                "pid": self.pid,
-                "start_time": self.start_time,
-                "boot": boot_id(),
-                "created_at": self.created_at,
-            },
-        )
+    def state(self) -> dict[str, Any]:
+        """What changes, for the record."""
+        names = ("pid", "start_time", "created_at")
+        return {"boot": boot_id(), **{name: getattr(self, name) for name in names}}
 
     def wire(self) -> dict[str, Any]:
         """As `contract.Sandbox`."""
-        return {
-            "id": self.id,
-            "pid": self.pid,
-            "alive": self.alive,
-            "created_at": self.created_at,
-            "labels": self.config["labels"],
-        }
+        names = ("id", "pid", "alive", "created_at")
+        return {"labels": self.config["labels"], **{name: getattr(self, name) for name in names}}
 
 
 CREATING, CREATED, STARTING, RUNNING, EXITED = "creating", "created", "starting", "running", "exited"
 REMOVING = "removing"
+
+_CHANGING = (
+    "created_at",
+    "exit_code",
+    "exit_unknown",
+    "finished_at",
+    "log_path",
+    "oom_killed",
+    "pid",
+    "signal",
+    "started_at",
+)
 
 
 class ContainerRecord:
     """A container: what of its plan is needed at hand, and where it is in its life."""
 
     __slots__ = (
+        *_CHANGING,
         "cgroup",
-        "created_at",
-        "directory",
-        "exit_code",
-        "exit_unknown",
-        "finished_at",
+        "file",
         "id",
         "labels",
-        "log_path",
-        "oom_killed",
         "phase",
-        "pid",
         "pidfd",
+        "pipes",
         "private_pids",
         "sandbox",
-        "signal",
         "start_time",
-        "started_at",
         "stdin_once",
         "terminal",
         "writable",
     )
 
     def __init__(self, directory: str, plan: dict[str, Any]) -> None:
-        self.directory = directory
         self.id: str = plan["id"]
+        self.file = RecordFile(f"{directory}/{self.id}")
         self.sandbox: str = plan["sandbox"]
         self.cgroup: str = plan["cgroup"]
         self.writable: str = plan["writable"]
@@ -165,6 +175,8 @@ class ContainerRecord:
         self.pid = 0
         self.start_time = 0
         self.pidfd = -1
+        self.pipes: dict[str, int] = {}
+        """Inode numbers of the pipes that are the container's streams, by which the next spawner finds them."""
         self.created_at = self.started_at = self.finished_at = 0.0
         self.exit_code: int | None = None
         self.exit_unknown = False
@@ -173,35 +185,25 @@ class ContainerRecord:
 
     def save(self, phase: str | None = None) -> None:
         """Write the state, with another phase than the present one where that is about to begin."""
-        document = {name: getattr(self, name) for name in _SAVED}
-        write_json(f"{self.directory}/state.json", {**document, "phase": phase or self.phase, "boot": boot_id()})
+        self.file.update(self.state(phase))
 
-    def restore(self, document: dict[str, Any]) -> None:
-        self.phase = document["phase"]
-        for name in _SAVED:
-            setattr(self, name, document[name])
+    def state(self, phase: str | None = None) -> dict[str, Any]:
+        """What changes, for the record."""
+        changing = {name: getattr(self, name) for name in (*_CHANGING, "start_time", "pipes")}
+        return {"phase": phase or self.phase, "boot": boot_id(), **changing}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what a record says."""
+        self.phase = state["phase"]
+        for name in (*_CHANGING, "start_time", "pipes"):
+            setattr(self, name, state[name])
 
     def wire(self) -> dict[str, Any]:
         """As `contract.ContainerState`."""
-        phase = {CREATING: CREATED, STARTING: RUNNING}.get(self.phase, self.phase)
         return {
-            **{name: getattr(self, name) for name in _SAVED if name != "start_time"},
+            **{name: getattr(self, name) for name in _CHANGING},
             "id": self.id,
             "sandbox_id": self.sandbox,
-            "phase": phase,
+            "phase": {CREATING: CREATED, STARTING: RUNNING}.get(self.phase, self.phase),
             "labels": self.labels,
         }
-
-
-_SAVED = (
-    "pid",
-    "start_time",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "exit_code",
-    "exit_unknown",
-    "signal",
-    "oom_killed",
-    "log_path",
-)

@@ -14,7 +14,7 @@ import time
 from agent.runtime import child as child_process
 from agent.runtime import sandbox as sandbox_process
 from agent.runtime import syscalls
-from agent.runtime.records import SandboxRecord, boot_id, read_json, start_time
+from agent.runtime.records import RecordFile, SandboxRecord, boot_id, start_time
 from agent.runtime.server import OperationFailed
 from agent.runtime.teardown import Teardown
 
@@ -46,16 +46,16 @@ class Sandboxes:
     def load(self) -> None:
         """Find again what a spawner before this one made."""
         for name in os.listdir(self._directory):
-            path = f"{self._directory}/{name}"
-            document = read_json(path)
-            if document is None or not name.endswith(".json"):
-                os.unlink(path)
+            file = RecordFile(f"{self._directory}/{name}")
+            content = file.read()
+            if content is None:  # nothing else was done before this file was written
+                file.remove()
                 continue
-            record = SandboxRecord(path, document["config"])
-            record.pid, record.start_time = document["pid"], document["start_time"]
-            record.created_at = document["created_at"]
+            state, config = content
+            record = SandboxRecord(self._directory, config)
+            record.pid, record.start_time, record.created_at = state["pid"], state["start_time"], state["created_at"]
             self.records[record.id] = record
-            if record.pid and document["boot"] == boot_id() and start_time(record.pid) == record.start_time:
+            if record.pid and state["boot"] == boot_id() and start_time(record.pid) == record.start_time:
                 try:
                     record.pidfd = syscalls.pidfd_open(record.pid)
                 except ProcessLookupError:
@@ -78,19 +78,19 @@ class Sandboxes:
             sysctls = sandbox_process.sysctl_files(config)
         except ValueError as error:
             raise OperationFailed(str(error), _REASON) from None
-        record = SandboxRecord(f"{self._directory}/{config['id']}.json", config)
+        record = SandboxRecord(self._directory, config)
         record.created_at = time.time()
-        record.save()
+        record.file.create(record.state(), config)
         try:
             self._forker.cgroups.create(record.cgroup)
             record.pid, record.pidfd, channel = self._fork(record, sysctls)
         except OSError as error:
             self._forker.cgroups.remove(record.cgroup)
-            os.unlink(record.path)
+            record.file.remove()
             raise OperationFailed(f"create the sandbox's process: {error}", _REASON) from None
         record.alive = True
         record.start_time = start_time(record.pid)
-        record.save()
+        record.file.update(record.state())
         self.records[record.id] = record
         self._waiting[record.id] = [request]
         self._forker.children[record.pid] = lambda _status: self._ended(record, channel)
@@ -153,5 +153,5 @@ class Sandboxes:
         self._teardown.proceed(record.id)
 
     def _removed(self, record: SandboxRecord) -> None:
-        os.unlink(record.path)
+        record.file.remove()
         del self.records[record.id]

@@ -13,7 +13,7 @@ import os
 import signal
 
 from agent.runtime import child as child_process
-from agent.runtime import records, syscalls
+from agent.runtime import syscalls
 from agent.runtime.forker import wait_status
 from agent.runtime.server import OperationFailed
 
@@ -63,10 +63,10 @@ class Sessions:
     def execute(self, request: Request) -> None:
         """Run a command; `streams` says for which of stdin, stdout and stderr a descriptor came along."""
         record = self._containers.running(request.arguments["container"])
-        plan = records.read_json(f"{record.directory}/config.json")
-        if plan is None:
+        content = record.file.read()
+        if content is None:
             raise OperationFailed(f"the record of container {record.id} cannot be read")
-        process = exec_process(plan["process"], request.arguments)
+        process = exec_process(content[1]["process"], request.arguments)
         descriptors = iter(request.descriptors)
         stdio = [next(descriptors) if given else None for given in request.arguments["streams"]]
         program = binascii.a2b_base64(process["seccomp"])

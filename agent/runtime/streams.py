@@ -1,8 +1,9 @@
-"""The standard streams of a container: named pipes (or a terminal), its log, and whoever is attached.
+"""The standard streams of a container: pipes (or a terminal), its log, and whoever is attached.
 
-The container's end of a pipe is open for reading and writing, so that it neither gets SIGPIPE nor sees end of file
-when the spawner dies; the next spawner opens the same pipes by name and reads on. Of a terminal only the spawner has
-the master: when it dies the container's terminal hangs up, as any terminal does.
+The container's end of a pipe is open for reading and writing, so that it neither gets SIGPIPE nor sees end of file when
+the spawner dies. The next spawner finds the same pipe among the descriptors of the container's processes, by its
+inode number, and reads on. Of a terminal only the spawner has the master: when it dies the container's terminal hangs
+up, as any terminal does.
 
 An attached client that does not read is cut off once its pipe (1 MiB) is full: it never slows the container down.
 """
@@ -16,9 +17,13 @@ import struct
 import termios
 
 from agent.runtime import loop as event_loop
-from agent.runtime import syscalls
 from agent.runtime.logs import LogWriter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_OUTPUTS = ("stdout", "stderr")
 _CHUNK = 1 << 16
 _F_SETPIPE_SZ = 1031
 _ATTACH_BUFFER = 1 << 20
@@ -31,81 +36,87 @@ class Attachment:
 
     __slots__ = ("descriptors", "terminal")
 
-    def __init__(self, descriptors: dict[bytes, int], terminal: socket.socket | None = None) -> None:
+    def __init__(self, descriptors: dict[str, int], terminal: socket.socket | None = None) -> None:
         self.descriptors = descriptors
         self.terminal = terminal
 
 
 class Streams:
-    """The streams of one container; `directory` holds its pipes."""
+    """The streams of one container. `pipes` has the inode numbers of its pipes once there are any."""
 
-    __slots__ = ("_attachments", "_closed", "_fds", "_log", "_loop", "_stdin_once", "_terminal", "directory")
+    __slots__ = ("_attachments", "_closed", "_fds", "_log", "_loop", "_stdin_once", "_terminal", "pipes")
 
-    def __init__(self, loop: event_loop.Loop, directory: str, log_path: str, *, stdin_once: bool) -> None:
+    def __init__(self, loop: event_loop.Loop, log_path: str, *, stdin_once: bool) -> None:
         self._loop = loop
-        self.directory = directory
         self._log = LogWriter(log_path)
         self._stdin_once = stdin_once
-        self._fds: dict[bytes, int] = {}
+        self._fds: dict[str, int] = {}
         self._terminal = False
         self._attachments: dict[str, Attachment] = {}
         self._closed = False
+        self.pipes: dict[str, int] = {}
 
-    def make(self, *, stdin: bool) -> tuple[int | None, int, int]:
+    def make(self, *, stdin: bool) -> list[int | None]:
         """Make the pipes and open them on both sides: the container's stdin, stdout and stderr, to be closed after
         the fork."""
-        for name in ("stdout", "stderr", *(("stdin",) if stdin else ())):
-            os.mkfifo(f"{self.directory}/{name}", 0o600)
-        # Opened through a mount of just this directory, a pipe's name in /proc/self/fd is /stdout, not the host's path.
-        mount = syscalls.clone_tree(syscalls.AT_FDCWD, os.fsencode(self.directory), recursive=False)
-        ends = [os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=mount) for name in ("stdout", "stderr")]
-        container_stdin = None
+        ends: list[int | None] = [None]
         if stdin:
-            # With stdin_once the end of input has to reach the container, so it may not hold the writing end itself.
-            mode = os.O_RDONLY | os.O_NONBLOCK if self._stdin_once else os.O_RDWR
-            container_stdin = os.open("stdin", mode | os.O_CLOEXEC, dir_fd=mount)
-            os.set_blocking(container_stdin, True)
-        os.close(mount)
-        self.open_pipes()
-        return container_stdin, ends[0], ends[1]
+            reader, self._fds["stdin"] = os.pipe2(os.O_CLOEXEC)
+            self.pipes["stdin"] = os.fstat(reader).st_ino
+            # With stdin_once the end of input has to reach the container, so it may not hold a writing end itself.
+            ends[0] = reader if self._stdin_once else _both_ways(reader)
+            os.set_blocking(self._fds["stdin"], False)
+        for stream in _OUTPUTS:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            self.pipes[stream] = os.fstat(reader).st_ino
+            os.set_blocking(reader, False)
+            ends.append(_both_ways(writer))
+            self._read_from(stream, reader)
+        return ends
 
-    def open_pipes(self) -> None:
-        """Open the spawner's side of pipes that exist, and read from them."""
-        for stream in (b"stdout", b"stderr"):
-            # Holding a writing end as well, we are never told that there is no other.
-            fd = os.open(f"{self.directory}/{stream.decode()}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._read_from(stream, fd)
-        if self._stdin_once:
-            try:
-                path = f"{self.directory}/stdin"
-                self._fds[b"stdin"] = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:  # no pipe, or the container has closed its end
+    def adopt(self, pipes: dict[str, int], pids: Iterable[int]) -> None:
+        """Open the spawner's side of pipes that these processes have."""
+        self.pipes = pipes
+        wanted = {f"pipe:[{inode}]": stream for stream, inode in pipes.items()}
+        for pid in pids:
+            for path in _descriptors(pid):
+                try:
+                    stream = wanted.get(os.readlink(path))
+                    if stream is None or stream in self._fds:
+                        continue
+                    mode = os.O_WRONLY if stream == "stdin" else os.O_RDONLY
+                    fd = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC)
+                except OSError:  # it was closed meanwhile
+                    continue
+                if stream == "stdin":
+                    self._fds[stream] = fd
+                else:
+                    self._read_from(stream, fd)
+            if len(self._fds) == len(wanted):
                 return
 
     def take_terminal(self, master: int) -> None:
         """Read from a terminal instead of pipes."""
         self._terminal = True
-        self._read_from(b"stdout", master)
+        self._read_from("stdout", master)
 
     def attach(self, session: str) -> dict[str, int]:
         """Descriptors for a client, by stream; the caller closes them once they are sent."""
         if self._terminal:
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
-            self._attachments[session] = Attachment({b"stdout": ours.fileno()}, ours)
+            self._attachments[session] = Attachment({"stdout": ours.fileno()}, ours)
             self._loop.watch(ours.fileno(), lambda _: self._from_client(session, ours))
             return {"terminal": theirs.detach()}
         client: dict[str, int] = {}
         kept = {}
-        for stream in (b"stdout", b"stderr"):
-            client[stream.decode()], kept[stream] = os.pipe2(os.O_CLOEXEC)
+        for stream in _OUTPUTS:
+            client[stream], kept[stream] = os.pipe2(os.O_CLOEXEC)
             fcntl.fcntl(kept[stream], _F_SETPIPE_SZ, _ATTACH_BUFFER)
             os.set_blocking(kept[stream], False)
         self._attachments[session] = Attachment(kept)
-        try:
-            client["stdin"] = os.open(f"{self.directory}/stdin", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # the container has no stdin, or has closed it
-            return client
+        if "stdin" in self._fds:
+            client["stdin"] = os.dup(self._fds["stdin"])
         return client
 
     def detach(self, session: str) -> None:
@@ -115,12 +126,12 @@ class Streams:
             self.close_stdin()
 
     def close_stdin(self) -> None:
-        if self._stdin_once and b"stdin" in self._fds:
-            os.close(self._fds.pop(b"stdin"))
+        if self._stdin_once and "stdin" in self._fds:
+            os.close(self._fds.pop("stdin"))
 
     def resize(self, columns: int, rows: int) -> None:
-        if self._terminal and b"stdout" in self._fds:
-            fcntl.ioctl(self._fds[b"stdout"], termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+        if self._terminal and "stdout" in self._fds:
+            fcntl.ioctl(self._fds["stdout"], termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
     def reopen_log(self, path: str) -> None:
         self._log.reopen(path)
@@ -130,7 +141,7 @@ class Streams:
         if not self._closed:
             self._closed = True
             for stream, fd in list(self._fds.items()):
-                if stream != b"stdin":
+                if stream != "stdin":
                     drained = 0
                     while drained < _DRAIN_LIMIT and (size := self._read(stream, fd)):
                         drained += size
@@ -143,28 +154,28 @@ class Streams:
             self._log.finish()
         return self._log.lost_bytes
 
-    def _read_from(self, stream: bytes, fd: int) -> None:
+    def _read_from(self, stream: str, fd: int) -> None:
         self._fds[stream] = fd
 
         def on_readable(events: int) -> None:
             if not self._read(stream, fd) and event_loop.is_broken(events):
-                self._loop.unwatch(fd)  # the last process has closed the terminal
+                self._loop.unwatch(fd)  # every process has closed this stream
 
         self._loop.watch(fd, on_readable)
 
-    def _read(self, stream: bytes, fd: int) -> int:
+    def _read(self, stream: str, fd: int) -> int:
         """Move one chunk to the log and the attached; how many bytes."""
         try:
             data = os.read(fd, _CHUNK)
         except OSError:  # nothing there now; or EIO, the last process has closed the terminal
             return 0
         if data:
-            self._log.write(stream, data)
+            self._log.write(stream.encode(), data)
             for session, attachment in list(self._attachments.items()):
                 self._to_client(session, attachment, stream, data)
         return len(data)
 
-    def _to_client(self, session: str, attachment: Attachment, stream: bytes, data: bytes) -> None:
+    def _to_client(self, session: str, attachment: Attachment, stream: str, data: bytes) -> None:
         try:
             complete = os.write(attachment.descriptors[stream], data) == len(data)
         except OSError:
@@ -186,10 +197,10 @@ class Streams:
 
     def _to_terminal(self, session: str, client: socket.socket, data: bytes) -> None:
         """Type into the terminal; while it takes no more, nothing more is read from this client."""
-        if session not in self._attachments or b"stdout" not in self._fds:
+        if session not in self._attachments or "stdout" not in self._fds:
             return
         try:
-            data = data[os.write(self._fds[b"stdout"], data) :]
+            data = data[os.write(self._fds["stdout"], data) :]
         except BlockingIOError:
             pass  # tried again below
         except OSError:
@@ -211,3 +222,18 @@ class Streams:
         else:
             for fd in attachment.descriptors.values():
                 os.close(fd)
+
+
+def _both_ways(end: int) -> int:
+    """The same pipe, open for reading and writing; the end that is given is closed."""
+    try:
+        return os.open(f"/proc/self/fd/{end}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(end)
+
+
+def _descriptors(pid: int) -> list[str]:
+    try:
+        return [f"/proc/{pid}/fd/{number}" for number in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:  # the process has ended
+        return []

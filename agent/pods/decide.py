@@ -52,7 +52,7 @@ from agent.pods.restart import (
     main_containers,
     next_start,
 )
-from agent.pods.status import FRESH_FAILURE_SECONDS, is_terminal, pod_status
+from agent.pods.status import is_terminal, pod_status
 from agent.runtime.contract import Phase
 from pyk.api.objects import Object, is_deleting, name_of, namespace_of, uid_of
 from pyk.reconcile.clock import parse_timestamp
@@ -180,7 +180,7 @@ def _images(pod: Object, observed: Observed, timer: _Timer, containers: Iterable
             continue
         failure = observed.failures.get(image_of(name))
         is_pull = failure is not None and failure.reason == "ErrImagePull"
-        if failure is not None and is_pull and timer.wait_until(failure.at + FRESH_FAILURE_SECONDS):
+        if failure is not None and is_pull and timer.wait_until(failure.fresh_until):
             text = f'Back-off pulling image "{container.get("image")}"'
             yield Emit("Normal", "BackOff", text, name, f"image {failure.count}")
             yield Emit("Warning", "Failed", "Error: ImagePullBackOff", name, f"image {failure.count}")

@@ -33,6 +33,10 @@ UNKNOWN_REASON = "ContainerStatusUnknown"
 UNKNOWN_MESSAGE = "The container could not be located when the pod was terminated"
 
 
+FRESH_FAILURE_SECONDS = 1.0
+"""How long ErrImagePull shows before it becomes ImagePullBackOff."""
+
+
 def container_id(uid: str, name: str, attempt: int) -> str:
     """The id of one attempt: the same whenever it is asked for, so that creating it twice makes one."""
     return hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).hexdigest()
@@ -175,6 +179,11 @@ class Failure:
     at: float
     retry_at: float
     count: int = 1
+
+    @property
+    def fresh_until(self) -> float:
+        """Until when the failure itself is the news, and from when on the waiting for the next try."""
+        return min(self.at + FRESH_FAILURE_SECONDS, (self.at + self.retry_at) / 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,6 @@ Status = dict[str, Any]
 
 TERMINAL = ("Succeeded", "Failed")
 CRASH_LOOP = "CrashLoopBackOff"
-FRESH_FAILURE_SECONDS = 1.0
-"""How long ErrImagePull shows before it becomes ImagePullBackOff."""
 
 OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady")
 _FIELDS = ("phase", "reason", "message", "hostIP", "hostIPs", "podIP", "podIPs", "startTime", "qosClass",
@@ -177,7 +175,7 @@ def _waiting(
 def _failure(container: Container, observed: Observed, now: float) -> dict[str, str] | None:
     name = container["name"]
     if (image := observed.failures.get(image_of(name))) is not None and name not in observed.images:
-        if image.reason != "ErrImagePull" or now < image.at + FRESH_FAILURE_SECONDS:
+        if image.reason != "ErrImagePull" or now < image.fresh_until:
             return {"reason": image.reason, "message": image.message}
         text = f'Back-off pulling image "{container.get("image")}": {image.reason}: {image.message}'
         return {"reason": "ImagePullBackOff", "message": text}

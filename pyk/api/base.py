@@ -53,7 +53,10 @@ class RetainKeys:
 
 @dataclass(frozen=True, slots=True)
 class SchemaName:
-    """The name that OpenAPI documents know a scalar type by (`io.k8s.apimachinery.pkg.api.resource.Quantity`); `byte` is a format."""
+    """What OpenAPI documents call a scalar type, such as `io.k8s.apimachinery.pkg.api.resource.Quantity`.
+
+    `byte` is a format.
+    """
 
     name: str
 

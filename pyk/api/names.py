@@ -11,13 +11,13 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]\Z")
-_ENVIRONMENT = re.compile(r"[^=\x00-\x1f\x7f-\uffff]+\Z")
+_ENVIRONMENT = re.compile(r"[ -<>-~]+\Z")
 
 
 def dns_label(text: str) -> str | None:
     """An RFC 1123 label: a pod's container, a namespace."""
     if len(text) > 63:
-        return "must be no more than 63 characters"
+        return "must be no more than 63 bytes"
     if _LABEL.match(text) is None:
         return (
             "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and "
@@ -30,7 +30,7 @@ def dns_label(text: str) -> str | None:
 def dns_label_1035(text: str) -> str | None:
     """An RFC 1035 label, which starts with a letter: a service."""
     if len(text) > 63:
-        return "must be no more than 63 characters"
+        return "must be no more than 63 bytes"
     if _LABEL_1035.match(text) is None:
         return (
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
@@ -43,7 +43,7 @@ def dns_label_1035(text: str) -> str | None:
 def dns_subdomain(text: str) -> str | None:
     """An RFC 1123 subdomain: the name of most objects."""
     if len(text) > 253:
-        return "must be no more than 253 characters"
+        return "must be no more than 253 bytes"
     if _SUBDOMAIN.match(text) is None:
         return (
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must "
@@ -69,7 +69,7 @@ def qualified_name(text: str) -> str | None:
     if not name:
         return "name part must be non-empty"
     if len(name) > 63:
-        return "name part must be no more than 63 characters"
+        return "name part must be no more than 63 bytes"
     if _QUALIFIED.match(name) is None:
         return (
             "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
@@ -82,7 +82,7 @@ def qualified_name(text: str) -> str | None:
 def label_value(text: str) -> str | None:
     """A label's value: empty, or at most 63 characters."""
     if len(text) > 63:
-        return "must be no more than 63 characters"
+        return "must be no more than 63 bytes"
     if text and _QUALIFIED.match(text) is None:
         return (
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must "
@@ -105,15 +105,15 @@ def path_segment(text: str) -> str | None:
 def config_key(text: str) -> str | None:
     """A key of a ConfigMap or Secret, which becomes a file name."""
     if len(text) > 253:
-        return "must be no more than 253 characters"
+        return "must be no more than 253 bytes"
     if re.match(r"[-._a-zA-Z0-9]+\Z", text) is None:
         return (
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
             "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
         )
-    if text == ".":
-        return "must not be '.'"
-    if text == ".." or text.startswith(".."):
+    if text in (".", ".."):
+        return f"must not be '{text}'"
+    if text.startswith(".."):
         return "must not start with '..'"
     return None
 

@@ -11,11 +11,13 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-_PATTERN = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][+-]?\d+)?\Z")
+_PATTERN = re.compile(r"([+-]?)([0-9]+\.?[0-9]*|\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][+-]?[0-9]+)?\Z")
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _SUFFIX_OF_EXPONENT = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
 _LARGEST = 2**63 - 1
+"""What a quantity with a binary suffix, and an amount as an integer, are cut to."""
+_LONGEST_TEXT, _LONGEST_EXPONENT = 64, 4
 
 
 class BadQuantity(ValueError):
@@ -33,7 +35,8 @@ def _split(text: str) -> tuple[Fraction, str]:
     if match is None:
         raise BadQuantity(text)
     sign, digits, suffix = match.group(1), match.group(2), match.group(3) or ""
-    if len(text) > 64 or (suffix[:1] in "eE" and len(suffix) > 4):
+    has_exponent = len(suffix) > 1 and suffix[0] in "eE" and suffix not in _BINARY
+    if len(text) > _LONGEST_TEXT or (has_exponent and len(suffix) > _LONGEST_EXPONENT):
         raise BadQuantity(text)
     number = Fraction(digits if digits[-1] != "." else digits[:-1])
     return (-number if sign == "-" else number), suffix
@@ -41,12 +44,18 @@ def _split(text: str) -> tuple[Fraction, str]:
 
 @lru_cache(maxsize=4096)
 def parse_quantity(text: str) -> Fraction:
-    """The exact value. Raises `BadQuantity`."""
+    """The value: exact, but what is finer than a billionth is rounded away from zero. Raises `BadQuantity`."""
     number, suffix = _split(text)
     if suffix in _BINARY:
-        return number * int(1024 ** _BINARY[suffix])
+        value = number * int(1024 ** _BINARY[suffix])
+        return _nano(max(min(value, Fraction(_LARGEST)), Fraction(-_LARGEST)))
     exponent = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
-    return number * int(10**exponent) if exponent >= 0 else number / int(10**-exponent)
+    return _nano(number * int(10**exponent) if exponent >= 0 else number / int(10**-exponent))
+
+
+def _nano(value: Fraction) -> Fraction:
+    scaled = value * 10**9
+    return value if scaled.denominator == 1 else Fraction(_ceil(scaled) if value > 0 else -_ceil(-scaled), 10**9)
 
 
 def _ceil(value: Fraction) -> int:
@@ -54,13 +63,13 @@ def _ceil(value: Fraction) -> int:
 
 
 def millicores(text: str) -> int:
-    """A cpu quantity in thousandths of a core, rounded up."""
-    return _ceil(parse_quantity(text) * 1000)
+    """A cpu quantity in thousandths of a core, rounded up; at most 2^63-1."""
+    return min(_ceil(parse_quantity(text) * 1000), _LARGEST)
 
 
 def whole(text: str) -> int:
-    """A quantity of bytes or of things, rounded up to an integer."""
-    return _ceil(parse_quantity(text))
+    """A quantity of bytes or of things, rounded up to an integer; at most 2^63-1."""
+    return min(_ceil(parse_quantity(text)), _LARGEST)
 
 
 @lru_cache(maxsize=4096)
@@ -72,16 +81,16 @@ def canonical_quantity(text: str) -> str:
         return "0"
     if suffix in _BINARY and abs(value) >= 1024 and value.denominator == 1:
         return format_binary(value.numerator)
-    if suffix[:1] in ("e", "E") and suffix not in _DECIMAL:
-        return _format_decimal(value, exponent_form=True)
-    return _format_decimal(value)
+    written = _format_decimal(value, exponent_form=suffix[:1] in ("e", "E") and suffix not in _DECIMAL | _BINARY)
+    if len(written) > _LONGEST_TEXT:
+        raise BadQuantity(text)  # what is written must be readable again
+    return written
 
 
 def _format_decimal(value: Fraction, *, exponent_form: bool = False) -> str:
-    nano = value * 10**9
-    amount = _ceil(nano) if value > 0 else -_ceil(-nano)
+    amount = (value * 10**9).numerator
     exponent = -9
-    while amount % 1000 == 0 and exponent < 18:
+    while amount % 1000 == 0 and (exponent_form or exponent < 18):
         amount //= 1000
         exponent += 3
     if exponent_form:

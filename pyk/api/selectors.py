@@ -7,7 +7,7 @@ tuple of `Requirement`s that must all hold; the empty tuple selects everything.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,12 +44,13 @@ class Requirement:
                 return _compare(value, self.operator, next(iter(self.values)))
 
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
+
+
 def _compare(value: str | None, operator: str, bound: str) -> bool:
-    try:
-        number, limit = int(value or ""), int(bound)
-    except ValueError:
+    if value is None or _INTEGER.match(value) is None:
         return False
-    return number > limit if operator == ">" else number < limit
+    return int(value) > int(bound) if operator == ">" else int(value) < int(bound)
 
 
 LabelSelector = tuple[Requirement, ...]
@@ -65,20 +66,18 @@ def matches(selector: LabelSelector, labels: Mapping[str, str] | None) -> bool:
 _SET = re.compile(r"\s*([^\s,()!=<>]+)\s+(in|notin)\s*\(([^()]*)\)\s*\Z")
 _EQUALITY = re.compile(r"\s*([^\s,()!=<>]+)\s*(==|=|!=|>|<)\s*([^\s,()!=<>]*)\s*\Z")
 _EXISTS = re.compile(r"\s*(!?)\s*([^\s,()!=<>]+)\s*\Z")
+_COMMA = re.compile(r",(?![^()]*\))")
 
 
 def parse_label_selector(text: str) -> LabelSelector:
-    """The requirements of a selector such as `app=web,tier in (a, b),!legacy`. Raises `BadSelector`."""
-    return tuple(_requirement(part, text) for part in _parts(text))
-
-
-def _parts(text: str) -> list[str]:
-    parts = [part.group(0) for part in re.finditer(r"(?:[^,(]|\([^)]*\))+", text)]
+    """The requirements of a selector such as `app=web,tier in (a, b),!legacy`, by key. Raises `BadSelector`."""
     if not text.strip():
-        return []
-    if len(parts) != 1 + len(re.sub(r"\([^)]*\)", "", text).split(",")) - 1:
-        raise BadSelector(f"unable to parse requirement: an empty condition in {text!r}")
-    return parts
+        return EVERYTHING
+    return _by_key(_requirement(part, text) for part in _COMMA.split(text))
+
+
+def _by_key(requirements: Iterable[Requirement]) -> LabelSelector:
+    return tuple(sorted(requirements, key=lambda requirement: requirement.key))
 
 
 def _requirement(part: str, whole: str) -> Requirement:
@@ -96,11 +95,22 @@ def _requirement(part: str, whole: str) -> Requirement:
         requirement = Requirement(match.group(2), "!" if match.group(1) else "exists")
     else:
         raise BadSelector(f"unable to parse requirement: {part.strip()!r} in {whole!r}")
+    return _checked(requirement)
+
+
+def _checked(requirement: Requirement) -> Requirement:
+    """The requirement, when its key and values are what labels can be. Raises `BadSelector`."""
     if (problem := qualified_name(requirement.key)) is not None:
-        raise BadSelector(f"key: Invalid value: {requirement.key!r}: {problem}")
-    for value in requirement.values:
+        raise BadSelector(f'key: Invalid value: "{requirement.key}": {problem}')
+    for value in sorted(requirement.values):
         if (problem := label_value(value)) is not None:
-            raise BadSelector(f"values: Invalid value: {value!r}: {problem}")
+            raise BadSelector(f'values: Invalid value: "{value}": {problem}')
+        if requirement.operator in (">", "<") and _INTEGER.match(value) is None:
+            raise BadSelector(
+                f"values: Invalid value: \"{value}\": for 'Gt', 'Lt' operators, the value must be an integer"
+            )
+    if requirement.operator in ("in", "notin") and not requirement.values:
+        raise BadSelector("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty")
     return requirement
 
 
@@ -121,13 +131,13 @@ def from_document(selector: Mapping[str, Any] | None) -> LabelSelector | None:
             case "DoesNotExist":
                 found.append(Requirement(expression["key"], "!"))
             case other:
-                raise BadSelector(f"{other!r} is not a valid label selector operator")
-    return tuple(found)
+                raise BadSelector(f'"{other}" is not a valid label selector operator')
+    return _by_key(map(_checked, found))
 
 
 def from_labels(labels: Mapping[str, str] | None) -> LabelSelector:
     """Every given label must be there with its value."""
-    return tuple(Requirement(key, "=", frozenset((value,))) for key, value in (labels or {}).items())
+    return _by_key(Requirement(key, "=", frozenset((value,))) for key, value in (labels or {}).items())
 
 
 def format_selector(selector: LabelSelector) -> str:
@@ -160,18 +170,27 @@ FieldSelector = Sequence[FieldRequirement]
 FieldGetter = Callable[[dict[str, Any]], str]
 
 
+_FIELD_TERM = re.compile(r"(?:[^\\,]|\\.)+|,", re.DOTALL)
+_FIELD = re.compile(r"([^=!]*?)\s*(==|!=|=)(.*)\Z", re.DOTALL)
+_FIELD_VALUE = re.compile(r"(?:[^\\,=]|\\[\\,=])*\Z", re.DOTALL)
+
+
 def parse_field_selector(text: str) -> tuple[FieldRequirement, ...]:
     r"""The conditions of `metadata.name=web,status.phase!=Running`; a backslash escapes a comma, `=` or itself.
 
     Raises `BadSelector`.
     """
     found = []
-    for part in re.split(r"(?<!\\),", text):
-        if not part:
+    if text.endswith("\\") and len(text) - len(text.rstrip("\\")) & 1:
+        raise BadSelector(f"invalid selector: {text!r}; it ends in the middle of an escape")
+    for term in _FIELD_TERM.findall(text):
+        if term == ",":
             continue
-        match = re.match(r"([^=!]+?)\s*(==|!=|=)(.*)\Z", part, re.DOTALL)
-        if match is None:
-            raise BadSelector(f"invalid selector: {part!r}; can't understand {text!r}")
+        match = _FIELD.match(term)
+        if match is None or not match.group(1).strip():
+            raise BadSelector(f"invalid selector: '{text}'; can't understand '{term}'")
+        if _FIELD_VALUE.match(match.group(3)) is None:
+            raise BadSelector(f"invalid field selector: bad escape or unescaped character in value: {match.group(3)}")
         value = re.sub(r"\\([\\,=])", r"\1", match.group(3))
         found.append(FieldRequirement(match.group(1).strip(), match.group(2) != "!=", value))
     return tuple(found)

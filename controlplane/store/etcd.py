@@ -151,7 +151,7 @@ class EtcdStore:
         if main < 1:
             return
         # Let the watches of this process see everything before it goes.
-        await self._history.see(codec.revision_at(main))
+        await self._history.move_on()
         try:
             await self._connection.write("kv", "Compact", rpc.CompactionRequest(revision=main))
         except RevisionCompacted:

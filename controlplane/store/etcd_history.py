@@ -106,6 +106,13 @@ class EtcdHistory:
         """As `Store.request_progress`."""
         self.feed.request_progress(await self._progress.submit(None))
 
+    async def move_on(self) -> None:
+        """Have an event happen above everything so far, and wait for it. Raises `StoreUnavailable`.
+
+        Before a compaction: a watch from the past always meets an event that has not been compacted.
+        """
+        await self.see(codec.revision_at(await self._put_progress()))
+
     async def see(self, revision: int) -> None:
         """Return when the feed has come to `revision`. Raises `FutureRevision`, `StoreUnavailable`."""
         if self.feed.revision >= revision:

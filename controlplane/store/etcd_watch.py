@@ -6,7 +6,8 @@ is told etcd's newest revision with every part, and etcd before 3.4.25 and 3.5.8
 before the events that it covers (etcd issue 15220).
 
 Guarantees no gap: etcd accepts a watch from exactly its compacted revision although it may have dropped that
-revision's deletions, so every response that could come from there is checked against the history that is left.
+revision's deletions, so the watch, and every response that could come from there, is checked against the history
+that is left.
 Fails with `RevisionCompacted`, or with `StoreUnavailable` when the connection is lost; the caller begins anew.
 """
 
@@ -48,7 +49,7 @@ async def watch_from(connection: EtcdConnection, layout: codec.Layout, after: in
         )
     )
     seen = after
-    is_first = True
+    is_catching_up = True
     member, call = await connection.stream("watch", "Watch", request)
     try:
         while True:
@@ -57,13 +58,14 @@ async def watch_from(connection: EtcdConnection, layout: codec.Layout, after: in
                 if response.compact_revision:
                     raise RevisionCompacted(response.compact_revision)
                 raise StoreUnavailable(f"etcd cancelled the watch: {response.cancel_reason}")
+            if response.created:
+                await check_history(connection, layout, seen)
             if not response.events:
                 continue
-            last = response.events[-1].kv.mod_revision
             # A watch that is up to date is told of each revision by itself; only one that catches up reads history.
-            if is_first or response.header.revision != last:
+            if is_catching_up or response.header.revision != response.events[-1].kv.mod_revision:
                 await check_history(connection, layout, seen)
-                is_first = False
+                is_catching_up = False
             watched = _decode(layout, response, seen)
             seen = watched.revision
             yield watched

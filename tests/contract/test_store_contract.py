@@ -312,6 +312,7 @@ async def test_the_future_cannot_be_read(store: Any) -> None:
 async def test_compaction_forgets_the_past_and_keeps_the_present(store: Any, collect: Any) -> None:
     first = await store.create("/c/1", b"1")
     gone = await store.create("/c/2", b"2")
+    just_before = await store.revision()
     deleted = await store.delete("/c/2", gone)
     second = await store.update("/c/1", b"3", first)
     await store.compact(second)
@@ -319,7 +320,8 @@ async def test_compaction_forgets_the_past_and_keeps_the_present(store: Any, col
         with pytest.raises(Compacted) as error:
             await refused
         assert gone < error.value.oldest <= await store.revision()
-    for after in (0, first, gone):
+    # From just before the deletion, etcd would watch, but without the deletion.
+    for after in (0, first, gone, just_before):
         async with aclosing(store.watch("/c/", after=after)) as watch:
             with pytest.raises(Compacted):
                 await anext(watch)
@@ -330,6 +332,17 @@ async def test_compaction_forgets_the_past_and_keeps_the_present(store: Any, col
         assert await collect(watch, 1) == [Event("/c/1", third, b"4", b"3")]
     await store.compact(second)
     assert deleted < second
+
+
+async def test_a_watch_from_before_a_compacted_deletion_is_refused(store: Any) -> None:
+    """Also when nothing has happened since."""
+    created = await store.create("/d/1", b"")
+    just_before = await store.revision()
+    await store.delete("/d/1", created)
+    await store.compact(await store.revision())
+    async with aclosing(store.watch("/d/", after=just_before)) as watch, asyncio.timeout(10):
+        with pytest.raises(Compacted):
+            await anext(watch)
 
 
 async def test_revisions_grow_on_after_compaction_and_reopening(engine: Any, store: Any) -> None:

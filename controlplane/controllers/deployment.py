@@ -221,7 +221,7 @@ def _write_status(
     actions: list[Action] = []
     if not is_same_status(current, status):
         actions.append(UpdateStatus({**deployment, "status": status}))
-    revision = revision or (annotations_of(new).get(REVISION, "") if new is not None else "")
+    revision = revision or (annotations_of_new(deployment, new, old)[REVISION] if new is not None else "")
     if revision and annotations_of(deployment).get(REVISION) != revision:
         patch = {"metadata": {"uid": uid_of(deployment), "annotations": {REVISION: revision}}}
         actions.append(Patch(DEPLOYMENT, namespace_of(deployment), name_of(deployment), patch))

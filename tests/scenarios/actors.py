@@ -1,0 +1,350 @@
+"""The commands of scenario files: what happens in the world, and which loop decides now.
+
+A command is a word, mostly a name, then `key=value` settings and flags. Times are in seconds. Each loop's decision is
+the real one (`controlplane.controllers`); only what surrounds it is played here.
+"""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from controlplane.controllers import deployment, namespace, nodelifecycle, podgc, replicaset, tainteviction
+from controlplane.controllers.claims import claim, claim_actions
+from controlplane.controllers.ownergraph import Item, Owner, OwnerGraph
+from controlplane.controllers.ownergraph import decide as decide_collection
+from controlplane.controllers.revisions import revision_of
+from pyk.api.kinds import TABLE
+from pyk.api.objects import Object, controller_of, owner_reference, uid_of
+from pyk.api.selectors import from_document
+from pyk.reconcile.actions import Action
+from pyk.reconcile.clock import timestamp
+from tests.scenarios.world import World
+
+Settings = dict[str, str]
+NAMESPACE = "default"
+
+
+class Actors:
+    """Performs commands in one world."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self._commands: dict[str, Callable[[str, Settings], list[str]]] = {
+            name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
+        }
+
+    def perform(self, command: str) -> list[str]:
+        """The lines that one command answers."""
+        word, *rest = shlex.split(command)
+        name = rest.pop(0) if rest and "=" not in rest[0] else ""
+        settings = {key: value or "yes" for key, _, value in (part.partition("=") for part in rest)}
+        return self._commands[word](name, settings)
+
+    def _carry_out(self, actions: Iterable[Any]) -> list[str]:
+        return [line for action in actions for line in self.world.carry_out(action)]
+
+    def _set(self, kind: str, api_version: str, name: str, change: Callable[[Object], None]) -> list[str]:
+        """Create the object, or change it as a person would."""
+        known = self.world.get(kind, name)
+        metadata = {"name": name, "namespace": NAMESPACE}
+        obj = copy.deepcopy(known) or {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": {}}
+        before = copy.deepcopy(obj["spec"])
+        change(obj)
+        if known is None:
+            self.world.add(obj)
+        else:
+            obj["metadata"]["generation"] += obj["spec"] != before
+            self.world.replace(obj)
+        return []
+
+    def do_wait(self, name: str, settings: Settings) -> list[str]:
+        """Let seconds pass."""
+        self.world.now += float(name)
+        return []
+
+    def do_gone(self, name: str, settings: Settings) -> list[str]:
+        """An object is removed, for whatever reason."""
+        self.world.remove(next(kind for kind, known in self.world.names() if known == name), name)
+        return []
+
+    # Deployments
+
+    def do_deployment(self, name: str, settings: Settings) -> list[str]:
+        """A person creates or changes a Deployment."""
+
+        def change(obj: Object) -> None:
+            spec = obj["spec"]
+            spec.setdefault("replicas", 1)
+            spec.setdefault("selector", {"matchLabels": {"app": name}})
+            spec.setdefault("progressDeadlineSeconds", 600)
+            spec.setdefault("revisionHistoryLimit", 10)
+            spec.setdefault("strategy", {"type": "RollingUpdate", "rollingUpdate": {}})
+            container = {"name": "main", "image": settings.get("image", "a")}
+            template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
+            spec.setdefault("template", template)
+            numbers = {"replicas": "replicas", "deadline": "progressDeadlineSeconds", "history": "revisionHistoryLimit"}
+            for setting, field in numbers.items():
+                if setting in settings:
+                    spec[field] = int(settings[setting])
+            if "image" in settings:
+                spec["template"]["spec"]["containers"][0]["image"] = settings["image"]
+            for setting, field in {"surge": "maxSurge", "unavailable": "maxUnavailable"}.items():
+                if setting in settings:
+                    limit = settings[setting]
+                    spec["strategy"]["rollingUpdate"][field] = limit if limit.endswith("%") else int(limit)
+            if settings.get("strategy") == "Recreate":
+                spec["strategy"] = {"type": "Recreate"}
+            if "paused" in settings or "resumed" in settings:
+                spec["paused"] = "paused" in settings
+            if "cause" in settings:
+                obj["metadata"]["annotations"] = {
+                    **(obj["metadata"].get("annotations") or {}),
+                    "kubernetes.io/change-cause": settings["cause"],
+                }
+
+        return self._set("Deployment", "apps/v1", name, change)
+
+    def do_deploy(self, name: str, settings: Settings) -> list[str]:
+        """The Deployment loop takes one step."""
+        found = self.world.find("Deployment", name)
+        sets = [each for each in self.world.all("ReplicaSet") if _is_controlled(each, found)]
+        pods = {uid_of(each): [pod for pod in self.world.all("Pod") if _is_controlled(pod, each)] for each in sets}
+        return self._carry_out(deployment.decide(deployment.Observed(found, sets, self.world.now, pods)))
+
+    def do_rollout(self, name: str, settings: Settings) -> list[str]:
+        """The Deployment loop takes steps until there is nothing left to do; only what it does to sets is shown."""
+        lines: list[str] = []
+        while step := self.do_deploy(name, settings):
+            lines += [line for line in step if line.startswith(("create", "update", "delete"))]
+        return lines
+
+    def do_pods(self, name: str, settings: Settings) -> list[str]:
+        """The pods of `web@1` have come to the set's size; so many are `ready` and `available`."""
+        owner, _, revision = name.partition("@")
+        replica_set = next(
+            copy.deepcopy(each)
+            for each in self.world.all("ReplicaSet")
+            if (controller_of(each) or {}).get("name") == owner and revision_of(each) == int(revision)
+        )
+        replicas = replica_set["spec"]["replicas"]
+        ready = min(replicas, int(settings.get("ready", replicas)))
+        replica_set["status"] = {
+            "replicas": replicas,
+            "readyReplicas": ready,
+            "availableReplicas": int(settings.get("available", ready)),
+            "observedGeneration": replica_set["metadata"]["generation"],
+        }
+        self.world.replace(replica_set)
+        return []
+
+    # ReplicaSets and pods
+
+    def do_replicaset(self, name: str, settings: Settings) -> list[str]:
+        """A person creates or changes a ReplicaSet that selects `app=NAME`."""
+
+        def change(obj: Object) -> None:
+            labels = {"app": name}
+            obj["spec"] |= {
+                "replicas": int(settings.get("replicas", 1)),
+                "minReadySeconds": int(settings.get("min_ready", 0)),
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": []}},
+            }
+
+        return self._set("ReplicaSet", "apps/v1", name, change)
+
+    def do_pod(self, name: str, settings: Settings) -> list[str]:
+        """A pod is there, or changes: `of=SET node= phase= ready=SECONDS age=SECONDS cost= restarts= leaving app=`."""
+
+        def change(obj: Object) -> None:
+            metadata, spec = obj["metadata"], obj["spec"]
+            status = obj.setdefault("status", {"phase": "Running"})
+            if owner := settings.get("of"):
+                replica_set = self.world.find("ReplicaSet", owner)
+                metadata["ownerReferences"] = [owner_reference(replica_set)]
+                metadata["labels"] = {"app": owner}
+            if "app" in settings:
+                metadata["labels"] = {"app": settings["app"]}
+            if "age" in settings:
+                metadata["creationTimestamp"] = timestamp(self.world.now - float(settings["age"]))
+            if "cost" in settings:
+                metadata["annotations"] = {"controller.kubernetes.io/pod-deletion-cost": settings["cost"]}
+            if "leaving" in settings:
+                metadata["deletionTimestamp"] = timestamp(self.world.now)
+            if "node" in settings:
+                spec["nodeName"] = settings["node"]
+            if "tolerates" in settings:
+                spec["tolerations"] = [_toleration(text) for text in settings["tolerates"].split(",")]
+            status["phase"] = settings.get("phase", status["phase"])
+            if "restarts" in settings:
+                status["containerStatuses"] = [{"restartCount": int(settings["restarts"])}]
+            if "ready" in settings:
+                since = timestamp(self.world.now - float(settings["ready"]))
+                status["conditions"] = [{"type": "Ready", "status": "True", "lastTransitionTime": since}]
+
+        return self._set("Pod", "v1", name, change)
+
+    def do_replicate(self, name: str, settings: Settings) -> list[str]:
+        """The ReplicaSet loop takes one step."""
+        found = self.world.find("ReplicaSet", name)
+        failure = replicaset.Failure("FailedCreate", settings["refused"]) if "refused" in settings else None
+        selector = from_document(found["spec"]["selector"]) or ()
+        claims = claim(found, selector, self.world.all("Pod"))
+        lines = self._carry_out(claim_actions(found, claims))
+        crowd: dict[str, int] = {}
+        for pod in claims.owned:
+            node = (pod.get("spec") or {}).get("nodeName") or ""
+            crowd[node] = crowd.get(node, 0) + 1
+        if failure is None:
+            decided = replicaset.decide(replicaset.Observed(found, claims.owned, self.world.now, crowd))
+            lines += self._carry_out(decided)
+        pods = [pod for pod in self.world.all("Pod") if _is_controlled(pod, found)]
+        return lines + self._carry_out(
+            replicaset.decide_status(replicaset.Observed(found, pods, self.world.now), failure)
+        )
+
+    # Owners and dependents
+
+    def do_object(self, name: str, settings: Settings) -> list[str]:
+        """A ConfigMap with owners: `of=a,b!` (`!`: it blocks that owner's deletion) and `finalizer=`."""
+
+        def change(obj: Object) -> None:
+            references = []
+            for text in settings.get("of", "").split(","):
+                if text:
+                    owner = self.world.get("ConfigMap", text.rstrip("!")) or _missing(text.rstrip("!"))
+                    reference = owner_reference(owner, controller=False)
+                    references.append(reference | {"blockOwnerDeletion": text.endswith("!")})
+            obj["metadata"]["ownerReferences"] = references
+            if "finalizer" in settings:
+                obj["metadata"]["finalizers"] = [settings["finalizer"]]
+
+        return self._set("ConfigMap", "v1", name, change)
+
+    def do_delete(self, name: str, settings: Settings) -> list[str]:
+        """A person deletes an object, in the `foreground`, as `orphan`, or in the background."""
+        policy = "Foreground" if "foreground" in settings else "Orphan" if "orphan" in settings else "Background"
+        self.world.delete("ConfigMap", name, policy)
+        return []
+
+    def do_collect(self, name: str, settings: Settings) -> list[str]:
+        """The garbage collector looks at every object until there is nothing left to do."""
+        lines: list[str] = []
+        while step := self._collect_once():
+            lines += step
+        return lines
+
+    def _collect_once(self) -> list[str]:
+        graph = OwnerGraph()
+        items = [Item.of(obj) for obj in self.world.all()]
+        for item in items:
+            graph.put(item)
+        for item in items:
+            owners = {owner["uid"]: _state(graph.get(owner["uid"])) for owner in item.owners}
+            if actions := decide_collection(item, graph.dependents(item.uid), owners):
+                return self._carry_out(actions)
+        return []
+
+    # Nodes
+
+    def do_node(self, name: str, settings: Settings) -> list[str]:
+        """A node says that it is `ready=True|False|Unknown`; `cordoned`, `uncordoned`, `taint=KEY:EFFECT`."""
+
+        def change(obj: Object) -> None:
+            obj["metadata"].pop("namespace", None)
+            status = obj.setdefault("status", {})
+            if "ready" in settings:
+                status["conditions"] = [{"type": "Ready", "status": settings["ready"], "reason": "Said"}]
+            if "cordoned" in settings or "uncordoned" in settings:
+                obj["spec"]["unschedulable"] = "cordoned" in settings
+            if "taint" in settings:
+                key, _, effect = settings["taint"].partition(":")
+                taint = {"key": key, "effect": effect, "timeAdded": timestamp(self.world.now)}
+                obj["spec"]["taints"] = [taint]
+
+        return self._set("Node", "v1", name, change)
+
+    def do_judge(self, name: str, settings: Settings) -> list[str]:
+        """The node lifecycle loop takes one step; the node is `silent`, and may be `evicted`, as the shell found out."""
+        pods = [pod for pod in self.world.all("Pod") if pod["spec"].get("nodeName") == name]
+        node = self.world.find("Node", name)
+        observed = nodelifecycle.Observed(node, "silent" in settings, "evictable" in settings, pods, self.world.now)
+        return self._carry_out(nodelifecycle.decide(observed))
+
+    def do_evict(self, name: str, settings: Settings) -> list[str]:
+        """The taint eviction loop looks at a pod."""
+        pod = self.world.find("Pod", name)
+        node = self.world.find("Node", pod["spec"]["nodeName"])
+        taints = [taint for taint in node["spec"].get("taints") or () if taint["effect"] == "NoExecute"]
+        since = {(taint["key"], ""): tainteviction.parse_timestamp(taint["timeAdded"]) for taint in taints}
+        observed = tainteviction.Observed(pod, taints, since, self.world.now)
+        moment = tainteviction.eviction_time(observed)
+        if moment is None:
+            return ["stays"]
+        if moment > self.world.now:
+            return [f"stays for {moment - self.world.now:.0f} s"]
+        return self._carry_out(tainteviction.decide(observed))
+
+    def do_orphaned(self, name: str, settings: Settings) -> list[str]:
+        """The pod garbage collector finds that a node is gone."""
+        pods = [pod for pod in self.world.all("Pod") if pod["spec"].get("nodeName") == name]
+        return self._carry_out(podgc.decide_orphaned(pods, self.world.now))
+
+    # Namespaces
+
+    def do_namespace(self, name: str, settings: Settings) -> list[str]:
+        """A namespace that a person has just deleted."""
+
+        def change(obj: Object) -> None:
+            obj["metadata"]["deletionTimestamp"] = timestamp(self.world.now)
+            obj["spec"]["finalizers"] = ["kubernetes"]
+            obj["status"] = {"phase": "Terminating"}
+
+        return self._set("Namespace", "v1", name, change)
+
+    def do_empty(self, name: str, settings: Settings) -> list[str]:
+        """The namespace loop takes one step."""
+        content = {kind: self.world.all(kind.kind) for kind in TABLE if kind.namespaced}
+        observed = namespace.Observed(self.world.find("Namespace", name), content, self.world.now)
+        lines: list[str] = []
+        for action in namespace.decide(observed):
+            match action:
+                case namespace.DeleteCollection(kind):
+                    lines.append(f"delete all {kind.plural}")
+                    for obj in self.world.all(kind.kind):
+                        self.world.delete(kind.kind, obj["metadata"]["name"], "Background")
+                case namespace.Finalize(finalized):
+                    lines.append(f"finalize {name}: {finalized['spec']['finalizers']}")
+                case _:
+                    lines += self._told_conditions(action)
+        return lines
+
+    def _told_conditions(self, action: Action) -> list[str]:
+        """Only what holds of the many conditions."""
+        self.world.carry_out(action)
+        assert isinstance(action, namespace.UpdateStatus)
+        holding = [each for each in action.obj["status"]["conditions"] if each["status"] == "True"]
+        return [f"{each['type']}: {each['message']}" for each in holding]
+
+
+def _is_controlled(obj: Object, owner: Object) -> bool:
+    return (controller_of(obj) or {}).get("uid") == uid_of(owner)
+
+
+def _missing(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "uid": f"uid-{name}"}}
+
+
+def _state(owner: Item | None) -> Owner:
+    if owner is None:
+        return Owner.ABSENT
+    return Owner.WAITING if owner.is_deleting_dependents else Owner.SOLID
+
+
+def _toleration(text: str) -> dict[str, Any]:
+    key, _, seconds = text.partition(":")
+    toleration: dict[str, Any] = {"key": key, "operator": "Exists"} if key != "*" else {"operator": "Exists"}
+    return toleration | ({"tolerationSeconds": int(seconds)} if seconds else {})

@@ -159,7 +159,8 @@ def _check_dns_config(spec: Document, path: str) -> Iterator[FieldError]:
         detail = f"must not have more than {_MAX_SEARCH_CHARACTERS} characters (including spaces) in the search list"
         yield FieldError.invalid(f"{where}.searches", searches, detail)
     for index, search in enumerate(searches):
-        bare = search.removesuffix(".").replace("_", "-")
+        labels = search.removesuffix(".").split(".")  # which may hold underscores, other than a name of an object
+        bare = ".".join(label.removeprefix("_").replace("_", "-") for label in labels)
         if search != "." and (problem := names.dns_subdomain(bare)) is not None:
             yield FieldError.invalid(f"{where}.searches[{index}]", search, problem)
     for index, option in enumerate(some(config, "options")):

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 
+from agent.api import NodeAPI
 from agent.capacity import NodeResources
 from agent.config import AgentConfig, parse
 from agent.heartbeat import Heartbeat
@@ -22,6 +23,7 @@ from agent.pods.settings import PodSettings
 from agent.readiness import Readiness
 from agent.runtime.cgroups import detect
 from agent.runtime.native import NativeRuntime
+from agent.stats import Stats
 from agent.volumes.manager import VolumeManager
 from pyk.api.kinds import NODE
 from pyk.client.client import Client
@@ -88,6 +90,14 @@ async def run(config: AgentConfig) -> None:
             ),
             node=lambda: own_node.get(config.node_name),
         )
+        api = NodeAPI(
+            pods,
+            runtime,
+            Stats(cgroups, config.cgroup_root, config.state_dir, config.node_name, clock=clock),
+            clock=clock,
+            memory_capacity=lambda: resources.capacity().memory_bytes,
+            not_ready=lambda: readiness.not_ready,
+        )
         readiness.on_change(registrar.changed)
         readiness.on_change(pods.node_changed)
         network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
@@ -98,6 +108,7 @@ async def run(config: AgentConfig) -> None:
         group.create_task(registrar.run())
         group.create_task(recorder.run())
         group.create_task(pods.run())
+        group.create_task(api.serve(config.node_ip, config.port, config.pki_dir))
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
 
 

@@ -43,10 +43,11 @@ def last_line(log: Path, longest: int = 300) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            # The frame that Python draws around a group of exceptions says nothing.
+            lines = [line.strip(" |+-") for line in file.read().decode(errors="replace").splitlines()]
     except FileNotFoundError:
         return ""
-    return lines[-1][-longest:] if lines else ""
+    return next((line[-longest:] for line in reversed(lines) if line), "")
 
 
 def _rotate(log: Path) -> None:

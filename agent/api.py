@@ -1,0 +1,238 @@
+"""The node API: what the API server asks of this node on behalf of people. HTTPS, for the cluster's masters only.
+
+Every connection shows a client certificate of the cluster's authority, and every request but /healthz one whose
+groups contain `system:masters` (the API server's `apiserver-kubelet-client`); who may do what has been decided there.
+Errors are plain text with the kubelet's status codes. A client that goes away ends its handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+from aiohttp import web
+
+from agent import streams
+from agent.logs import LogOptions, read_log
+from agent.runtime.contract import ContainerState, ExecConfig, ExecSession, Phase, Runtime, RuntimeFailure
+from agent.stats import Stats
+from pyk.api.objects import Object
+from pyk.reconcile import metrics
+from pyk.reconcile.clock import Clock, parse_timestamp
+
+log = logging.getLogger(__name__)
+
+ADMIN_GROUP = "system:masters"
+_TRUE = ("1", "true")
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Pods(Protocol):
+    """What is asked of the pod manager."""
+
+    def find(self, namespace: str, name: str) -> Object | None: ...
+
+    def pods(self) -> list[Object]: ...
+
+    def container(
+        self, namespace: str, pod: str, container: str, *, previous: bool = False
+    ) -> ContainerState | None: ...
+
+
+class NodeAPI:
+    """Serves the node API at `address`:`port` until cancelled. `memory_capacity` gives the node's, in bytes."""
+
+    def __init__(
+        self,
+        pods: Pods,
+        runtime: Runtime,
+        stats: Stats,
+        *,
+        clock: Clock,
+        memory_capacity: Callable[[], int],
+        not_ready: Callable[[], str],
+    ) -> None:
+        self._pods = pods
+        self._runtime = runtime
+        self._stats = stats
+        self._clock = clock
+        self._memory_capacity = memory_capacity
+        self._not_ready = not_ready
+
+    def application(self) -> web.Application:
+        """The routes, behind the check of who asks."""
+        application = web.Application(middlewares=[_only_masters])
+        application.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/pods", self._list_pods),
+                web.get("/metrics", self._metrics),
+                web.get("/stats/summary", self._summary),
+                web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
+                web.get("/exec/{namespace}/{pod}/{container}", self._exec),
+                web.get("/attach/{namespace}/{pod}/{container}", self._attach),
+            ]
+        )
+        return application
+
+    async def serve(self, address: str, port: int, pki_dir: Path) -> None:
+        """Listen until cancelled. Raises OSError when the address is taken."""
+        runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, address, port, ssl_context=server_context(pki_dir)).start()
+            log.info("node API on %s:%d", address, port)
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await runner.cleanup()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        reason = self._not_ready()
+        return web.Response(text=reason or "ok", status=503 if reason else 200)
+
+    async def _list_pods(self, request: web.Request) -> web.Response:
+        listed = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self._pods.pods()}
+        return web.Response(body=orjson.dumps(listed), content_type="application/json")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _summary(self, request: web.Request) -> web.Response:
+        document = await self._stats.summary(self._pods, memory_capacity=self._memory_capacity())
+        return web.Response(body=orjson.dumps(document), content_type="application/json")
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        options = log_options(request.query, self._clock.time())
+        namespace, pod, container = self._names(request)
+        previous = request.query.get("previous", "") in _TRUE
+        state = self._state(namespace, pod, container, previous=previous)
+
+        async def has_ended() -> bool:
+            present = await self._runtime.container(state.id)
+            return present is None or present.phase is Phase.EXITED
+
+        response = web.StreamResponse(headers={"Content-Type": _TEXT})
+        await response.prepare(request)
+        pieces = read_log(state.log_path, options, has_ended=has_ended)
+        try:
+            async for piece in pieces:
+                await response.write(piece)
+        except RuntimeFailure as error:
+            log.warning("the log of %s/%s/%s ends early: %s", namespace, pod, container, error)
+        finally:
+            await pieces.aclose()
+        await response.write_eof()
+        return response
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        namespace, pod, container = self._names(request)
+        query = request.query
+        terminal = query.get("tty", "") in _TRUE
+        config = ExecConfig(
+            command=query.getall("command", []),
+            terminal=terminal,
+            stdin=query.get("input", "") in _TRUE,
+            stdout=query.get("output", "") in _TRUE,
+            stderr=query.get("error", "") in _TRUE and not terminal,
+            environment={"TERM": "xterm"} if terminal else {},
+        )
+        if not config.command:
+            raise web.HTTPBadRequest(text="you must specify at least one command for the container")
+        if not (config.stdin or config.stdout or config.stderr):
+            raise web.HTTPBadRequest(text="you must specify at least 1 of stdin, stdout, stderr")
+        state = self._running(namespace, pod, container)
+        return await self._stream(request, lambda: self._runtime.exec(state.id, config))
+
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        namespace, pod, container = self._names(request)
+        state = self._running(namespace, pod, container)
+        return await self._stream(request, lambda: self._runtime.attach(state.id))
+
+    async def _stream(self, request: web.Request, begin: Callable[[], Awaitable[ExecSession]]) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise web.HTTPBadRequest(text="streams are served over WebSockets only")
+        socket = await streams.accept(request)
+        try:
+            session = await begin()
+        except RuntimeFailure as failure:
+            await streams.fail(socket, failure)
+            return socket
+        await streams.serve(socket, session, clock=self._clock)
+        return socket
+
+    def _names(self, request: web.Request) -> tuple[str, str, str]:
+        """Namespace, pod and container of the path; 404 when this node has no such pod or container."""
+        namespace, name, container = (request.match_info[part] for part in ("namespace", "pod", "container"))
+        pod = self._pods.find(namespace, name)
+        if pod is None:
+            raise web.HTTPNotFound(text=f'pod "{name}" not found on this node')
+        spec = pod["spec"]
+        lists = ("containers", "initContainers", "ephemeralContainers")
+        if not any(each["name"] == container for part in lists for each in spec.get(part) or ()):
+            raise web.HTTPNotFound(text=f'container "{container}" not found in pod "{name}"')
+        return namespace, name, container
+
+    def _state(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> ContainerState:
+        state = self._pods.container(namespace, pod, container, previous=previous)
+        if state is None and previous:
+            raise web.HTTPBadRequest(text=f'previous terminated container "{container}" in pod "{pod}" not found')
+        if state is None:
+            text = f'container "{container}" in pod "{pod}" is waiting to start: ContainerCreating'
+            raise web.HTTPBadRequest(text=text)
+        return state
+
+    def _running(self, namespace: str, pod: str, container: str) -> ContainerState:
+        state = self._pods.container(namespace, pod, container)
+        if state is None or state.phase is not Phase.RUNNING:
+            raise web.HTTPBadRequest(text=f'container "{container}" in pod "{pod}" is not running')
+        return state
+
+
+def log_options(query: Mapping[str, str], now: float) -> LogOptions:
+    """The options of a log request's query; `now` is in seconds since the epoch. Raises 400 for bad numbers."""
+    try:
+        since = parse_timestamp(query["sinceTime"]) if query.get("sinceTime") else None
+        if query.get("sinceSeconds"):
+            since = now - int(query["sinceSeconds"])
+        return LogOptions(
+            follow=query.get("follow", "") in _TRUE,
+            timestamps=query.get("timestamps", "") in _TRUE,
+            tail_lines=int(query["tailLines"]) if query.get("tailLines") else None,
+            limit_bytes=int(query["limitBytes"]) if query.get("limitBytes") else None,
+            since=since,
+            stream=query["stream"].lower() if query.get("stream") in ("Stdout", "Stderr") else "",
+        )
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+
+
+def server_context(pki_dir: Path) -> ssl.SSLContext:
+    """TLS with our server certificate, for clients with a certificate of the cluster's authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki_dir / "kubelet.crt", pki_dir / "kubelet.key")
+    context.load_verify_locations(pki_dir / "ca.crt")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def groups_of(certificate: dict[str, object] | None) -> set[str]:
+    """The organizations of a client certificate as `ssl` shows it: its user's groups."""
+    subject = (certificate or {}).get("subject") or ()
+    assert isinstance(subject, tuple)
+    return {str(value) for part in subject for name, value in part if name == "organizationName"}
+
+
+@web.middleware
+async def _only_masters(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    connection = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
+    certificate = connection.getpeercert() if connection is not None else None
+    if request.path != "/healthz" and ADMIN_GROUP not in groups_of(certificate):
+        raise web.HTTPForbidden(text="this node API serves the API server only")
+    return await handler(request)

@@ -1,0 +1,165 @@
+"""Reading CRI log files: what is shown of them, where their tails begin, and following them to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.logs import LogOptions, Shown, read_log, tail_offset
+
+T1, T2, T3 = (f"2026-01-02T03:04:0{second}.123456789Z".encode() for second in (1, 2, 3))
+TWO_SECONDS = 1767323042.0
+
+
+def line(text: bytes, stamp: bytes = T1, stream: bytes = b"stdout", tag: bytes = b"F") -> bytes:
+    return b" ".join([stamp, stream, tag, text])
+
+
+def shown(lines: list[bytes], **options: object) -> bytes:
+    view = Shown(LogOptions(**options))  # type: ignore[arg-type]
+    return b"".join(view.text_of(each) for each in lines)
+
+
+async def collected(path: Path, options: LogOptions) -> bytes:
+    async def ended() -> bool:
+        return True
+
+    return b"".join([piece async for piece in read_log(path, options, has_ended=ended)])
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "expected"),
+    [
+        pytest.param([line(b"one"), line(b"two", T2)], {}, b"one\ntwo\n", id="plain"),
+        pytest.param([line(b"")], {}, b"\n", id="an empty line"),
+        pytest.param([line(b"a b  c")], {}, b"a b  c\n", id="spaces stay"),
+        pytest.param([line(b"lo", tag=b"P"), line(b"ng")], {}, b"long\n", id="parts are joined"),
+        pytest.param([line(b"one")], {"timestamps": True}, T1 + b" one\n", id="timestamps"),
+        pytest.param(
+            [line(b"lo", tag=b"P"), line(b"ng", T2), line(b"x", T3)],
+            {"timestamps": True},
+            T1 + b" long\n" + T3 + b" x\n",
+            id="one timestamp a long line",
+        ),
+        pytest.param([line(b"old"), line(b"new", T3)], {"since": TWO_SECONDS}, b"new\n", id="since"),
+        pytest.param([line(b"out"), line(b"err", stream=b"stderr")], {"stream": "stderr"}, b"err\n", id="one stream"),
+        pytest.param([line(b"12345"), line(b"678")], {"limit_bytes": 8}, b"12345\n67", id="limit"),
+        pytest.param([b"", b"torn", line(b"ok"), b"\x00\x00 x y z"], {}, b"ok\n", id="torn lines"),
+        pytest.param([b"not-a-time stdout F x"], {"since": TWO_SECONDS}, b"", id="a bad time is not recent"),
+    ],
+)
+def test_what_is_shown(lines: list[bytes], options: dict[str, object], expected: bytes) -> None:
+    assert shown(lines, **options) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.booleans()), max_size=40),
+    st.integers(0, 45),
+    st.booleans(),
+    st.integers(50, 200),
+)
+def test_the_tail_is_the_last_lines_whatever_their_length(
+    lines: list[tuple[int, bool]], wanted: int, ends_with_newline: bool, chunk: int
+) -> None:
+    texts = [line(b"x" * length, tag=b"P" if is_part else b"F") for length, is_part in lines]
+    content = b"\n".join(texts) + (b"\n" if texts and ends_with_newline else b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.logs.CHUNK_BYTES", chunk)
+        found = content[tail_offset(io.BytesIO(content), wanted) :]
+    # Counted the plain way: whole lines from the end, with the parts in front of each.
+    begin = len(texts)
+    count = 0
+    for index in range(len(texts) - 1, -1, -1):
+        if not lines[index][1]:
+            count += 1
+            if count > wanted:
+                break
+        begin = index
+    expected = b"\n".join(texts[begin:])
+    assert found.rstrip(b"\n") == expected.rstrip(b"\n")
+
+
+async def test_a_file_is_read_whole_and_by_its_tail(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(b"".join(line(b"%d" % number) + b"\n" for number in range(20_000)))
+    assert await collected(path, LogOptions()) == b"".join(b"%d\n" % number for number in range(20_000))
+    assert await collected(path, LogOptions(tail_lines=3)) == b"19997\n19998\n19999\n"
+    assert await collected(path, LogOptions(tail_lines=0)) == b""
+
+
+async def test_a_log_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+    assert await collected(tmp_path / "none" / "0.log", LogOptions()) == b""
+
+
+class Follower:
+    """Follows a log in a task, and lets the test say when the container has ended."""
+
+    def __init__(self, path: Path, options: LogOptions) -> None:
+        self.text = b""
+        self.is_over = False
+        self._grew = asyncio.Event()
+        self.task = asyncio.create_task(self._run(path, options))
+
+    async def _run(self, path: Path, options: LogOptions) -> None:
+        async def ended() -> bool:
+            return self.is_over
+
+        async for piece in read_log(path, options, has_ended=ended):
+            self.text += piece
+            self._grew.set()
+
+    async def until(self, text: bytes) -> None:
+        async with asyncio.timeout(5):
+            while self.text != text:
+                self._grew.clear()
+                await self._grew.wait()
+
+
+async def test_following_shows_lines_as_they_come_until_the_container_ends(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(line(b"one") + b"\n" + line(b"two") + b"\n")
+    follower = Follower(path, LogOptions(follow=True, tail_lines=1))
+    await follower.until(b"two\n")
+    with path.open("ab") as file:
+        file.write(line(b"three") + b"\n" + line(b"fo"))
+        file.flush()
+        await follower.until(b"two\nthree\n")
+        file.write(b"ur\n")
+        file.flush()
+        await follower.until(b"two\nthree\nfour\n")
+        follower.is_over = True
+        file.write(line(b"last") + b"\n")
+    async with asyncio.timeout(5):
+        await follower.task
+    assert follower.text == b"two\nthree\nfour\nlast\n"
+
+
+async def test_following_waits_for_the_log_and_survives_its_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "0.log"
+    path.parent.mkdir()
+    follower = Follower(path, LogOptions(follow=True))
+    path.write_bytes(line(b"one") + b"\n")
+    await follower.until(b"one\n")
+    with path.open("ab") as file:
+        file.write(line(b"two") + b"\n")
+    path.rename(tmp_path / "deep" / "0.log.20260102")
+    path.write_bytes(line(b"three") + b"\n")
+    await follower.until(b"one\ntwo\nthree\n")
+    follower.is_over = True
+    path.open("ab").close()
+    async with asyncio.timeout(5):
+        await follower.task
+
+
+async def test_following_stops_at_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(line(b"one") + b"\n" + line(b"two") + b"\n")
+    follower = Follower(path, LogOptions(follow=True, limit_bytes=5))
+    async with asyncio.timeout(5):
+        await follower.task
+    assert follower.text == b"one\nt"

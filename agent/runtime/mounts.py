@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NULL_DEVICE = os.makedev(1, 3)
 _PAGE = 4096
+_MAX_LINKS = 40  # as many as the kernel follows
 
 
 def build_root(
@@ -84,12 +85,13 @@ def enter_root(root: int) -> None:
     os.chdir("/")
 
 
-def target(root: int, path: str, *, directory: bool) -> int:
-    """A descriptor of `path` inside the root; it is made, with its parents, when it does not exist."""
+def target(root: int, path: str, *, directory: bool, links: int = 0) -> int:
+    """A descriptor of `path` inside the root; it is made, with its parents, when it does not exist. Where a link points
+    to nothing (an image's /etc/resolv.conf often does), that nothing is what is made."""
     try:
         return syscalls.open_in_root(root, os.fsencode(path), os.O_PATH)
     except FileNotFoundError:
-        parent_path, name = os.path.split(path)
+        parent_path, name = os.path.split(path.rstrip("/"))
         parent = target(root, parent_path, directory=True)
     try:
         if directory:
@@ -98,6 +100,11 @@ def target(root: int, path: str, *, directory: bool) -> int:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=parent))
         return syscalls.open_in_root(root, os.fsencode(path), os.O_PATH)
+    except FileExistsError:
+        if links == _MAX_LINKS:
+            raise
+        path = os.path.join(parent_path, os.readlink(name, dir_fd=parent))
+        return target(root, path, directory=directory, links=links + 1)
     finally:
         os.close(parent)
 

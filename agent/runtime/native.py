@@ -77,11 +77,19 @@ class NativeRuntime:
         Raises:
             RuntimeFailure: the spawner does not start.
         """
-        async with self._connecting:
-            if self._connection is None:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                await self._connect()
-        for identifier, writable in (await self._call("list_removed")).items():
+        removed = None
+        while removed is None:
+            async with self._connecting:
+                if self._connection is None:
+                    self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    await self._connect()
+            try:
+                removed = await self._call("list_removed")
+            except RuntimeFailure:
+                if self._connection is not None:
+                    raise
+                # That spawner had died, unnoticed until now: connect to the next one.
+        for identifier, writable in removed.items():
             await self._finish_removal(identifier, writable)
 
     async def close(self) -> None:
@@ -263,7 +271,10 @@ class NativeRuntime:
                 continue
             self._connection = Connection(sock)
             asyncio.get_running_loop().add_reader(sock, self._on_readable)
-            hello = await self._call("hello")
+            try:
+                hello = await self._call("hello")
+            except RuntimeFailure:  # it was about to end when it took the connection
+                continue
             self._spawner_pid = hello["pid"]
             if hello["protocol"] == PROTOCOL:
                 return

@@ -128,11 +128,11 @@ def _run(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> It
         yield MakeSandbox()
     if (not observed.volumes_ready or observed.volumes_stale) and _may(observed, VOLUMES, timer):
         yield SetUpVolumes()
-    if sandbox is not None and not observed.addresses and _may(observed, NETWORK, timer):
+    if sandbox is not None and not observed.is_attached and _may(observed, NETWORK, timer):
         yield AttachNetwork()
     yield from _images(pod, observed, timer, [container for container, _ in starts])
     yield from _tend(pod, observed, timer)
-    if sandbox is None or not observed.addresses or not observed.volumes_ready or observed.volumes_stale:
+    if sandbox is None or not observed.is_attached or not observed.volumes_ready or observed.volumes_stale:
         return
     for container, start in starts:
         name = container["name"]
@@ -199,7 +199,8 @@ def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
             yield from _tell_back_off(pod, container, view, timer.now)
             continue
         if view.phase is Phase.CREATED:
-            yield StartCreated(name, view.id)
+            if _may(observed, launch_of(name), timer):
+                yield StartCreated(name, view.id)
             continue
         if view.id in observed.stops:
             yield from _kill_if_late(view, observed, timer)

@@ -228,8 +228,9 @@ class Observed:
     """Everything that the decision looks at beside the pod object.
 
     `containers` has the latest attempt of each container in the present sandbox; `past` the one before it, or, where
-    there is none in this sandbox, the last one from before. `removable` are ids of older attempts. `images` names
-    the containers whose image is here. `has_remains` says that there are files or cgroups of the pod on the node.
+    there is none in this sandbox, the last one from before. `is_attached` says that the network has been set up
+    since the agent came; `addresses` are those known from before as well. `removable` are ids of older attempts.
+    `images` names the containers whose image is here. `has_remains` says that files or cgroups of the pod are left.
     """
 
     gone: bool = False
@@ -237,6 +238,7 @@ class Observed:
     stopping_since: float = 0.0
     rejection: Rejection | None = None
     sandbox: SandboxView | None = None
+    is_attached: bool = False
     addresses: tuple[str, ...] = ()
     host_addresses: tuple[str, ...] = ()
     containers: Mapping[str, ContainerView] = field(default_factory=dict)

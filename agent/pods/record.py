@@ -68,6 +68,9 @@ class PodRecord:
     told: set[tuple[str, str, str]] = field(default_factory=set)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     has_remains: bool = True
+    is_attached: bool = False
+    deleted_version: str = ""
+    """The resourceVersion at which the API object was last deleted."""
 
     def note(self, state: ContainerState, read_message: MessageReader) -> None:
         """Take in what the runtime says of a container; news that come late do not turn time back."""
@@ -90,11 +93,22 @@ class PodRecord:
 
     def begin_sandbox(self, sandbox: Sandbox) -> None:
         """A new sandbox was made: what ran in an earlier one belongs to the past."""
-        self.sandbox = sandbox
+        self.sandbox, self.is_attached = sandbox, False
         latest = {name: views[-1] for name, views in self._views().items()}
         self.before |= latest
         for container_id in list(self.states):
             self.drop(container_id)
+
+    def end_sandbox(self) -> None:
+        """The sandbox is gone; how its containers ended stays known."""
+        self.sandbox, self.addresses, self.is_attached = None, (), False
+        for kept in (self.images, self.probes, self.stops, self.pulling):
+            kept.clear()
+
+    def cancel_tasks(self) -> None:
+        """End what goes on in the background for the pod."""
+        for task in list(self.tasks.values()):
+            task.cancel()
 
     def lose(self, container_id: str) -> None:
         """The runtime does not know the container any more: it ended, and nobody saw how."""
@@ -140,6 +154,7 @@ class PodRecord:
             stopping_since=self.stopping_since,
             rejection=self.rejection,
             sandbox=None if self.sandbox is None else SandboxView(self.sandbox.alive, self.sandbox.created_at),
+            is_attached=self.is_attached,
             addresses=self.addresses,
             host_addresses=self.host_addresses,
             containers=containers,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,19 +111,16 @@ async def test_a_command_that_does_not_exist_is_told(node: Any, shell_pod: Any) 
 
 
 async def test_an_unknown_image_is_told_and_recovers_when_it_appears(node: Any, shell_pod: Any, tmp_path: Any) -> None:
-    async with node.agent() as pods:
+    async with node.agent(image_backoff_base=60.0, image_backoff_max=60.0):
         await node.create(shell_pod("early", "echo here", container={"image": "team/app:1"}))
         pod = await node.until("early", lambda p: waits_for(p) == "ErrImagePull")
         assert "pyk image import team/app:1" in state_of(pod)["waiting"]["message"]
         await node.until("early", lambda p: waits_for(p) == "ImagePullBackOff")
         root = tmp_path / "rootfs"
         (root / "bin").mkdir(parents=True)
-        with open("/bin/busybox", "rb") as busybox:
-            (root / "bin/busybox").write_bytes(busybox.read())
-        (root / "bin/busybox").chmod(0o755)
+        shutil.copy("/bin/busybox", root / "bin/busybox")
         (root / "bin/sh").symlink_to("busybox")
         node.images.import_rootfs("team/app:1", root)
-        pods.images_changed()
         pod = await node.until("early", lambda p: p["status"]["phase"] == "Succeeded")
         assert node.log(pod) == "here\n"
         assert status_of(pod)["image"] == "docker.io/team/app:1"
@@ -150,20 +149,29 @@ async def test_deletion_sends_sigterm_and_waits_for_a_graceful_end(node: Any, sh
         await _until(lambda: not any(node.settings.log_root.iterdir()))
         assert await node.runtime.list_sandboxes() == []
         group = f"{node.settings.cgroup_root}/kubepods/besteffort/pod{pod['metadata']['uid']}"
-        assert not any(os.path.exists(path) for path in node.cgroups.directories(group))
+        assert not any(map(exists, node.cgroups.directories(group)))
         assert node.network.attached == {}
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 async def _until(holds: Any) -> None:
     async with asyncio.timeout(20):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - files and processes of the node announce nothing
+            await asyncio.sleep(0.01)
+
+
+async def _until_sandboxes(node: Any, count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(await node.runtime.list_sandboxes()) != count:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
 
 
 async def test_a_container_that_ignores_sigterm_is_killed_after_the_grace_period(node: Any, shell_pod: Any) -> None:
     async with node.agent():
         await node.running(shell_pod("rude", "trap '' TERM; while true; do sleep 0.05; done"))
-        asyncio.get_running_loop()
         task = asyncio.create_task(node.until("rude", lambda p: "terminated" in state_of(p)))
         await node.client.delete(POD, "rude", "default")
         last = await task
@@ -176,9 +184,7 @@ async def test_a_pod_deleted_by_force_is_ended_on_the_node(node: Any, shell_pod:
         await node.running(shell_pod("forced", "sleep 1000"))
         await node.client.delete(POD, "forced", "default", grace_period_seconds=0)
         await node.until_gone("forced")
-        async with asyncio.timeout(20):
-            while await node.runtime.list_sandboxes():
-                await asyncio.sleep(0.02)
+        await _until_sandboxes(node, 0)
 
 
 async def test_a_new_pod_of_the_same_name_takes_over_at_once(node: Any, shell_pod: Any) -> None:
@@ -220,9 +226,7 @@ async def test_a_pod_removed_while_the_agent_was_away_is_ended(node: Any, shell_
     await node.client.delete(POD, "orphan", "default", grace_period_seconds=0)
     async with node.agent():
         await node.running(shell_pod("other", "sleep 1000"))
-        async with asyncio.timeout(20):
-            while len(await node.runtime.list_sandboxes()) != 1:
-                await asyncio.sleep(0.02)
+        await _until_sandboxes(node, 1)
         await _until(lambda: not (node.settings.state_dir / "pods" / pod["metadata"]["uid"]).exists())
 
 

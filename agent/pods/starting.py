@@ -1,0 +1,235 @@
+"""The way up: sandbox, network, volumes, images, containers. Failures are noted with a time to retry, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.images.image import Image, ImageUnavailable
+from agent.images.reference import BadReference, parse_reference
+from agent.network.contract import NetworkFailure
+from agent.pods import actions as do
+from agent.pods.downward import UnknownField, field_value, needs_address, resource_value
+from agent.pods.environment import ConfigError
+from agent.pods.launch import Launcher, pod_labels
+from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
+from agent.pods.parts import Parts, container_named, target_of
+from agent.pods.record import PodRecord
+from agent.pods.resources import amounts, pod_cgroup, pod_cgroup_resources, pod_limits
+from agent.runtime.contract import RuntimeFailure, SandboxConfig
+from agent.volumes.projection import Sources, VolumeFailure
+from agent.volumes.references import ReferenceUnavailable
+from pyk.api.kinds import SECRET
+from pyk.api.objects import Object
+
+RUNTIME_NOT_READY = "RuntimeNotReady"
+
+
+class Starter:
+    """Does the actions that bring a pod up."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._launcher = Launcher(parts.volumes, parts.settings)
+
+    async def make_sandbox(self, record: PodRecord) -> None:
+        """The pod's cgroup with its limits, and the sandbox in it."""
+        pod, spec = record.pod, record.pod["spec"]
+        cgroup = pod_cgroup(self._parts.settings.cgroup_root, pod)
+        context = spec.get("securityContext") or {}
+        record.has_remains = True
+        try:
+            self._parts.cgroups.create(cgroup)
+            self._parts.cgroups.apply(cgroup, pod_cgroup_resources(pod, self._parts.settings.pod_pids_limit))
+            sandbox = await self._parts.runtime.run_sandbox(
+                SandboxConfig(
+                    id=record.uid,
+                    hostname=self._launcher.hostname(pod),
+                    cgroup_parent=cgroup,
+                    host_network=bool(spec.get("hostNetwork")),
+                    host_ipc=bool(spec.get("hostIPC")),
+                    host_pid=bool(spec.get("hostPID")),
+                    share_pids=bool(spec.get("shareProcessNamespace")),
+                    sysctls={sysctl["name"]: sysctl["value"] for sysctl in context.get("sysctls") or ()},
+                    labels=pod_labels(pod),
+                )
+            )
+        except (RuntimeFailure, OSError) as error:
+            self._failed(record, SANDBOX, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+            return
+        record.failures.pop(SANDBOX, None)
+        record.begin_sandbox(sandbox)
+
+    async def attach_network(self, record: PodRecord) -> None:
+        """Addresses for the sandbox; a pod of the host network has the node's."""
+        assert record.sandbox is not None
+        if record.pod["spec"].get("hostNetwork"):
+            record.addresses = tuple(self._parts.settings.node_addresses)
+        else:
+            try:
+                attached = await self._parts.network.attach(record.uid, record.sandbox.network_namespace)
+            except (NetworkFailure, OSError) as error:
+                text = f"Failed to create pod sandbox: networkPlugin failed to set up pod network: {error}"
+                self._failed(record, NETWORK, "FailedCreatePodSandBox", text)
+                return
+            record.addresses = tuple(attached)
+        record.is_attached = True
+        record.failures.pop(NETWORK, None)
+        if needs_address(record.pod):
+            record.volumes_stale = True
+
+    async def set_up_volumes(self, record: PodRecord) -> None:
+        """Volumes made, or their content made what it is to be now."""
+        first = record.volumes is None
+        record.volumes_stale = False
+        record.has_remains = True
+        try:
+            await self._parts.references.ready(record.pod)
+            record.volumes = await self._parts.volumes.set_up(
+                record.pod, self._sources(record), pod_limits(record.pod).get("memory")
+            )
+        except (VolumeFailure, ReferenceUnavailable, OSError) as error:
+            if first:
+                self._failed(record, VOLUMES, "FailedMount", str(error))
+            else:  # what is mounted stays as it is; the next change tries again
+                self._parts.event(record, "Warning", "FailedMount", str(error))
+            return
+        record.failures.pop(VOLUMES, None)
+
+    def _failed(self, record: PodRecord, key: str, reason: str, message: str) -> None:
+        self._parts.event(record, "Warning", reason, message)
+        self._parts.fail(record, key, reason, message)
+
+    def _sources(self, record: PodRecord) -> Sources:
+        pod, facts = record.pod, self._parts.facts(record)
+
+        def field(path: str) -> str:
+            try:
+                return field_value(pod, path, facts)
+            except UnknownField as error:
+                raise VolumeFailure(str(error)) from error
+
+        def resource(selector: Mapping[str, Any]) -> str:
+            try:
+                return resource_value(pod, "", selector, facts)
+            except UnknownField as error:
+                raise VolumeFailure(str(error)) from error
+
+        return Sources(lambda kind, name: self._parts.lookup(pod, kind, name), field, resource)
+
+    async def resolve_image(self, record: PodRecord, name: str) -> None:
+        """The image of a container, in a task of its own when it has to be pulled."""
+        container = container_named(record.pod, name)
+        text = container.get("image") or ""
+        policy = container.get("imagePullPolicy") or _default_pull_policy(text)
+
+        async def resolve() -> None:
+            try:
+                credentials = [] if not record.pod["spec"].get("imagePullSecrets") else await self._credentials(record)
+                image, pulled = await self._parts.images.resolve(text, policy, credentials)
+            except (ImageUnavailable, ReferenceUnavailable, OSError) as error:
+                self._image_failed(record, name, text, error)
+            else:
+                self._image_resolved(record, name, image, pulled=pulled)
+            finally:
+                record.pulling.discard(name)
+
+        if self._parts.images.needs_pull(text, policy):
+            record.pulling.add(name)
+            self._parts.spawn(record, image_of(name), resolve())
+        else:
+            await resolve()
+
+    async def _credentials(self, record: PodRecord) -> list[Object]:
+        await self._parts.references.ready(record.pod)
+        names = [reference.get("name") or "" for reference in record.pod["spec"].get("imagePullSecrets") or ()]
+        found = (self._parts.lookup(record.pod, SECRET, name) for name in names)
+        return [secret for secret in found if secret is not None]
+
+    def _image_failed(self, record: PodRecord, name: str, text: str, error: Exception) -> None:
+        reason = error.reason if isinstance(error, ImageUnavailable) else "ErrImagePull"
+        base, longest = self._parts.settings.image_backoff_base, self._parts.settings.image_backoff_max
+        record.fail(image_of(name), reason, str(error), self._parts.clock.time(), base, longest)
+        message = f'Failed to pull image "{text}": {error}' if reason == "ErrImagePull" else str(error)
+        self._parts.event(record, "Warning", "Failed", message, name)
+        self._parts.event(record, "Warning", "Failed", f"Error: {reason}", name)
+
+    def _image_resolved(self, record: PodRecord, name: str, image: Image, *, pulled: bool) -> None:
+        record.images[name] = image
+        record.failures.pop(image_of(name), None)
+        text = f'Successfully pulled image "{image.name}"' if pulled else (
+            f'Container image "{container_named(record.pod, name).get("image")}" already present on machine'
+        )  # fmt: skip
+        self._parts.event(record, "Normal", "Pulled", text, name)
+
+    async def launch(self, record: PodRecord, action: do.Launch) -> None:
+        """Create and start a container."""
+        name = action.container
+        container = container_named(record.pod, name)
+        try:
+            await self._parts.references.ready(record.pod)
+            config, skipped = await self._launcher.config(
+                record,
+                container,
+                action.attempt,
+                action.backoff,
+                lambda kind, name: self._parts.lookup(record.pod, kind, name),
+                self._parts.facts(record),
+                amounts(self._parts.node_capacity).get("memory", 0),
+            )
+            if skipped:
+                text = f"Keys {skipped} were skipped since they are not valid names of environment variables."
+                self._parts.event(record, "Warning", "InvalidEnvironmentVariableNames", text, name)
+            state = await self._parts.runtime.create_container(config)
+        except (ConfigError, ReferenceUnavailable, VolumeFailure) as error:
+            self._launch_failed(record, name, "CreateContainerConfigError", str(error))
+            return
+        except (RuntimeFailure, OSError) as error:
+            reason = error.reason if isinstance(error, RuntimeFailure) else "CreateContainerError"
+            self._launch_failed(record, name, reason, str(error))
+            return
+        record.images.pop(name, None)
+        self._parts.note(record, state)
+        self._parts.event(record, "Normal", "Created", f"Created container: {name}", name)
+        await self.start(record, name, config.id)
+
+    def _launch_failed(self, record: PodRecord, name: str, reason: str, message: str) -> None:
+        self._parts.fail(record, launch_of(name), reason, message)
+        self._parts.event(record, "Warning", "Failed", f"Error: {message}", name)
+
+    async def start(self, record: PodRecord, name: str, container_id: str) -> None:
+        """Start a created container, and its postStart hook beside it."""
+        try:
+            state = await self._parts.runtime.start_container(container_id)
+        except RuntimeFailure as error:
+            if error.reason == RUNTIME_NOT_READY:  # nothing is known of the command; it is tried again
+                self._launch_failed(record, name, error.reason, str(error))
+                return
+            now = self._parts.clock.time()
+            record.start_failures[container_id] = StartFailure(error.reason, str(error), error.exit_code, now)
+            self._parts.event(record, "Warning", "Failed", f"Error: {error}", name)
+            return
+        record.failures.pop(launch_of(name), None)
+        self._parts.note(record, state)
+        self._parts.event(record, "Normal", "Started", f"Started container {name}", name)
+        container = container_named(record.pod, name)
+        if (container.get("lifecycle") or {}).get("postStart") is not None:
+            record.post_start[container_id] = "running"
+            self._parts.spawn(record, f"postStart {container_id}", self._post_start(record, container, container_id))
+
+    async def _post_start(self, record: PodRecord, container: Mapping[str, Any], container_id: str) -> None:
+        hook = container["lifecycle"]["postStart"]
+        outcome = await self._parts.handlers.run(hook, target_of(record, container, container_id), None)
+        if container_id not in record.states:
+            return
+        record.post_start[container_id] = "done" if outcome.ok else f"failed: {outcome.output}"
+        if not outcome.ok:
+            text = f"PostStartHook failed: {outcome.output}"
+            self._parts.event(record, "Warning", "FailedPostStartHook", text, container["name"])
+
+
+def _default_pull_policy(image: str) -> str:
+    try:
+        return "Always" if parse_reference(image).is_latest else "IfNotPresent"
+    except BadReference:
+        return "IfNotPresent"

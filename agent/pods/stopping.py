@@ -1,0 +1,137 @@
+"""The way down: hooks and signals within the grace period, then sandbox, network, volumes, cgroup, API object."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from dataclasses import replace
+
+from agent.pods import actions as do
+from agent.pods.launch import log_directory, message_file
+from agent.pods.observed import ATTEMPT, CONTAINER_NAME, STOP_SIGNAL, Stop
+from agent.pods.parts import Parts, find_container, target_of
+from agent.pods.record import PodRecord
+from agent.pods.resources import pod_cgroups
+from agent.runtime.contract import RuntimeFailure
+from agent.volumes.mounts import remove_tree
+from pyk.api.kinds import POD
+from pyk.api.objects import key_of, name_of, namespace_of
+from pyk.api.status import ApiError
+from pyk.client.client import ClientUnavailable
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_AFTER_HOOK_SECONDS = 2.0
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 5.0
+
+
+class Stopper:
+    """Does the actions that bring a pod down."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def stop(self, record: PodRecord, action: do.StopContainer) -> None:
+        """Begin to stop a container, or bring its deadline forward."""
+        now = self._parts.clock.time()
+        if action.ends_pod and not record.stopping_since:
+            record.stopping_since = now
+        known = record.stops.get(action.id)
+        if known is not None:
+            record.stops[action.id] = replace(known, deadline=min(known.deadline, action.deadline))
+            return
+        record.stops[action.id] = Stop(now, action.deadline)
+        self._parts.event(record, "Normal", "Killing", action.message, action.container)
+        self._parts.spawn(record, f"stop {action.id}", self._stop_gracefully(record, action))
+
+    async def _stop_gracefully(self, record: PodRecord, action: do.StopContainer) -> None:
+        """The preStop hook within the grace period, then the stop signal."""
+        container = find_container(record.pod, action.container) or {}
+        hook = (container.get("lifecycle") or {}).get("preStop")
+        if hook is not None and record.post_start.get(action.id) != "running":
+            left = max(0.0, record.stops[action.id].deadline - self._parts.clock.time())
+            outcome = await self._parts.handlers.run(hook, target_of(record, container, action.id), left)
+            if not outcome.ok:
+                text = f"PreStopHook failed: {outcome.output}"
+                self._parts.event(record, "Warning", "FailedPreStopHook", text, action.container)
+            stop = record.stops.get(action.id)
+            if stop is not None:  # the signal gets a chance even when the hook has used up the time
+                latest = max(stop.deadline, self._parts.clock.time() + _SHORTEST_AFTER_HOOK_SECONDS)
+                record.stops[action.id] = replace(stop, deadline=latest)
+        state = record.states.get(action.id)
+        if state is None:
+            return
+        number = stop_signal(state.labels.get(STOP_SIGNAL, ""))
+        try:
+            await self._parts.runtime.kill_container(action.id, number)
+        except RuntimeFailure as error:
+            log.warning("signal %d for container %s of %s: %s", number, action.container, name_of(record.pod), error)
+
+    async def kill(self, record: PodRecord, container_id: str) -> None:
+        """SIGKILL to all processes of a container."""
+        stop = record.stops.get(container_id)
+        if stop is not None:
+            record.stops[container_id] = replace(stop, killed_at=self._parts.clock.time())
+        await self._parts.runtime.kill_container(container_id, signal.SIGKILL)
+
+    async def remove_container(self, record: PodRecord, container_id: str) -> None:
+        """Remove a dead attempt with its log and message."""
+        state = record.states.get(container_id)
+        await self._parts.runtime.remove_container(container_id)
+        record.drop(container_id)
+        if state is not None:
+            state.log_path.unlink(missing_ok=True)
+            name, attempt = state.labels.get(CONTAINER_NAME, ""), int(state.labels.get(ATTEMPT, "0"))
+            message_file(self._parts.volumes.pod_directory(record.uid), name, attempt).unlink(missing_ok=True)
+
+    async def remove_sandbox(self, record: PodRecord) -> None:
+        """Take back the network, then the sandbox with everything in it."""
+        record.cancel_tasks()
+        await self._parts.network.detach(record.uid)
+        await self._parts.runtime.remove_sandbox(record.uid)
+        record.end_sandbox()
+
+    async def tear_down(self, record: PodRecord, *, with_logs: bool) -> None:
+        """Remove volumes, files and cgroups of the pod."""
+        await self._parts.volumes.tear_down(record.uid)
+        for path in pod_cgroups(self._parts.settings.cgroup_root, record.uid):
+            await asyncio.to_thread(self._parts.cgroups.remove, path)
+        if with_logs:
+            await asyncio.to_thread(remove_tree, log_directory(self._parts.settings, record.pod))
+        record.volumes = None
+        record.has_remains = False
+
+    def delete_object(self, record: PodRecord) -> None:
+        """Remove the pod from the API, in a task of its own; once for each state of it that still asks for it."""
+        version = record.pod["metadata"].get("resourceVersion", "")
+        if "delete" not in record.tasks and record.deleted_version != version:
+            self._parts.spawn(record, "delete", self._delete(record, version))
+
+    async def _delete(self, record: PodRecord, version: str) -> None:
+        """The last status is written before; tried until the API server has answered."""
+        pod, delay = record.pod, _FIRST_RETRY_SECONDS
+        while True:
+            await self._parts.writer.flush(record.uid)
+            try:
+                await self._parts.client.delete(
+                    POD, name_of(pod), namespace_of(pod), grace_period_seconds=0, uid=record.uid
+                )
+            except (ApiError, ClientUnavailable) as error:
+                if not isinstance(error, ApiError) or error.code not in (404, 409):
+                    log.warning("pod %s could not be deleted: %s; again in %.1f s", key_of(pod), error, delay)
+                    await self._parts.clock.sleep(delay)
+                    delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+                    continue
+            record.deleted_version = version
+            return
+
+
+def stop_signal(name: str) -> int:
+    """The number of a stop signal given as `SIGUSR1`, `USR1` or `10`; SIGTERM for what is none."""
+    if name.isdigit():
+        return int(name)
+    full = name if name.startswith("SIG") else f"SIG{name}"
+    if full.startswith("SIGRTMIN+"):
+        return int(signal.SIGRTMIN) + int(full.removeprefix("SIGRTMIN+"))
+    return int(signal.Signals.__members__.get(full, signal.SIGTERM))

@@ -221,15 +221,16 @@ class Api:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     def _openapi(self, path: str) -> web.Response:
-        from controlplane.apiserver import openapi  # builds the models' schemas when someone first asks
+        # Builds the models' schemas, so not before someone asks.
+        from controlplane.apiserver.openapi import openapi_v2, openapi_v3, openapi_v3_index
 
         body: bytes | None = None
         if path == "/openapi/v2":
-            body = openapi.openapi_v2()
+            body = openapi_v2()
         elif path.rstrip("/") == "/openapi/v3":
-            body = openapi.openapi_v3_index()
+            body = openapi_v3_index()
         elif path.startswith("/openapi/v3/"):
-            body = openapi.openapi_v3(path.removeprefix("/openapi/v3/"))
+            body = openapi_v3(path.removeprefix("/openapi/v3/"))
         if body is None:
             return web.Response(text="404 page not found\n", status=404)
         return responses.plain(body)

@@ -1,4 +1,4 @@
-"""From a request's body to an object of a kind: JSON or YAML, checked by the kind's model.
+"""From a request's body to an object of a kind: JSON, YAML or protobuf, checked by the kind's model.
 
 What comes out has no unknown field, no null, quantities in canonical form and the model's order of fields. What is
 wrong is told as kube-apiserver tells it: text that is no JSON or of the wrong type is a 400 that names the field, an
@@ -17,6 +17,7 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
+from controlplane.apiserver import protobuf
 from controlplane.apiserver.schema import struct_at
 from pyk.api.base import Model
 from pyk.api.objects import Object
@@ -67,7 +68,9 @@ def parse_body(body: bytes, content_type: str) -> tuple[Object, list[str]]:
         return parse_json(body)
     if media in ("application/yaml", "application/x-yaml", "text/yaml"):
         return parse_yaml(body)
-    raise unsupported_media_type(("application/json", "application/yaml"))
+    if media == protobuf.MEDIA_TYPE:
+        return protobuf.parse_protobuf(body), []
+    raise unsupported_media_type(("application/json", "application/yaml", protobuf.MEDIA_TYPE))
 
 
 def parse_json(body: bytes) -> tuple[Object, list[str]]:

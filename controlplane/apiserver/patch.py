@@ -31,10 +31,6 @@ _MOST_COPIED_BYTES = 3 << 20
 class Patch(Protocol):
     """A patch that has been read."""
 
-    @property
-    def resource_version(self) -> str:
-        """The resourceVersion that the patch insists on; empty when it does not."""
-
     def apply(self, document: Object) -> Object:
         """The patched document; the given one stays as it is. Raises 400 or 422 `ApiError`."""
 
@@ -53,12 +49,6 @@ def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
     if not isinstance(document, dict):
         raise bad_request("error decoding patch: a merge patch must be an object")
     return MergePatch(document) if media == MERGE_PATCH else StrategicMergePatch(document, model)
-
-
-def _resource_version_in(document: Object) -> str:
-    metadata = document.get("metadata")
-    found = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-    return found if isinstance(found, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +71,6 @@ class JsonPatch:
             return JsonPatch(jsonpatch.JsonPatch(document))
         except (jsonpatch.InvalidJsonPatch, jsonpointer.JsonPointerException, TypeError, AttributeError) as error:
             raise bad_request(f"error decoding patch: {error}") from None
-
-    @property
-    def resource_version(self) -> str:
-        return ""
 
     def apply(self, document: Object) -> Object:
         patched: Any = copy.deepcopy(document)
@@ -127,10 +113,6 @@ class MergePatch:
 
     document: Object
 
-    @property
-    def resource_version(self) -> str:
-        return _resource_version_in(self.document)
-
     def apply(self, document: Object) -> Object:
         merged: Object = merge(document, self.document)
         return merged
@@ -142,10 +124,6 @@ class StrategicMergePatch:
 
     document: Object
     model: type[Model]
-
-    @property
-    def resource_version(self) -> str:
-        return _resource_version_in(self.document)
 
     def apply(self, document: Object) -> Object:
         # A deep copy: the merged document would otherwise share what it took from the patch, and may be computed again.

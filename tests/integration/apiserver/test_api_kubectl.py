@@ -98,3 +98,18 @@ async def test_waiting_for_deletion(server, api, new_config):
 async def test_dry_runs(server, new_config):
     await ok(server, "apply", "--dry-run=server", "-f", "-", stdin=manifest(new_config("a")))
     assert await ok(server, "get", "cm", "-o", "name") == ""
+
+
+async def test_commands_that_send_protobuf(server):
+    await ok(server, "create", "namespace", "x")
+    await ok(server, "create", "configmap", "a", "--from-literal=k=v", "-n", "x")
+    await ok(server, "create", "secret", "generic", "s", "--from-literal=k=v", "-n", "x")
+    await ok(server, "create", "serviceaccount", "z", "-n", "x")
+    await ok(server, "create", "deployment", "web", "--image=i", "--replicas=0", "--port=80", "-n", "x")
+    found = orjson.loads(await ok(server, "get", "deployment", "web", "-n", "x", "-o", "json"))["spec"]
+    assert found["replicas"] == 0
+    assert found["template"]["spec"]["containers"][0]["ports"] == [{"containerPort": 80, "protocol": "TCP"}]
+    assert await ok(server, "get", "secret", "s", "-n", "x", "-o", "jsonpath={.data.k}") == "dg=="
+    assert "web" in await ok(server, "describe", "deployment", "web", "-n", "x")
+    status, _, err = await server.kubectl("create", "configmap", "a", "-n", "x")
+    assert (status, 'configmaps "a" already exists' in err) == (1, True)

@@ -1,0 +1,181 @@
+"""What comes in: JSON, YAML and protobuf bodies, checked by the models; and what goes out as whom accepts it."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import suppress
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from controlplane.apiserver.decoding import conform, parse_json, parse_yaml
+from controlplane.apiserver.encoding import decode, encode, resplice, splice
+from controlplane.apiserver.negotiation import negotiate
+from controlplane.apiserver.protobuf import parse_protobuf
+from pyk.api.kinds import CONFIG_MAP, DEPLOYMENT, POD
+from pyk.api.status import ApiError
+
+
+def check(kind, document, validation="Warn"):
+    return conform(kind.model, document, kind=kind.kind, api_version=kind.api_version, field_validation=validation)
+
+
+def pod(**container):
+    return {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", **container}]}}
+
+
+def test_nulls_are_left_out_and_quantities_become_canonical():
+    document = pod(image=None, resources={"limits": {"cpu": "0.5", "memory": 1024}})
+    found, warnings = check(POD, document)
+    assert warnings == []
+    assert found["spec"]["containers"] == [{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "1024"}}}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "document", "code", "part"),
+    [
+        (POD, pod(image=1), 400, "cannot unmarshal number into Go struct field Container.spec.containers.image"),
+        (POD, pod(command="x"), 400, "cannot unmarshal string into Go struct field Container.spec.containers.command"),
+        (POD, {"spec": {"containers": {}}}, 400, "of type []v1.Container"),
+        (POD, pod(resources={"limits": {"cpu": "many"}}), 400, "quantities must match the regular expression"),
+        (POD, {"metadata": "x"}, 400, "of type v1.ObjectMeta"),
+        (POD, pod(ports=[{}]), 422, "spec.containers[0].ports[0].containerPort: Required value"),
+        (DEPLOYMENT, {"metadata": {"name": "d"}}, 422, "spec.selector: Required value"),
+        (CONFIG_MAP, {"data": {"a": 1}}, 400, "cannot unmarshal number into Go struct field ConfigMap.data.a"),
+    ],
+)
+def test_wrong_documents_are_told_where(kind, document, code, part):
+    with pytest.raises(ApiError) as caught:
+        check(kind, document)
+    assert (caught.value.code, part in caught.value.message) == (code, True), caught.value.message
+
+
+def test_status_may_leave_out_what_go_cannot():
+    status = {"containerStatuses": [{"name": "c"}]}
+    found = check(POD, {**pod(), "status": status})[0]["status"]["containerStatuses"][0]
+    assert found == {"name": "c", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+
+
+def test_doubled_fields_are_found_with_their_paths():
+    assert parse_json(b'{"a":{"b":1,"b":2},"c":[{"d":1,"d":1}]}')[1] == ["a.b", "c[0].d"]
+    assert parse_json(b'{"a":"\\"a\\":","b":{"a":1}}')[1] == []
+    assert parse_yaml(b"a: 1\nb: {c: 1, c: 2}\n")[1] == ["b.c"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+        lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
+    )
+)
+@example({"a": '":'})
+def test_a_document_that_says_everything_once_has_no_doubled_fields(value):
+    assert parse_json(orjson.dumps({"x": value})) == ({"x": value}, [])
+
+
+def test_yaml_is_read_as_json_would_be():
+    text = b"when: 2026-01-01\nyes: 1\n1: {a: !!binary aGk=}\n"
+    with pytest.raises(ApiError):
+        parse_yaml(text)
+    assert parse_yaml(b"when: 2026-01-01\n2: [1.5, null]\n")[0] == {"when": "2026-01-01", "2": [1.5, None]}
+    for wrong in (b"a: [", b"- 1", b"", b"a: *nope", b"? [1]\n: 2"):
+        with pytest.raises(ApiError) as caught:
+            parse_yaml(wrong)
+        assert caught.value.code == 400
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text()), st.integers(1, 2**62), st.integers(1, 2**62))
+def test_the_revision_is_spliced_into_the_stored_bytes(labels, first, second):
+    obj = {"kind": "X", "metadata": {"name": "a", "resourceVersion": "old", "labels": labels}, "spec": {}}
+    stored = encode(obj)
+    assert stored.startswith(b'{"metadata":{')
+    for wire, revision in ((splice(stored, first), first), (resplice(splice(stored, first), second), second)):
+        expected = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(revision)}}
+        assert decode(wire) == expected
+    assert obj["metadata"]["resourceVersion"] == "old"
+
+
+# What `kubectl create configmap a --from-literal=a=b` and `create deployment d --image=x` send.
+def field(number, value):
+    payload = value if isinstance(value, bytes) else value.encode()
+    return bytes([number << 3 | 2, len(payload)]) + payload
+
+
+def envelope(api_version, kind, message):
+    types = field(1, api_version) + field(2, kind)
+    return b"k8s\x00" + field(1, types) + field(2, message)
+
+
+def test_a_protobuf_body_is_the_document_that_json_would_be():
+    metadata = field(1, "a") + field(3, "default") + field(8, b"") + field(11, field(1, "l") + field(2, "v"))
+    message = field(1, metadata) + field(2, field(1, "k") + field(2, "v")) + field(3, field(1, "b") + field(2, b"\xff"))
+    assert parse_protobuf(envelope("v1", "ConfigMap", message)) == {
+        "kind": "ConfigMap",
+        "apiVersion": "v1",
+        "metadata": {"name": "a", "namespace": "default", "labels": {"l": "v"}},
+        "data": {"k": "v"},
+        "binaryData": {"b": base64.b64encode(b"\xff").decode()},
+    }
+
+
+def test_protobuf_knows_pointers_inlined_structs_and_special_types():
+    probe = field(1, field(2, field(1, "/") + field(2, b"\x08\x01\x1a\x04http"))) + b"\x10\x05\x38\x00"
+    limits = field(1, "cpu") + field(2, field(1, "100m"))
+    container = field(1, "c") + field(2, "i") + field(8, field(1, limits)) + field(10, probe) + b"\x80\x01\x00"
+    spec = b"\x08\x00" + field(3, field(2, field(2, container)))
+    found = parse_protobuf(envelope("apps/v1", "Deployment", field(2, spec)))["spec"]
+    assert found["replicas"] == 0
+    assert found["template"]["spec"]["containers"] == [
+        {
+            "name": "c",
+            "image": "i",
+            "resources": {"limits": {"cpu": "100m"}},
+            "livenessProbe": {
+                "httpGet": {"path": "/", "port": "http"},
+                "initialDelaySeconds": 5,
+                "terminationGracePeriodSeconds": 0,
+            },
+        }
+    ]
+
+
+@given(st.binary(max_size=60))
+def test_any_protobuf_body_is_read_or_refused(body):
+    for message in (body, b"k8s\x00" + body, envelope("v1", "Pod", body)):
+        with suppress(ApiError):
+            parse_protobuf(message)
+
+
+@pytest.mark.parametrize(
+    ("accept", "media", "form"),
+    [
+        ("", "json", ""),
+        ("*/*", "json", ""),
+        ("application/json", "json", ""),
+        ("application/yaml", "yaml", ""),
+        ("application/vnd.kubernetes.protobuf,application/json", "json", ""),
+        ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", "json", "Table"),
+        ("application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", "json", ""),
+        ("application/json;as=Novel;v=v1;g=meta.k8s.io,application/yaml", "yaml", ""),
+        ("application/yaml;q=0.1,application/json;q=0.9", "json", ""),
+        ("text/html,application/*", "json", ""),
+    ],
+)
+def test_the_first_form_that_is_served_is_taken(accept, media, form):
+    accepted = negotiate(accept)
+    assert (accepted.media, accepted.form) == (media, form)
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "application/json;as=Novel"])
+def test_other_forms_are_not_acceptable(accept):
+    with pytest.raises(ApiError) as caught:
+        negotiate(accept)
+    assert caught.value.code == 406
+
+
+def test_a_stream_is_json_only():
+    assert negotiate("application/json;stream=watch", is_stream=True).media == "json"
+    with pytest.raises(ApiError):
+        negotiate("application/yaml", is_stream=True)

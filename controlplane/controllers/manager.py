@@ -37,12 +37,14 @@ class Options:
     node_monitor_grace_seconds: float = 8.0
 
 
-class _Loop(Protocol):
+class Loop(Protocol):
+    """What every loop is to the manager."""
+
     controller: Controller
 
 
 class Manager:
-    """All loops over one client."""
+    """All loops over one client; `loops` are those beside the garbage collector, by name."""
 
     def __init__(self, client: Client, clock: Clock, options: Options) -> None:
         self.informers = shared_informers(client, clock)
@@ -59,7 +61,7 @@ class Manager:
             client, recorder("garbage-collector-controller"), clock, self.informers.values()
         )
         grace = options.node_monitor_grace_seconds
-        loops: list[_Loop] = [
+        loops: list[Loop] = [
             DeploymentLoop(client, recorder("deployment-controller"), clock, self.informers[DEPLOYMENT], sets, pods),
             ReplicaSetLoop(client, recorder("replicaset-controller"), clock, sets, pods),
             NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),
@@ -75,7 +77,7 @@ class Manager:
                 NodeIpamLoop(client, node_recorder, clock, nodes, options.cluster_cidr, options.node_cidr_mask)
             )
 
-        self._controllers = [loop.controller for loop in loops]
+        self.loops = {loop.controller.name: loop for loop in loops}
 
     @property
     def is_synced(self) -> bool:
@@ -93,5 +95,5 @@ class Manager:
             for informer in self.informers.values():
                 await informer.wait_synced()
             group.create_task(self._collector.run())
-            for controller in self._controllers:
-                group.create_task(controller.run())
+            for loop in self.loops.values():
+                group.create_task(loop.controller.run())

@@ -268,7 +268,7 @@ class Actors:
         return self._set("Node", "v1", name, change)
 
     def do_judge(self, name: str, settings: Settings) -> list[str]:
-        """The node lifecycle loop takes one step; the node is `silent`, and may be `evicted`, as the shell found out."""
+        """The node lifecycle loop takes one step; the node is `silent` and `evictable` if it says so."""
         pods = [pod for pod in self.world.all("Pod") if pod["spec"].get("nodeName") == name]
         node = self.world.find("Node", name)
         observed = nodelifecycle.Observed(node, "silent" in settings, "evictable" in settings, pods, self.world.now)

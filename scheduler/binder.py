@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyk.api.kinds import POD
-from pyk.api.objects import Object, split_key, uid_of
+from pyk.api.objects import Object, split_key
 from pyk.api.status import ApiError
 from pyk.client.client import Client, ClientUnavailable
 from pyk.reconcile.clock import Clock
@@ -41,7 +41,8 @@ class Assumed:
 
 
 Outcome = Callable[[Assumed, Object | None], None]
-"""Called when an assumption could not simply be confirmed: with the pod as it is, None when it is gone."""
+"""Called when an assumption could not simply be confirmed: with the pod of that name as it is (it may be another one
+by now), None when there is none."""
 
 
 class Binder:
@@ -113,8 +114,6 @@ class Binder:
         if self._assumed.get(key) is not assumed:
             return
         del self._assumed[key]
-        if present is not None and uid_of(present) != assumed.pod.uid:
-            present = None
         self._on_outcome(assumed, present)
 
 

@@ -161,10 +161,8 @@ class SchedulingQueue:
         """
         woken = 0
         for signature, waiting in list(self._by_signature.items()):
-            count = room(signature)
-            if count <= 0:
-                continue
-            for pod in heapq.nsmallest(count, waiting.values(), key=lambda each: (-each.priority, each.order)):
+            first = heapq.nsmallest(room(signature), waiting.values(), key=lambda each: (-each.priority, each.order))
+            for pod in first:
                 self._take_out(pod)
                 self._release(pod, now)
                 woken += 1

@@ -34,6 +34,9 @@ class FakeApi:
         self.is_away = False
         self.muted = False
         self.binds = 0
+        self.patched_pods = 0
+        self.binding_allowed = asyncio.Event()
+        self.binding_allowed.set()
 
     # For tests
 
@@ -121,6 +124,7 @@ class FakeApi:
 
     async def _bind(self, key: str, binding: Json) -> Json:
         self.binds += 1
+        await self.binding_allowed.wait()
         self.before_bind(key)
         pod = self.objects["pods"].get(key)
         if pod is None:
@@ -145,6 +149,7 @@ class FakeApi:
             obj.update(patch)
             self.objects["events"][key] = obj
             return obj
+        self.patched_pods += 1
         assert options == {"content_type": "application/strategic-merge-patch+json", "subresource": "status"}
         conditions = {each["type"]: each for each in obj.setdefault("status", {}).get("conditions", [])}
         for each in patch["status"]["conditions"]:
@@ -401,6 +406,31 @@ async def test_when_the_answer_to_a_binding_is_lost_the_room_stays_taken_until_t
     await world.quiet()
     assert world.api.node_of("q") is None
     assert world.api.binds == 1
+
+
+async def test_a_pod_that_changes_while_it_is_being_bound_is_bound_once(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="8"))
+    world.api.binding_allowed.clear()
+    world.api.put(POD, pod("p"))
+    await world.quiet()
+    changed = copy.deepcopy(world.api.pod("p"))
+    changed["metadata"]["labels"] = {"now": "labelled"}
+    world.api.put(POD, changed)
+    await world.quiet()
+    world.api.binding_allowed.set()
+    await world.pass_time(60)
+    assert (world.api.binds, world.api.node_of("p")) == (1, "n1")
+
+
+async def test_the_condition_is_written_only_when_it_says_something_new(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="500m"))
+    world.api.put(POD, pod("p"))
+    await world.pass_time(1000)
+    assert world.api.patched_pods == 1
+    world.api.put(NODE, node("n2", cpu="500m"))
+    await world.pass_time(301)
+    assert world.api.condition("p")["message"] == "0/2 nodes are available: 2 Insufficient cpu."
+    assert world.api.patched_pods == 2
 
 
 async def test_a_binding_that_failed_is_tried_again_after_a_while(world: World) -> None:

@@ -140,6 +140,16 @@ def test_a_pod_that_asks_for_less_is_looked_at_again(queue: SchedulingQueue) -> 
     assert pod.attempts == 2
 
 
+def test_a_pod_whose_binding_failed_waits_even_when_it_is_changed(queue: SchedulingQueue) -> None:
+    add(queue, "p", signature=LARGE)
+    (pod,) = queue.pop(1, 0)
+    queue.retry(pod, 0)
+    add(queue, "p", signature=SMALL, now=0.5)
+    assert queue.pop(1, 0.9) == []
+    (pod,) = queue.pop(1, 1)
+    assert pod.signature is SMALL
+
+
 def test_a_new_pod_of_the_same_name_starts_from_nothing(queue: SchedulingQueue) -> None:
     add(queue, "p")
     park_all(queue, 0)

@@ -30,6 +30,8 @@ from pyk.api.status import ApiError, bad_request
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
+"""How long the other side of a WebSocket has to answer a close."""
 FRAME_BYTES = 16 << 20
 """The largest WebSocket message that is relayed."""
 _ERROR_BYTES = 50_000
@@ -156,11 +158,18 @@ class NodeProxy:
 
     async def _relay_websocket(self, request: web.Request, url: str, codec: Codec) -> web.StreamResponse:
         """Open a WebSocket to the node, then accept the client's, and pass frames on until one side ends."""
-        opening = self._client().ws_connect(url, protocols=(codec.node_protocol,), max_msg_size=FRAME_BYTES)
+        opening = self._client().ws_connect(
+            url,
+            protocols=(codec.node_protocol,),
+            max_msg_size=FRAME_BYTES,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+        )
         node_side = await _reached("GET", url, opening)
         try:
             protocols = (codec.client_protocol,) if codec.client_protocol else ()
-            client_side = web.WebSocketResponse(protocols=protocols, max_msg_size=FRAME_BYTES, compress=False)
+            client_side = web.WebSocketResponse(
+                protocols=protocols, max_msg_size=FRAME_BYTES, compress=False, timeout=_CLOSE_SECONDS
+            )
             await client_side.prepare(request)
             end = _End()
             async with self._connections.ends_with(request, end, _LONGEST_SECONDS):

@@ -16,6 +16,7 @@ import orjson
 
 from controlplane.apiserver import openapi_paths
 from controlplane.apiserver.discovery import GIT_VERSION, group_versions
+from controlplane.apiserver.openapi_proto import encode_document
 from controlplane.apiserver.openapi_schemas import Dialect, Schemas
 from pyk.api.kinds import TABLE, Kind
 
@@ -70,6 +71,12 @@ def _v3(group: str, version: str) -> bytes:
 def openapi_v2() -> bytes:
     """The body of `/openapi/v2`, in JSON."""
     return _v2()
+
+
+@cache
+def openapi_v2_protobuf() -> bytes:
+    """The body of `/openapi/v2` in protobuf, for clients that check manifests themselves."""
+    return encode_document(orjson.loads(_v2()))
 
 
 @cache

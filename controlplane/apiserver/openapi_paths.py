@@ -23,7 +23,6 @@ _PATCH_MEDIA = (
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
 )
 _WRITE = ("dryRun", "fieldManager", "fieldValidation")
 _LIST = (
@@ -57,7 +56,6 @@ _BOOLEANS = frozenset(
         "sendInitialEvents",
         "watch",
         "orphanDependents",
-        "force",
         "follow",
         "previous",
         "timestamps",
@@ -178,7 +176,7 @@ class _Writer:
     ) -> _Operation:
         body = self._schemas.link(PATCH)
         return self._operation(
-            "patch", text, (*_WRITE, "force"), body=body, body_media=_PATCH_MEDIA, answer=answer, about=about, part=part
+            "patch", text, _WRITE, body=body, body_media=_PATCH_MEDIA, answer=answer, about=about, part=part
         )
 
     def _operation(

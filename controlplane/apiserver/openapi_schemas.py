@@ -53,7 +53,7 @@ _NAMED: dict[str, dict[str, Any]] = {
         "type": "string",
         "format": "date-time",
     },
-    PATCH: {"description": "A patch of an object: JSON, merge or strategic merge patch, or apply.", "type": "object"},
+    PATCH: {"description": "A patch of an object: JSON, merge or strategic merge patch.", "type": "object"},
     _RAW_EXTENSION: {"description": "An object of any kind.", "type": "object"},
 }
 

@@ -149,7 +149,7 @@ def test_every_kind_has_its_schema_its_list_and_its_paths() -> None:
 def test_a_patch_tells_that_the_server_validates_fields_and_dry_runs() -> None:
     patch = v3("api/v1")["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"]
     assert patch["x-kubernetes-group-version-kind"] == {"group": "", "version": "v1", "kind": "Pod"}
-    assert {"fieldValidation", "dryRun", "fieldManager", "force"} <= {each["name"] for each in patch["parameters"]}
+    assert {"fieldValidation", "dryRun", "fieldManager"} <= {each["name"] for each in patch["parameters"]}
     assert "application/strategic-merge-patch+json" in patch["requestBody"]["content"]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-MEDIA_TYPE = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+MEDIA_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""Clients ask with an `@` in it, which their own parsers of media types refuse in an answer."""
 
 _SCHEMA_TEXTS = {"$ref": 1, "format": 2, "title": 3, "description": 4}
 

@@ -39,10 +39,15 @@ class Manifest:
     lines: dict[str, int] = field(repr=False)
 
     def line_of(self, path: str) -> int:
-        """The line of the field, or of the nearest enclosing one that is there."""
+        """The line of the field, or of the nearest enclosing one that is there; `a.b` also finds `a[3].b`."""
+        plain: dict[str, int] = {}
+        for known, line in self.lines.items():
+            plain.setdefault(re.sub(r"\[\d+\]", "", known), line)
         while path:
             if path in self.lines:
                 return self.lines[path]
+            if path in plain:
+                return plain[path]
             path = re.sub(r"(\.[^.\[\]]*|\[[^\]]*\]|^[^.\[\]]*)\Z", "", path)
         return self.line
 

@@ -27,7 +27,7 @@ spec:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        (POD.replace("spec:", "spec: {"), 8, "the YAML is broken"),
+        (POD.replace("spec:", "spec: {"), 7, "the YAML is broken"),
         (POD.replace("kind: Pod", "kind: Pot"), 2, 'no matches for kind "Pot"'),
         (POD.replace("image:", "imgae:"), 8, "unknown field"),
         (POD + "    command: 5\n", 9, "command"),

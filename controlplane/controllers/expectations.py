@@ -55,21 +55,31 @@ class Expectations:
             self._owner_of[uid_of(created)] = owner
         self._tidy(owner)
 
-    def expect_deletion(self, owner: str, uid: str) -> None:
-        """The server has accepted the deletion of an object."""
+    def expect_deletion(self, owner: str, key: str, uid: str) -> None:
+        """The server has accepted the deletion of the object with that key."""
         pending = self._pending.setdefault(owner, _Pending())
         pending.condemned.discard(uid)
-        pending.deleted.add(uid)
-        self._owner_of[uid] = owner
+        if self._may_seem_alive(pending, key, uid):
+            pending.deleted.add(uid)
+            self._owner_of[uid] = owner
+        self._tidy(owner)
 
     def doubt_creation(self, owner: str, name: str) -> None:
         """The creation of an object of that name got no answer."""
         self._pending.setdefault(owner, _Pending()).unsure.append(name)
 
-    def doubt_deletion(self, owner: str, uid: str) -> None:
-        """The deletion of an object got no answer."""
-        self._pending.setdefault(owner, _Pending()).condemned.add(uid)
-        self._owner_of[uid] = owner
+    def doubt_deletion(self, owner: str, key: str, uid: str) -> None:
+        """The deletion of the object with that key got no answer."""
+        pending = self._pending.setdefault(owner, _Pending())
+        if self._may_seem_alive(pending, key, uid):
+            pending.condemned.add(uid)
+            self._owner_of[uid] = owner
+        self._tidy(owner)
+
+    def _may_seem_alive(self, pending: _Pending, key: str, uid: str) -> bool:
+        """Whether the overlay would still show the object as one that stays: the event may come before the answer."""
+        cached = self._informer.get(key)
+        return uid in pending.created or (cached is not None and uid_of(cached) == uid and not is_deleting(cached))
 
     def take_unsure(self, owner: str) -> str | None:
         """A name that may be taken by an object of our own making, to be tried before any other."""

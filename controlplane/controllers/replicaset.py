@@ -282,12 +282,12 @@ class ReplicaSetLoop:
         try:
             await apply(self._client, self._recorder, [deletion])
         except (ClientUnavailable, asyncio.CancelledError):
-            self._expectations.doubt_deletion(key, deletion.uid)
+            self._expectations.doubt_deletion(key, f"{deletion.namespace}/{deletion.name}", deletion.uid)
             raise
         except ApiError as error:
             self._recorder.event(replica_set, "Warning", "FailedDelete", f"Error deleting: {error.message}")
             raise
-        self._expectations.expect_deletion(key, deletion.uid)
+        self._expectations.expect_deletion(key, f"{deletion.namespace}/{deletion.name}", deletion.uid)
         self._recorder.event(replica_set, "Normal", "SuccessfulDelete", f"Deleted pod: {deletion.name}")
 
     async def _look_up_overdue(self, key: str) -> None:

@@ -6,6 +6,7 @@ Source: `pkg/registry/core/pod/strategy.go` and the kubelet's `validateContainer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from pyk.api.objects import Object, name_of
@@ -59,6 +60,8 @@ def log_parameters(pod: Object, query: Mapping[str, str]) -> list[tuple[str, str
             errors.append(FieldError.invalid(name, value, _LEAST_WORDS[least]))
         parameters.append((name, text))
     if query.get("sinceTime"):
+        if not _is_time(query["sinceTime"]):
+            raise bad_request(f'parsing time "{query["sinceTime"]}": it is not an RFC 3339 time')
         if query.get("sinceSeconds"):
             errors.append(FieldError.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"))
         parameters.append(("sinceTime", query["sinceTime"]))
@@ -67,6 +70,13 @@ def log_parameters(pod: Object, query: Mapping[str, str]) -> list[tuple[str, str
     if errors:
         raise invalid("", "PodLogOptions", name_of(pod), errors)
     return parameters
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def waiting_message(pod: Object, container: str) -> str:

@@ -82,7 +82,12 @@ def test_log_options_are_passed_on() -> None:
             'PodLogOptions "x" is invalid: tailLines: Invalid value: -1: must be greater than or',
         ),
         ({"limitBytes": "0"}, 422, "limitBytes: Invalid value: 0: must be greater than 0"),
-        ({"sinceSeconds": "5", "sinceTime": "t"}, 422, "at most one of `sinceTime` or `sinceSeconds` may be specified"),
+        (
+            {"sinceSeconds": "5", "sinceTime": "2026-01-01T00:00:00Z"},
+            422,
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ),
+        ({"sinceTime": "yesterday"}, 400, 'parsing time "yesterday": it is not an RFC 3339 time'),
         ({"tailLines": "many"}, 400, 'strconv.ParseInt: parsing "many": invalid syntax'),
     ],
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime.cgroups import Cgroups, Limits
-from pyk.api.quantity import millicores, whole
+from pyk.api.quantity import format_binary, format_millicores, millicores, whole
 
 DISK_RESERVE = 0.10
 """The share of the disk that pods cannot have: below it the kubelet reports disk pressure (nodefs.available)."""
@@ -57,13 +57,13 @@ class Capacity:
     max_pods: int
 
     def quantities(self) -> dict[str, str]:
-        """As `status.capacity` has it."""
+        """As `status.capacity` has it, in the form in which the API server gives it back."""
         return {
-            "cpu": cpu_quantity(self.cpu_millicores),
-            "ephemeral-storage": f"{self.disk_bytes // 1024}Ki",
+            "cpu": format_millicores(self.cpu_millicores),
+            "ephemeral-storage": format_binary(self.disk_bytes // 1024 * 1024),
             "hugepages-1Gi": "0",
             "hugepages-2Mi": "0",
-            "memory": f"{self.memory_bytes // 1024}Ki",
+            "memory": format_binary(self.memory_bytes // 1024 * 1024),
             "pods": str(self.max_pods),
         }
 
@@ -75,11 +75,6 @@ class Pressure:
     memory: str = ""
     disk: str = ""
     pids: str = ""
-
-
-def cpu_quantity(amount: int) -> str:
-    """`2`, `1500m`."""
-    return str(amount // 1000) if amount % 1000 == 0 else f"{amount}m"
 
 
 def capacity(machine: Machine, limits: Limits, max_pods: int) -> Capacity:

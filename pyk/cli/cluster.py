@@ -61,7 +61,7 @@ def _add_names(parser: argparse.ArgumentParser, *, kubeconfig: bool = True) -> N
 
 def run_up(arguments: argparse.Namespace) -> int:
     """Start the cluster: in the foreground until it is asked to stop, or detached."""
-    from pyk.lab import up
+    from pyk.lab import defaults, ready, up
 
     up.need_root("pyk up")
     endpoints = arguments.etcd_endpoints
@@ -76,7 +76,7 @@ def run_up(arguments: argparse.Namespace) -> int:
         "port": arguments.port,
         "kubeconfig": arguments.kubeconfig,
     }
-    options = up.with_defaults(given, Path.home())
+    options = defaults.with_defaults(given, Path.home())
     if arguments.hints:
         _print_hints(_running_layout(Path(options.data_dir)))
         return 0
@@ -91,7 +91,7 @@ def run_up(arguments: argparse.Namespace) -> int:
             return 0
         running = up.start(layout, lock, stays=arguments.detach)
         try:
-            up.wait_ready(running, tell)
+            ready.wait_ready(running, tell)
         except BaseException:
             tell("cluster", "stopping")
             up.stop(running)
@@ -105,13 +105,13 @@ def run_up(arguments: argparse.Namespace) -> int:
 
 def run_down(arguments: argparse.Namespace) -> int:
     """Remove the cluster."""
-    from pyk.lab import up
+    from pyk.lab import defaults, down, up
 
     up.need_root("pyk down")
     name, data_dir = _named(arguments)
-    kubeconfig = arguments.kubeconfig and Path(arguments.kubeconfig).absolute()
+    kubeconfig = Path(arguments.kubeconfig or defaults.default_kubeconfig(name, Path.home())).absolute()
     with Steps() as tell:
-        found = up.take_down(data_dir, name, tell, kubeconfig=kubeconfig or up.default_kubeconfig(name, Path.home()))
+        found = down.take_down(data_dir, name, tell, kubeconfig=kubeconfig)
         tell("cluster", f"{name} is down, nothing of it is left" if found else f"there is no cluster {name}")
     return 0
 
@@ -208,7 +208,7 @@ def _interrupt(*_: object) -> None:
 
 def _named(arguments: argparse.Namespace) -> tuple[str, Path]:
     """The name and the data folder that the options mean."""
-    from pyk.lab.up import default_data_dir
+    from pyk.lab.defaults import default_data_dir
 
     name = arguments.name or DEFAULT_NAME
     data_dir = Path(arguments.data_dir).absolute() if arguments.data_dir else default_data_dir(name)

@@ -28,11 +28,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def sweep(layout: Layout, cgroups: LabCgroups, *, tell: Callable[[str], None] = lambda _: None) -> None:
     """Leave nothing of the running cluster on the machine. Raises OSError for what cannot be removed."""
+    # The control plane first: what the nodes' end looks like must not be recorded as the state of the pods.
+    tell("control plane")
+    stop_control_plane(layout, cgroups)
     tell("nodes")
     for group in node_groups(layout, cgroups):
         cgroups.kill(group)
-    tell("control plane")
-    stop_control_plane(layout, cgroups)
     tell("mounts")
     unmount_below(layout.data_dir)
     tell("network")

@@ -121,12 +121,8 @@ class Api:
         url = request.rel_url
         query = parse_query(url.raw_query_string)
         info = parse_request(request.method, url.raw_path, query)
-        gauge = metrics.in_flight_mutating if metrics.is_mutating(info) else metrics.in_flight_reading
-        gauge.inc()
-        try:
+        with metrics.in_flight(info):
             response = await self._answer(request, info, query)
-        finally:
-            gauge.dec()
         is_stream = not isinstance(response, web.Response)
         elapsed = None if is_stream else self._clock.monotonic() - started
         metrics.observe(metrics.labels_of(info), response.status, "dryRun" in query, elapsed)
@@ -146,6 +142,8 @@ class Api:
             limit = request._client_max_size
             too_large = ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
             return self._failure(request, too_large)
+        except RecursionError:
+            return self._failure(request, bad_request("the document is nested too deeply"))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -198,7 +196,8 @@ class Api:
         if info.subresource:
             return await self._subresource(call, kind)
         verb = self._verbs.get(info.verb)
-        if verb is None or (info.verb in ("create", "deletecollection") and kind.namespaced and not info.namespace):
+        needs_namespace = info.verb in ("create", "deletecollection") and kind.namespaced and not info.namespace
+        if verb is None or needs_namespace or (kind is NAMESPACE and info.verb == "deletecollection"):
             raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         return await verb(call, kind)
 
@@ -213,24 +212,27 @@ class Api:
         if self._health.serves(path):
             return await self._health.answer(path, call.query)
         if path.startswith("/openapi/"):
-            return self._openapi(path)
+            return self._openapi(path, call.accept)
         found = discovery.discovery_response(path.rstrip("/"), call.accept)
         if found is None:
             return web.Response(text="404 page not found\n", status=404)
         body, content_type = found
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    def _openapi(self, path: str) -> web.Response:
+    def _openapi(self, path: str, accept: str) -> web.Response:
         # Builds the models' schemas, so not before someone asks.
-        from controlplane.apiserver.openapi import openapi_v2, openapi_v3, openapi_v3_index
+        from controlplane.apiserver import openapi, openapi_proto
 
         body: bytes | None = None
         if path == "/openapi/v2":
-            body = openapi_v2()
+            if "+protobuf" in accept:
+                body = openapi.openapi_v2_protobuf()
+                return web.Response(body=body, headers={"Content-Type": openapi_proto.MEDIA_TYPE})
+            body = openapi.openapi_v2()
         elif path.rstrip("/") == "/openapi/v3":
-            body = openapi_v3_index()
+            body = openapi.openapi_v3_index()
         elif path.startswith("/openapi/v3/"):
-            body = openapi_v3(path.removeprefix("/openapi/v3/"))
+            body = openapi.openapi_v3(path.removeprefix("/openapi/v3/"))
         if body is None:
             return web.Response(text="404 page not found\n", status=404)
         return responses.plain(body)
@@ -271,17 +273,19 @@ class Api:
         metrics.WATCHERS.labels(*labels).inc()
         running.inc()
         sent = metrics.WATCH_BYTES.labels(*labels)
-        transport = call.request.transport
+
+        def cut_off() -> None:
+            metrics.OVERRUN.labels(kind.plural).inc()
+            if call.request.transport is not None:
+                call.request.transport.abort()
+
+        stream.on_overrun = cut_off
         try:
             async with self._connections.ends_with(call.request, stream, seconds):
                 await response.prepare(call.request)
                 async for chunk in stream.chunks():
                     sent.inc(len(chunk))
                     await response.write(chunk)
-                if stream.is_overrun:
-                    metrics.OVERRUN.labels(kind.plural).inc()
-                    if transport is not None:
-                        transport.abort()
                 await response.write_eof()
         except ConnectionError:
             log.debug("a watcher of %s went away", kind.plural)

@@ -10,6 +10,8 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+_LINGER_SECONDS = 10.0
+
 
 class Stoppable(Protocol):
     def stop(self) -> None:
@@ -29,13 +31,19 @@ class Connections:
         connection = request.protocol
         streams = self._streams.setdefault(connection, [])
         streams.append(stream)
-        timer = asyncio.get_running_loop().call_later(seconds, stream.stop)
-        if self.is_stopping or request.transport is None or request.transport.is_closing():
+        transport = request.transport
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(seconds, stream.stop)]
+        if self.is_stopping or transport is None or transport.is_closing():
             stream.stop()
+        else:
+            # A client that does not even read the end of its stream is cut off.
+            timers.append(loop.call_later(seconds + _LINGER_SECONDS, transport.abort))
         try:
             yield
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             streams.remove(stream)
             if not streams:
                 self._streams.pop(connection, None)

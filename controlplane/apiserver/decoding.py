@@ -85,7 +85,11 @@ def parse_json(body: bytes) -> tuple[Object, list[str]]:
             "of type struct"
         )
     # Every name ends in `":`, so a text with more of these than its own meaning has says something twice.
-    if body.count(b'":') > orjson.dumps(document).count(b'":'):
+    try:
+        names = orjson.dumps(document).count(b'":')
+    except orjson.JSONEncodeError:
+        raise bad_request("couldn't get version/kind; json parse error: exceeded max depth") from None
+    if body.count(b'":') > names:
         return document, sorted(set(_doubled(json.loads(body, object_pairs_hook=_Pairs), "")))
     return document, []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -43,12 +44,16 @@ OVERRUN = Counter(
 )
 OBJECTS = Gauge("apiserver_resource_objects", "Stored objects", ("group", "resource"), registry=REGISTRY)
 _MUTATING = frozenset(("create", "update", "patch", "delete", "deletecollection"))
-in_flight_mutating = IN_FLIGHT.labels("mutating")
-in_flight_reading = IN_FLIGHT.labels("readOnly")
+_STREAMS = frozenset(("log", "exec", "attach", "proxy"))
+_in_flight_mutating = IN_FLIGHT.labels("mutating")
+_in_flight_reading = IN_FLIGHT.labels("readOnly")
 
 
-def is_mutating(info: RequestInfo) -> bool:
-    return info.verb in _MUTATING
+def in_flight(info: RequestInfo) -> AbstractContextManager[object]:
+    """Counts the request while inside; streams are not counted."""
+    if info.verb == "watch" or info.subresource in _STREAMS:
+        return nullcontext()
+    return (_in_flight_mutating if info.verb in _MUTATING else _in_flight_reading).track_inprogress()
 
 
 def labels_of(info: RequestInfo) -> tuple[str, ...]:

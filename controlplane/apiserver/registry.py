@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from controlplane.apiserver.admission import Admission, Review
 from controlplane.apiserver.authentication import UserInfo
@@ -114,11 +115,13 @@ class Registry:
         self._authorizer.check_write(write.user, kind, None, obj, write.subresource)
 
     async def _review(self, write: Write, obj: Object | None, old: Object | None) -> None:
-        operation = "CREATE" if old is None else "UPDATE" if obj is not None else "DELETE"
+        operation: Literal["CREATE", "UPDATE", "DELETE"] = (
+            "CREATE" if old is None else "UPDATE" if obj is not None else "DELETE"
+        )
         name = (obj or old or {})["metadata"].get("name") or write.name
         await self._admission.review(
             Review(
-                operation,  # type: ignore[arg-type]
+                operation,
                 write.user,
                 write.kind,
                 write.namespace,

@@ -176,7 +176,7 @@ def list_options(query: Query, *, watch: bool = False) -> ListOptions:
     options = ListOptions(
         labels=labels,
         fields=fields,
-        limit=_integer(query, "limit") or 0,
+        limit=max(_integer(query, "limit") or 0, 0),
         continue_token=_text(query, "continue"),
         resource_version=_text(query, "resourceVersion"),
         resource_version_match=_text(query, "resourceVersionMatch"),
@@ -234,7 +234,6 @@ class WriteOptions:
     dry_run: bool = False
     field_manager: str = ""
     field_validation: str = "Warn"
-    force: bool = False
 
 
 _DEFAULT_WRITE = WriteOptions()
@@ -256,7 +255,7 @@ def write_options(query: Query, options_kind: str) -> WriteOptions:
         errors.append(FieldError.invalid("fieldManager", manager, "should only contain printable characters"))
     if errors:
         raise invalid(_META, options_kind, "", errors)
-    return WriteOptions(bool(query.get("dryRun")), manager, validation, _flag(query, "force"))
+    return WriteOptions(bool(query.get("dryRun")), manager, validation)
 
 
 def _dry_run_errors(values: Sequence[str]) -> list[FieldError]:

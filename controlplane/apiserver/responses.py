@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -23,6 +24,9 @@ from pyk.api.status import ApiError
 
 _GZIP_FROM_BYTES = 128 << 10
 """As kube-apiserver; below that the time costs more than the bytes."""
+_WARNING_CHARACTERS = 4096
+_LONGEST_WARNING = 256
+_MOST_WARNINGS = 50
 _HEADERS = {"Cache-Control": "no-cache, private"}
 
 
@@ -98,9 +102,14 @@ def failure(error: ApiError, accepted: Accepted) -> web.Response:
 
 
 def add_warnings(response: web.StreamResponse, warnings: Iterable[str]) -> None:
-    """`Warning` headers, which clients show to people."""
-    for text in warnings:
-        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    """`Warning` headers, which clients show to people; as many as fit into what clients take of headers."""
+    room = _WARNING_CHARACTERS
+    for text in islice(warnings, _MOST_WARNINGS):
+        shown = "".join(character if character.isprintable() else " " for character in text[:_LONGEST_WARNING])
+        room -= len(shown)
+        if room < 0:
+            return
+        quoted = shown.replace("\\", "\\\\").replace('"', '\\"')
         response.headers.add("Warning", f'299 - "{quoted}"')
 
 

@@ -41,8 +41,8 @@ class WatchStream:
         self.namespace = namespace
         self.selects = selects
         self.wants_bookmarks = wants_bookmarks
-        self.is_overrun = False
-        """Whether it was ended because its client was too slow."""
+        self.on_overrun: Callable[[], None] | None = None
+        """Called when the watch is ended because its client was too slow."""
         self._render = render
         self._buffer: deque[WireEvent] = deque()
         self._buffered = 0
@@ -56,9 +56,10 @@ class WatchStream:
         self._buffer.append(event)
         self._buffered += len(event.data)
         if self._buffered > BUFFER_BYTES:
-            self.is_overrun = True
             self._buffer.clear()
             self.stop()
+            if self.on_overrun is not None:
+                self.on_overrun()
         self._wake.set()
 
     def bookmark(self, revision: int, *, ends_initial_events: bool = False) -> None:

@@ -16,6 +16,7 @@ Memory: the bytes of every object once, its labels and fields, and the ring (at 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import heapq
 import itertools
 import logging
@@ -187,6 +188,8 @@ class KindCache:
         self.changed = 0
         """The revision of the newest change."""
         self._namespaces: dict[str, dict[str, Entry]] = {}
+        self._names: dict[str, list[str]] = {}
+        """The names of a namespace, sorted."""
         self._sorted: dict[str, list[Entry]] = {}
         self._ring: deque[Change] = deque()
         self._watchers: dict[str, set[Watcher]] = {}
@@ -204,7 +207,7 @@ class KindCache:
         if found is None:
             if namespace or not self.kind.namespaced:
                 names = self._namespaces.get(namespace, {})
-                found = [names[name] for name in sorted(names)]
+                found = [names[name] for name in self._names.get(namespace, ())]
             else:
                 # As the keys sort: `/` comes behind `-` and `.`, which namespaces hold.
                 order = sorted(self._namespaces, key=lambda each: f"{each}/")
@@ -240,20 +243,24 @@ class KindCache:
         self.floor = self.changed = revision
         for entry in entries:
             self._namespaces.setdefault(entry.namespace, {})[entry.name] = entry
+        self._names = {namespace: sorted(names) for namespace, names in self._namespaces.items()}
 
     def apply(self, event: Event) -> None:
         """Take over one write of the store and tell the watchers."""
         prefix = len(self.kind.storage_prefix)
         namespace, _, name = event.key[prefix:].rpartition("/")
         names = self._namespaces.setdefault(namespace, {})
+        order = self._names.setdefault(namespace, [])
         old = names.get(name)
         new = None
         if event.value is not None:
             new = names[name] = make_entry(self.kind, event.key, event.value, event.revision)
+            if old is None:
+                bisect.insort(order, name)
         elif old is not None:
-            del names[name]
-            if not names:
-                del self._namespaces[namespace]
+            del names[name], order[bisect.bisect_left(order, name)]
+        if not names:
+            del self._namespaces[namespace], self._names[namespace]
         self._sorted.pop(namespace, None)
         self._sorted.pop("", None)
         self.changed = event.revision
@@ -372,6 +379,8 @@ class WatchCache:
         while True:
             await self._wanted.wait()
             await self._clock.sleep(_PROGRESS_SECONDS)
+            self._waiting = [waiting for waiting in self._waiting if not waiting[2].done()]
+            heapq.heapify(self._waiting)
             if self._waiting:
                 try:
                     await self._store.request_progress()

@@ -243,3 +243,37 @@ async def test_what_was_written_before_a_restart_is_there_after(start_server, ne
             await server.api("POST", CONFIGS, new_config("b"))
             kind, _ = await events.next()
             assert kind in ("ADDED", "ERROR")
+
+
+async def test_a_client_that_does_not_read_is_cut_off(server, api, new_config, monkeypatch):
+    monkeypatch.setattr("controlplane.apiserver.streaming.BUFFER_BYTES", 1_000_000)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", int(server.url.rpartition(":")[2]), ssl=server.client_context(), limit=1000
+    )
+    writer.write(f"GET {CONFIGS}?watch=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert b"200" in await reader.readline()
+    await api("POST", CONFIGS, new_config("big"))
+    async with asyncio.timeout(30):
+        turn = 0
+        while b'apiserver_terminated_watchers_total{resource="configmaps"}' not in (await api("GET", "/metrics")).raw:
+            turn += 1
+            await api.patch(f"{CONFIGS}/big", {"data": {"k": str(turn % 10) * 500_000}})
+    writer.transport.abort()
+
+
+async def test_odd_names_of_fields_do_not_break_the_answer(api, new_config):
+    body = {**new_config("a"), "x\r\nSet-Cookie: y": 1, **{f"unknown{i}": 1 for i in range(2000)}}
+    answer = await api("POST", CONFIGS, body)
+    assert answer.status == 201
+    assert "Set-Cookie" not in answer.headers
+    assert sum(map(len, answer.headers.getall("Warning"))) < 6000
+
+
+async def test_a_nested_document_without_end_is_a_bad_request(api):
+    deep = b'{"a":' * 900 + b"1" + b"}" * 900
+    answer = await api("POST", CONFIGS, b'{"metadata":{"name":"a"},"data":' + deep + b"}")
+    assert answer.status == 400
+    patch = b'{"data":' + deep + b"}"
+    await api("POST", CONFIGS, {"metadata": {"name": "a"}})
+    for kind in ("merge", "strategic"):
+        assert (await api.patch(f"{CONFIGS}/a", patch, kind)).status in (400, 422)

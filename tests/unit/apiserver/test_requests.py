@@ -90,13 +90,8 @@ def test_contradicting_watch_options_are_refused(query):
 
 
 def test_write_options_are_checked():
-    options = write_options(parse_query("dryRun=All&fieldValidation=Strict&fieldManager=me&force=true"), "PatchOptions")
-    assert (options.dry_run, options.field_validation, options.field_manager, options.force) == (
-        True,
-        "Strict",
-        "me",
-        True,
-    )
+    options = write_options(parse_query("dryRun=All&fieldValidation=Strict&fieldManager=me"), "PatchOptions")
+    assert (options.dry_run, options.field_validation, options.field_manager) == (True, "Strict", "me")
     for query in ("dryRun=Some", "fieldValidation=No", f"fieldManager={'x' * 129}"):
         with pytest.raises(ApiError) as caught:
             write_options(parse_query(query), "PatchOptions")

@@ -20,7 +20,8 @@ Bools = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 """Whole numbers below 2^53, exact in 64-bit floats, which vector units divide several times faster than integers."""
 
-Codes = NDArray[np.int32]
+Codes = NDArray[np.intp]
+"""As wide as an index, so that a table is read through them without conversion."""
 
 V = TypeVar("V", bound=Hashable)
 
@@ -32,7 +33,7 @@ class CodeColumn(Generic[V]):
     """An attribute of every node by code; `values[code]` is what the code stands for."""
 
     def __init__(self, capacity: int) -> None:
-        self.codes: Codes = np.zeros(capacity, np.int32)
+        self.codes: Codes = np.zeros(capacity, np.intp)
         self.values: list[V | None] = [None]
         self._code_of: dict[V | None, int] = {None: ABSENT}
 
@@ -79,8 +80,7 @@ class Lookup(Generic[V]):
         if len(values) > known:
             new = np.array([self._compute(value) for value in values[known:]], np.float64)
             self._table = np.concatenate((self._table, new))
-        found: Numbers = self._table[self._column.codes[rows]]
-        return found
+        return self._table.take(self._column.codes[rows])
 
 
 class ChangeLog:

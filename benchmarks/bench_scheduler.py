@@ -1,0 +1,225 @@
+"""How fast the scheduler is.
+
+    python benchmarks/bench_scheduler.py [--nodes 5000] [--pods 10000]            decisions alone
+    python benchmarks/bench_scheduler.py --end-to-end [--nodes 1000] [--pods 5000]  bound through an API server
+
+Decisions alone: no server; a tenth of the nodes are tainted, pods have required and preferred node affinity over
+labels, tolerations, and requests; five kinds of load, from one Deployment to pods that are all different; `of a core`
+is the rate by processor time, which is what counts when others use the machine too. End to end:
+`python -m controlplane.apiserver` (SQLite, TLS) and `python -m scheduler` as processes; the pods are there before the
+scheduler starts, and the time runs until the last of them is bound as the watch shows it. The machine's noise is the
+figures' noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from pyk import pki
+from pyk.api.kinds import NODE, POD
+from pyk.api.status import ApiError
+from pyk.client.client import Client, ClientUnavailable
+from pyk.client.config import load_kubeconfig
+from scheduler.decide import Decider
+from scheduler.signature import Signature, Signatures
+from scheduler.snapshot import Snapshot
+
+Json = dict[str, Any]
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def make_node(number: int) -> Json:
+    taint = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}
+    amounts = {"cpu": "32", "memory": "128Gi", "pods": "110", "ephemeral-storage": "200Gi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": f"node-{number}",
+            "labels": {
+                "kubernetes.io/hostname": f"node-{number}",
+                "topology.kubernetes.io/zone": f"zone-{number % 3}",
+                "disk": "ssd" if number % 2 else "hdd",
+            },
+        },
+        "spec": {"taints": [taint]} if number % 10 == 0 else {},
+        "status": {"capacity": amounts, "allocatable": amounts},
+    }
+
+
+def make_pod(name: str, cpu: str, memory: str, zones: Iterable[str] = ("zone-0", "zone-1")) -> Json:
+    zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": list(zones)}
+    ssd = {"key": "disk", "operator": "In", "values": ["ssd"]}
+    affinity = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [zone]}]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 10, "preference": {"matchExpressions": [ssd]}}],
+    }
+    not_ready = {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}
+    requests = {"cpu": cpu, "memory": memory}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "containers": [{"name": "main", "image": "pyk.local/host", "resources": {"requests": requests}}],
+            "affinity": {"nodeAffinity": affinity},
+            "tolerations": [not_ready],
+        },
+    }
+
+
+def loads(pods: int, signatures: Signatures) -> dict[str, list[Signature]]:
+    """Signatures of each kind of load, one a pod."""
+
+    def of(cpu: int, mebibytes: int, *zones: str) -> Signature:
+        return signatures.of(make_pod("", f"{cpu}m", f"{mebibytes}Mi", zones or ("zone-0", "zone-1")))
+
+    rotating = [of(100 + number, 500) for number in range(50)]
+    different = min(pods, 5000)
+    return {
+        "equal pods": [of(100, 500)] * pods,
+        "50 kinds of pods, interleaved": [rotating[number % 50] for number in range(pods)],
+        "requests all different": [of(100 + number, 200 + number % 997) for number in range(different)],
+        "requests and affinity all different": [
+            of(100 + number, 200, "zone-0", f"none-{number}") for number in range(different)
+        ],
+        "pods that fit nowhere": [of(64_000, 500)] * pods,
+    }
+
+
+def decisions_alone(nodes: int, pods: int) -> None:
+    """Print decisions a second for each kind of load, each on a fresh cluster."""
+    print(f"decisions alone, {nodes:,} nodes")
+    signatures = Signatures()
+    for name, wanted in loads(pods, signatures).items():
+        snapshot = Snapshot()
+        for number in range(nodes):
+            snapshot.set_node(make_node(number))
+        decider = Decider(snapshot)
+        started, used = time.perf_counter(), time.process_time()
+        decisions = decider.decide(((f"default/{n}", each) for n, each in enumerate(wanted)), random.Random(1))
+        seconds, used = time.perf_counter() - started, time.process_time() - used
+        placed = sum(decision.node is not None for decision in decisions)
+        rate, of_core, each = len(wanted) / seconds, len(wanted) / used, used / len(wanted) * 1e6
+        print(
+            f"  {name:<36} {rate:>8,.0f}/s  {of_core:>8,.0f}/s of a core  {each:5.0f} us of cpu each  {placed} placed"
+        )
+    print(f"  memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+async def end_to_end(nodes: int, pods: int) -> None:
+    """Print pods bound a second, and what the two processes used."""
+    with tempfile.TemporaryDirectory(prefix="pyk-bench-") as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        data, certificates = Path(folder), Path(folder) / "pki"
+        pki.ensure_cluster_pki(certificates, server_addresses=["127.0.0.1"])
+        pki.issue(certificates, "system:kube-scheduler", path_prefix=certificates / "kube-scheduler")
+        for user in ("admin", "kube-scheduler"):
+            pki.write_kubeconfig(
+                data / user,
+                f"https://127.0.0.1:{port}",
+                certificates / "ca.crt",
+                certificates / f"{user}.crt",
+                certificates / f"{user}.key",
+            )
+        server = start(
+            "controlplane.apiserver", "--data-dir", folder, "--pki-dir", str(certificates), "--port", str(port)
+        )
+        processes = [server]
+        try:
+            async with Client(load_kubeconfig(data / "admin")) as client:
+                await answering(client)
+                await in_flight(32, (client.create(NODE, make_node(number)) for number in range(nodes)))
+                await in_flight(32, (client.create(POD, make_pod(f"p{n}", "100m", "500Mi")) for n in range(pods)))
+                before = await client.list(POD, limit=1)
+                used = cpu_seconds(server)
+                started = time.perf_counter()
+                processes.append(start("scheduler", "--kubeconfig", str(data / "kube-scheduler")))
+                await until_bound(client, before.resource_version, pods)
+                seconds = time.perf_counter() - started
+            print(f"end to end, {nodes:,} nodes, {pods:,} pods: {pods / seconds:,.0f} pods/s bound in {seconds:.1f} s")
+            for name, process, earlier in (("API server", server, used), ("scheduler", processes[1], 0.0)):
+                used, peak = cpu_seconds(process) - earlier, peak_mebibytes(process)
+                print(f"  {name:<10} {used:5.1f} s of cpu, {peak:.0f} MB at most")
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+                process.wait(10)
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], stderr=subprocess.DEVNULL)
+
+
+async def answering(client: Client) -> None:
+    for _ in range(200):
+        try:
+            await client.request("GET", "/readyz")
+        except (ClientUnavailable, ApiError):
+            await asyncio.sleep(0.05)
+        else:
+            return
+    raise SystemExit("the API server does not answer")
+
+
+async def in_flight(limit: int, requests: Iterable[Any]) -> None:
+    """Await the requests, `limit` at a time."""
+    waiting = iter(requests)
+
+    async def work() -> None:
+        for request in waiting:
+            await request
+
+    await asyncio.gather(*(work() for _ in range(limit)))
+
+
+async def until_bound(client: Client, resource_version: str, pods: int) -> None:
+    """Follow the pods until so many have a node."""
+    bound: set[str] = set()
+    async for event in client.watch(POD, resource_version=resource_version):
+        if event.type == "MODIFIED" and event.object["spec"].get("nodeName"):
+            bound.add(event.object["metadata"]["name"])
+            if len(bound) == pods:
+                return
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def peak_mebibytes(process: subprocess.Popen[bytes]) -> float:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast the scheduler is.")
+    parser.add_argument("--nodes", type=int, default=5000)
+    parser.add_argument("--pods", type=int, default=10_000)
+    parser.add_argument("--end-to-end", action="store_true")
+    options = parser.parse_args()
+    if options.end_to_end:
+        uvloop.run(end_to_end(options.nodes, options.pods))
+    else:
+        decisions_alone(options.nodes, options.pods)
+
+
+if __name__ == "__main__":
+    main()

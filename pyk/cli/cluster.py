@@ -89,17 +89,16 @@ def run_up(arguments: argparse.Namespace) -> int:
         except up.AlreadyRunning as present:
             tell("cluster", f"{present.layout.options.name} runs already at {present.layout.server}")
             return 0
-        running = up.start(layout, lock, stays=arguments.detach)
+        running = up.start(layout, lock)
         try:
             ready.wait_ready(running, tell)
+            if arguments.detach:
+                up.detach(running)
+                return 0
         except BaseException:
             tell("cluster", "stopping")
-            up.stop(running)
+            _stop(running)
             raise
-    if arguments.detach:
-        return 0
-    _print_hints(layout)
-    print("Ctrl-C stops the cluster; its data stays.", flush=True)
     return _stay(running)
 
 
@@ -187,19 +186,26 @@ class Steps:
 
 def _stay(running: Any) -> int:
     """Wait until the supervisor ends or somebody asks for the end."""
-    from pyk.lab import up
-
     try:
+        _print_hints(running.layout)
+        print("Ctrl-C stops the cluster; its data stays.", flush=True)
         status: int = running.process.wait()
     except KeyboardInterrupt:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # it is under way; a second Ctrl-C would leave half of it
         print("\nstopping the cluster ...", flush=True)
-        up.stop(running)
+        _stop(running)
         print(f"stopped; 'pyk up' continues with the data in {running.layout.data_dir}, 'pyk down' removes it")
         return 0
-    up.stop(running)
+    _stop(running)
     raise UserError(f"the supervisor ended with status {status}: see {running.layout.log_dir / 'supervisor.log'}")
+
+
+def _stop(running: Any) -> None:
+    """Stop the cluster whatever else is pressed: a second Ctrl-C would leave half of it."""
+    from pyk.lab import up
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    up.stop(running)
 
 
 def _interrupt(*_: object) -> None:

@@ -22,6 +22,8 @@ from pyk.lab.cgroups import wait_for_death
 from pyk.lab.layout import Layout, Options
 
 MARKER = ".pyk-data"
+DETACH = b"d"
+"""What `pyk up` writes to the supervisor's lifeline when it leaves and the cluster is to stay."""
 _MARKER_TEXT = "This folder belongs to a pyk cluster; 'pyk down' removes it.\n"
 
 

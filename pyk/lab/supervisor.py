@@ -5,7 +5,7 @@ It waits on its children's ends, on signals and on its control socket, and does 
 - A component that ends is started again, an agent after a second, each further time in a row after twice as long.
 - An agent that was killed, with nothing left alive in its node's control group a second later, is a machine that lost
   its power: its namespace and mounts go as well, and it stays off until `pyk node start`.
-- SIGTERM or SIGINT, or the end of the `pyk up` that waits in the foreground (its end of the lifeline pipe closes),
+- SIGTERM or SIGINT, or the end of the `pyk up` that started it and did not detach (its end of the lifeline closes),
   stops everything: processes, containers, mounts, namespaces, links, routes and control groups. The data stays.
 - SIGKILL leaves the components running; the next `pyk up` takes the containers over, `pyk down` removes it all.
 
@@ -33,7 +33,7 @@ from pyk.lab.components import Component, components, environment, make_node_gro
 from pyk.lab.control import ControlError, serve
 from pyk.lab.layout import Layout
 from pyk.lab.podroutes import PodRoutes
-from pyk.lab.state import ClusterState, Process
+from pyk.lab.state import DETACH, ClusterState, Process
 from pyk.lab.teardown import sweep, unmount_below
 from pyk.reconcile.clock import Clock, RealClock
 from pyk.reconcile.process import set_up_logging
@@ -187,14 +187,19 @@ async def _ended(pid: int) -> None:
         os.close(descriptor)
 
 
-async def _supervise(supervisor: Supervisor, parts: list[Component], lifeline: int | None) -> None:
-    """Run until a signal, or the end of whoever holds the other end of the lifeline."""
+async def _supervise(supervisor: Supervisor, parts: list[Component], lifeline: int) -> None:
+    """Run until a signal, or until whoever holds the other end of the lifeline goes without detaching."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(supervisor.run(parts))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, running.cancel)
-    if lifeline is not None:
-        loop.add_reader(lifeline, lambda: (loop.remove_reader(lifeline), running.cancel()))
+
+    def on_lifeline() -> None:
+        loop.remove_reader(lifeline)
+        if os.read(lifeline, 1) != DETACH:
+            running.cancel()
+
+    loop.add_reader(lifeline, on_lifeline)
     with suppress(asyncio.CancelledError):
         await running
 
@@ -205,10 +210,11 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--lock-fd", type=int, required=True, help="the held lock of the data folder")
     parser.add_argument("--report-fd", type=int, required=True, help="a pipe to report to")
-    parser.add_argument("--lifeline-fd", type=int, help="a pipe whose end means stop")
+    parser.add_argument("--lifeline-fd", type=int, required=True, help="a pipe whose end means stop")
     parser.add_argument("--etcd-endpoint", action="append", default=[])
     arguments = parser.parse_args()
     os.set_inheritable(arguments.lock_fd, False)
+    os.set_inheritable(arguments.lifeline_fd, False)
     set_up_logging("supervisor")
     state = ClusterState.load(arguments.data_dir)
     if state is None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pyk.lab import state as records
 from pyk.lab.cgroups import LabCgroups
 from pyk.lab.components import METRICS_PORTS, check_etcd, environment, etcd_endpoint, make_node_group, write_files
 from pyk.lab.layout import Layout, Options, check_options, free_subnets
-from pyk.lab.state import ClusterState
+from pyk.lab.state import DETACH, ClusterState
 from pyk.lab.teardown import stop_control_plane, sweep
 
 STOP_SECONDS = 30.0
@@ -43,8 +43,7 @@ class AlreadyRunning(Exception):
 
 @dataclass(slots=True)
 class Running:
-    """A supervisor that was started: its process, the pipe of its reports, and the lifeline that ends it when it is
-    closed (-1 for one that stays)."""
+    """A supervisor that was started: its process, the pipe of its reports, and the lifeline whose end is its end."""
 
     layout: Layout
     process: subprocess.Popen[bytes]
@@ -91,13 +90,12 @@ def prepare(options: Options, tell: Tell) -> tuple[Layout, int]:
         raise
 
 
-def start(layout: Layout, lock: int, *, stays: bool) -> Running:
-    """Start the supervisor, in a session of its own. With `stays` it outlives the caller."""
+def start(layout: Layout, lock: int) -> Running:
+    """Start the supervisor, in a session of its own. It ends with this process, unless `detach` is called."""
     reports, report = os.pipe2(os.O_CLOEXEC)
-    lifeline_end, lifeline = (-1, -1) if stays else os.pipe2(os.O_CLOEXEC)
-    flags = ["--data-dir", str(layout.data_dir), "--lock-fd", str(lock), "--report-fd", str(report)]
-    if not stays:
-        flags += ["--lifeline-fd", str(lifeline_end)]
+    lifeline_end, lifeline = os.pipe2(os.O_CLOEXEC)
+    flags = ["--data-dir", str(layout.data_dir), "--lock-fd", str(lock)]
+    flags += ["--report-fd", str(report), "--lifeline-fd", str(lifeline_end)]
     endpoints = layout.options.etcd_endpoints
     if layout.options.store == "etcd":
         flags += [flag for one in endpoints or (etcd_endpoint(),) for flag in ("--etcd-endpoint", one)]
@@ -109,20 +107,21 @@ def start(layout: Layout, lock: int, *, stays: bool) -> Running:
             stderr=log,
             cwd="/",
             env=environment(),
-            pass_fds=[descriptor for descriptor in (lock, report, lifeline_end) if descriptor >= 0],
+            pass_fds=[lock, report, lifeline_end],
             start_new_session=True,
         )
     for descriptor in (lock, report, lifeline_end):
-        if descriptor >= 0:
-            os.close(descriptor)
+        os.close(descriptor)
     return Running(layout, process, reports, lifeline)
+
+
+def detach(running: Running) -> None:
+    """Let the supervisor outlive this process."""
+    os.write(running.lifeline, DETACH)
 
 
 def stop(running: Running) -> None:
     """End the supervisor that `start` gave, and with it the cluster; its data stays."""
-    if running.lifeline >= 0:
-        with suppress(OSError):
-            os.close(running.lifeline)
     running.process.terminate()
     try:
         running.process.wait(STOP_SECONDS)
@@ -148,9 +147,11 @@ def _make(layout: Layout, before: ClusterState | None, cgroups: LabCgroups, tell
         tell("certificates", "in " + str(layout.pki_dir))
         write_files(layout)
         kubeconfig.write(layout)
-    except OSError as error:
+    except BaseException as error:
         sweep(layout, cgroups)
-        raise UserError(f"cannot make the nodes: {error}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"cannot make the nodes: {error}") from error
+        raise
     return layout
 
 

@@ -52,6 +52,8 @@ from pyk.api.status import (
 from pyk.reconcile.clock import Clock
 from pyk.reconcile.metrics import exposition
 
+REQUEST_SECONDS = 60.0
+"""As kube-apiserver's --request-timeout; streams have their own."""
 _SHORTEST_WATCH_SECONDS = 1800.0
 _OPTIONS_KINDS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
 _MOST_FIELD = 200
@@ -132,9 +134,13 @@ class Api:
         try:
             call = Call(request, info, query, self._authenticator.authenticate(request))
             self._authorize(call)
-            response = await self._route(call)
+            async with asyncio.timeout(None if metrics.is_stream(info) else REQUEST_SECONDS):
+                response = await self._route(call)
         except ApiError as error:
             return self._failure(request, error)
+        except TimeoutError:
+            message = "Timeout: request did not complete within the allotted timeout"
+            return self._failure(request, ApiError(504, "Timeout", message, retry_after_seconds=1))
         except StoreUnavailable as error:
             log.warning("%s %s: the store is out of reach: %s", request.method, info.path, error)
             return self._failure(request, unavailable("the store is out of reach at present"))

@@ -49,9 +49,14 @@ _in_flight_mutating = IN_FLIGHT.labels("mutating")
 _in_flight_reading = IN_FLIGHT.labels("readOnly")
 
 
+def is_stream(info: RequestInfo) -> bool:
+    """Whether the answer takes as long as the client wants: watches, logs, exec, attach, proxied requests."""
+    return info.verb == "watch" or info.subresource in _STREAMS
+
+
 def in_flight(info: RequestInfo) -> AbstractContextManager[object]:
     """Counts the request while inside; streams are not counted."""
-    if info.verb == "watch" or info.subresource in _STREAMS:
+    if is_stream(info):
         return nullcontext()
     return (_in_flight_mutating if info.verb in _MUTATING else _in_flight_reading).track_inprogress()
 

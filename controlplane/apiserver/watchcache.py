@@ -37,6 +37,7 @@ RING = 2_000
 """Changes kept a kind, for watches that resume."""
 FRESHNESS_SECONDS = 3.0
 """How long a read waits for a revision that has not happened yet before it fails, as in kube-apiserver."""
+STORE_SECONDS = 10.0
 _PROGRESS_SECONDS = 0.02
 _BOOKMARK_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
@@ -344,8 +345,15 @@ class WatchCache:
                 waiter.set_result(None)
 
     async def catch_up(self) -> int:
-        """Wait until every write that has returned is in the cache; the cache's revision then."""
-        revision = await self._store.revision()
+        """Wait until every write that has returned is in the cache; the cache's revision then.
+
+        Raises `StoreUnavailable`, also when the store does not answer for `STORE_SECONDS`, and 504 `ApiError`.
+        """
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                revision = await self._store.revision()
+        except TimeoutError:
+            raise StoreUnavailable(f"the store did not answer within {STORE_SECONDS:.0f} s") from None
         if revision > self.revision:
             await self.wait_for(revision)
         return self.revision

@@ -14,7 +14,7 @@ from controlplane.apiserver.encoding import encode
 from controlplane.apiserver.request import ListOptions
 from controlplane.apiserver.streaming import open_watch
 from controlplane.apiserver.watchcache import WatchCache
-from controlplane.store.contract import Compacted
+from controlplane.store.contract import Compacted, StoreUnavailable
 from controlplane.store.sqlite import SqliteStore
 from pyk.api.kinds import CONFIG_MAP
 from pyk.api.status import ApiError
@@ -135,3 +135,11 @@ async def test_a_cache_that_fell_out_of_history_starts_over(store, cache, monkey
         await put(store, "new")
         assert (await other.get(CONFIG_MAP, "a", "new")).name == "new"
     stream.stop()
+
+
+async def test_a_read_does_not_wait_for_ever_for_a_store_that_is_silent(store, cache, monkeypatch):
+    monkeypatch.setattr("controlplane.apiserver.watchcache.STORE_SECONDS", 0.05)
+    monkeypatch.setattr(store, "revision", asyncio.Event().wait)
+    with pytest.raises(StoreUnavailable):
+        await cache.get(CONFIG_MAP, "a", "x")
+    assert cache.of(CONFIG_MAP).get("a", "x") is None

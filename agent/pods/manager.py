@@ -317,7 +317,7 @@ class PodManager:
             record = self._records[uid] = PodRecord(uid, pod, self._parts.clock.time())
             record.host_addresses = tuple(self._parts.settings.node_addresses)
         if pod is not None:
-            record.pod, record.gone = pod, False
+            record.pod, record.gone = self._parts.writer.newest(pod), False
             self._parts.references.register(pod)
             if not record.is_admitted:
                 self._admit(record)
@@ -341,6 +341,7 @@ class PodManager:
             for other in self._records.values()
             if other is not record and other.is_admitted and other.rejection is None
             if not other.gone and not is_terminal(other.pod)
+            if other.sandbox is not None or not is_deleting(other.pod)  # a torn-down pod's room is free already
         ]
         record.rejection = admit(pod, node, others)
         if record.rejection is not None:

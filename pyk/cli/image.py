@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pyk.errors import UserError
-from pyk.lab.cluster import DEFAULT_DATA_DIR
+from pyk.lab.defaults import default_data_dir
+from pyk.lab.layout import DEFAULT_NAME
 
 
 def register(subparsers: Any) -> None:
@@ -24,9 +25,7 @@ def register(subparsers: Any) -> None:
         ("rm", "remove an image"),
     ):
         action = actions.add_parser(name, help=text)
-        action.add_argument(
-            "--data-dir", type=Path, default=DEFAULT_DATA_DIR, metavar="DIR", help="the cluster's folder"
-        )
+        action.add_argument("--data-dir", type=Path, default=None, metavar="DIR", help="the cluster's folder")
         if name != "ls":
             action.add_argument("name", metavar="NAME", help="the image's name, such as app:1")
         if name == "import":
@@ -35,7 +34,7 @@ def register(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    images = arguments.data_dir / "images"
+    images = (arguments.data_dir or default_data_dir(DEFAULT_NAME)) / "images"
     if not images.is_dir():
         raise UserError(f"no cluster has its images in {images}: start one with 'pyk up', or say --data-dir")
     words = [getattr(arguments, name) for name in ("name", "source") if hasattr(arguments, name)]

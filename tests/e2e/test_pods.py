@@ -28,7 +28,7 @@ def terminated(pod: Any, index: int = 0) -> Any:
     [
         ("exit 0", 0, "Completed", "Succeeded"),
         ("exit 3", 3, "Error", "Failed"),
-        ("kill -TERM $$; sleep 5", 143, "Error", "Failed"),
+        ("kill -TERM $$$$; sleep 5", 143, "Error", "Failed"),
     ],
 )
 def test_exit_codes_and_signals_are_told(
@@ -44,7 +44,7 @@ def test_exit_codes_and_signals_are_told(
 
 def test_too_much_memory_is_an_oom_kill(cluster: Cluster, namespace: str) -> None:
     container = {"resources": {"limits": {"memory": "32Mi"}}}
-    eat = "exec tail -c 200000000 /dev/zero"
+    eat = "exec python3 -c 'bytearray(200 * 2**20)'"
     cluster.apply(pod_document("greedy", eat, restartPolicy="Never", container=container), namespace)
     pod = cluster.wait_pod(namespace, "greedy", terminated, "has ended")
     assert (terminated(pod)["reason"], terminated(pod)["exitCode"]) == ("OOMKilled", 137)

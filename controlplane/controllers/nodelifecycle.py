@@ -143,6 +143,7 @@ class NodeLifecycleLoop:
         self._pods = pods
         self._grace = grace_seconds
         self._heard: dict[str, _Heard] = {}
+        self._not_ready: set[str] = set()
         self._trouble = clock.monotonic()
         self._next_eviction: dict[str, float] = {}
         self._was_total = False
@@ -152,12 +153,18 @@ class NodeLifecycleLoop:
         leases.add_handler(self._on_lease)
 
     def _on_node(self, old: Object | None, new: Object | None) -> None:
+        if old is not None:
+            self._not_ready.discard(name_of(old))
+        if new is not None and evicting_key(new) is not None:
+            self._not_ready.add(name_of(new))
+        if new is None or old is None or readiness(old) != readiness(new):
+            # The number of lost nodes changes: those that are lost may now be evicted, or no longer.
+            for name in self._not_ready:
+                self.controller.enqueue(name)
         if new is None:
             if old is not None:
                 self._heard.pop(name_of(old), None)
             return
-        if old is None or readiness(old) != readiness(new):
-            self._wake_waiting()
         self._hear(name_of(new), heartbeat=(condition_of(new, "Ready") or {}).get("lastHeartbeatTime"))
 
     def _on_lease(self, old: Object | None, new: Object | None) -> None:
@@ -172,12 +179,6 @@ class NodeLifecycleLoop:
             heard.heartbeat = heartbeat or heard.heartbeat
             heard.at = self._clock.monotonic()
             heard.suspected = False
-
-    def _wake_waiting(self) -> None:
-        """The number of lost nodes changes: those that are lost may now be evicted, or no longer."""
-        for node in self._nodes.values():
-            if evicting_key(node) is not None:
-                self.controller.enqueue(name_of(node))
 
     async def reconcile(self, key: str) -> Result | None:
         """Judge one node."""
@@ -257,7 +258,9 @@ class NodeLifecycleLoop:
 
     def _is_lost(self, node: Object) -> bool:
         """Whether the node is not ready, or silent for so long that it may well be."""
-        return readiness(node) not in ("True", None) or self._silence(node) > self._grace / 2
+        if readiness(node) == "True":
+            return self._silence(node) > self._grace / 2
+        return readiness(node) is not None
 
     def _eviction_begins(self, node: Object) -> float | None:
         """When the node may bear a NoExecute taint, in monotonic seconds; None: not before other nodes change."""

@@ -29,10 +29,10 @@ from scheduler import metrics
 from scheduler.binder import Assumed, Binder
 from scheduler.decide import Decider, Decision
 from scheduler.explain import Decisions, unschedulable_message
-from scheduler.pods import DEFAULT_SCHEDULER, is_finished, slim
 from scheduler.queue import QueuedPod, SchedulingQueue
 from scheduler.report import Reporter
 from scheduler.signature import Signatures
+from scheduler.slim import DEFAULT_SCHEDULER, is_finished, slim_node, slim_pod
 from scheduler.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ class Scheduler:
         self._helped_rows: set[int] = set()
         self._changed = asyncio.Event()
         self.decisions = Decisions()
-        self.nodes = Informer(client, NODE, clock=clock)
+        self.nodes = Informer(client, NODE, clock=clock, transform=slim_node)
         self.pods = Informer(
-            client, POD, clock=clock, field_selector="status.phase!=Succeeded,status.phase!=Failed", transform=slim
+            client, POD, clock=clock, field_selector="status.phase!=Succeeded,status.phase!=Failed", transform=slim_pod
         )
         self._recorder = EventRecorder(client, DEFAULT_SCHEDULER, clock=clock)
         self._reporter = Reporter(client, self.pods, self._recorder, clock)
@@ -252,4 +252,4 @@ class Scheduler:
             return
         if node is None:
             self._queue.retry(assumed.pod, self._clock.monotonic())
-        self._pod_changed(None, slim(present))
+        self._pod_changed(None, slim_pod(present))

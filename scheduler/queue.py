@@ -95,9 +95,6 @@ class SchedulingQueue:
     def __len__(self) -> int:
         return len(self._pods)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._pods
-
     def sizes(self) -> dict[str, int]:
         """How many pods are in each part."""
         return {

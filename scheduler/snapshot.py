@@ -12,7 +12,7 @@ anything has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,10 +149,6 @@ class Snapshot:
         self._free_rows.append(row)
         self._changed_node(row)
 
-    def facts(self, name: str) -> NodeFacts | None:
-        """What is kept of a node."""
-        return self._facts.get(name)
-
     def _new_row(self, name: str) -> int:
         if self._free_rows:
             row = self._free_rows.pop()
@@ -235,10 +231,6 @@ class Snapshot:
         """The node that the pod is on."""
         placed = self._placed.get(pod)
         return None if placed is None else placed.node
-
-    def pods_on(self, node: str) -> Iterator[tuple[str, Signature]]:
-        """The pods on a node, by key."""
-        yield from self._on_node.get(node, {}).items()
 
     def _account(self, row: int, signature: Signature, sign: int) -> None:
         for resource, amount in signature.requests.items():

@@ -1,4 +1,4 @@
-"""What the scheduler keeps of a pod in its cache: what it decides by, and what it needs to report about it."""
+"""What the scheduler keeps of pods and nodes in its caches: what it decides by, and what it reports about them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pyk.api.objects import Object
 DEFAULT_SCHEDULER = "default-scheduler"
 
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp")
+_NODE_METADATA = ("name", "uid", "resourceVersion", "labels")
+_NODE_SPEC = ("taints", "unschedulable")
+_NODE_STATUS = ("allocatable", "capacity")
 _SPEC = (
     "nodeName",
     "schedulerName",
@@ -24,7 +27,7 @@ _SPEC = (
 _CONTAINER = ("resources", "ports", "restartPolicy")
 
 
-def slim(pod: Object) -> Object:
+def slim_pod(pod: Object) -> Object:
     """A pod with less in it; for the informer's cache."""
     spec = pod.get("spec") or {}
     status = pod.get("status") or {}
@@ -41,6 +44,17 @@ def slim(pod: Object) -> Object:
             "phase": status.get("phase"),
             "conditions": [each for each in status.get("conditions") or () if each.get("type") == "PodScheduled"],
         },
+    }
+
+
+def slim_node(node: Object) -> Object:
+    """A node with less in it; for the informer's cache."""
+    return {
+        "apiVersion": node["apiVersion"],
+        "kind": node["kind"],
+        "metadata": _some(node["metadata"], _NODE_METADATA),
+        "spec": _some(node.get("spec") or {}, _NODE_SPEC),
+        "status": _some(node.get("status") or {}, _NODE_STATUS),
     }
 
 

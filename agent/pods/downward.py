@@ -61,11 +61,6 @@ def field_value(pod: Object, path: str, facts: Facts) -> str:
     raise UnknownField(f"unsupported fieldPath: {path}")
 
 
-def needs_address(pod: Object) -> bool:
-    """Whether a volume shows the pod's address, so that it must be written again once that is known."""
-    return '"status.podIP' in json.dumps(pod["spec"].get("volumes") or [])
-
-
 def _lines(values: Mapping[str, str]) -> str:
     return "\n".join(f"{key}={_quoted(value)}" for key, value in sorted(values.items()))
 

@@ -9,7 +9,7 @@ from agent.images.image import Image, ImageUnavailable
 from agent.images.reference import BadReference, parse_reference
 from agent.network.contract import NetworkFailure
 from agent.pods import actions as do
-from agent.pods.downward import UnknownField, field_value, needs_address, resource_value
+from agent.pods.downward import UnknownField, field_value, resource_value
 from agent.pods.environment import ConfigError
 from agent.pods.launch import Launcher, pod_labels
 from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
@@ -75,8 +75,6 @@ class Starter:
             record.addresses = tuple(attached)
         record.is_attached = True
         record.failures.pop(NETWORK, None)
-        if needs_address(record.pod):
-            record.volumes_stale = True
 
     async def set_up_volumes(self, record: PodRecord) -> None:
         """Volumes made, or their content made what it is to be now."""

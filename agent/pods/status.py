@@ -352,6 +352,8 @@ def status_patch(pod: Object, status: Status) -> dict[str, Any] | None:
     conditions = []
     for condition in status["conditions"]:
         known = condition_of(pod, condition["type"]) or {}
+        if known.get("status") == condition["status"]:  # no transition since, whatever was known when it was computed
+            condition = condition | {"lastTransitionTime": known.get("lastTransitionTime")}
         if _without_empty(known) != _without_empty(condition):
             conditions.append(dict.fromkeys(known.keys() - condition.keys()) | condition)
     if conditions:

@@ -104,15 +104,15 @@ class Stopper:
 
     def delete_object(self, record: PodRecord) -> None:
         """Remove the pod from the API, in a task of its own; once for each state of it that still asks for it."""
-        version = record.pod["metadata"].get("resourceVersion", "")
-        if "delete" not in record.tasks and record.deleted_version != version:
-            self._parts.spawn(record, "delete", self._delete(record, version))
+        if "delete" not in record.tasks and record.deleted_version != record.pod["metadata"].get("resourceVersion"):
+            self._parts.spawn(record, "delete", self._delete(record))
 
-    async def _delete(self, record: PodRecord, version: str) -> None:
-        """The last status is written before; tried until the API server has answered."""
-        pod, delay = record.pod, _FIRST_RETRY_SECONDS
-        while True:
+    async def _delete(self, record: PodRecord) -> None:
+        """The last status is written before; tried until the API server has answered or the pod is gone."""
+        delay = _FIRST_RETRY_SECONDS
+        while not record.gone:
             await self._parts.writer.flush(record.uid)
+            pod = self._parts.writer.newest(record.pod)
             try:
                 await self._parts.client.delete(
                     POD, name_of(pod), namespace_of(pod), grace_period_seconds=0, uid=record.uid
@@ -123,7 +123,7 @@ class Stopper:
                     await self._parts.clock.sleep(delay)
                     delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
                     continue
-            record.deleted_version = version
+            record.deleted_version = pod["metadata"].get("resourceVersion", "")
             return
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.pods.status import Status, status_patch
 from pyk.api.kinds import POD
-from pyk.api.objects import Object, name_of, namespace_of
+from pyk.api.objects import Object, name_of, namespace_of, uid_of
 from pyk.api.status import ApiError
 from pyk.client.client import STRATEGIC_MERGE_PATCH, Client, ClientUnavailable
 from pyk.reconcile.clock import Clock
@@ -60,6 +60,13 @@ class StatusWriter:
             entry.is_urgent.set()
         if entry.task is None:
             entry.task = asyncio.get_running_loop().create_task(self._write(uid, entry), name=f"status of {uid}")
+
+    def newest(self, pod: Object) -> Object:
+        """The pod as the last write returned it, when that is newer than `pod`: the cache may lag behind."""
+        entry = self._entries.get(uid_of(pod))
+        if entry is None or entry.base is None or _version(entry.base) <= _version(pod):
+            return pod
+        return entry.base
 
     def latest(self, uid: str) -> Status | None:
         """The status last set."""
@@ -125,8 +132,7 @@ class StatusWriter:
         pod = self._current(uid)
         if pod is None:
             return
-        if entry.base is not None and _version(entry.base) > _version(pod):
-            pod = entry.base
+        pod = self.newest(pod)
         patch: dict[str, Any] | None = status_patch(pod, entry.status)
         if patch is None:
             return

@@ -188,7 +188,8 @@ class TestNode:
         metadata = pod["metadata"]
         folder = f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         path = self.settings.log_root / folder / container / f"{attempt}.log"
-        return "".join(line.split(" ", 3)[3] for line in path.read_text().splitlines(keepends=True))
+        lines = [line.split(" ", 3) for line in path.read_text().splitlines()]
+        return "".join(text + ("\n" if tag == "F" else "") for _, _, tag, text in lines)
 
     async def finished(self, pod: Object) -> Object:
         """Create a pod that ends by itself, and wait for that."""

@@ -36,7 +36,7 @@ from pyk.lab.podroutes import PodRoutes
 from pyk.lab.state import DETACH, ClusterState, Process
 from pyk.lab.teardown import sweep, unmount_below
 from pyk.reconcile.clock import Clock, RealClock
-from pyk.reconcile.process import set_up_logging
+from pyk.reconcile.logs import set_up_logging
 
 log = logging.getLogger(__name__)
 

@@ -5,22 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from pyk.reconcile import metrics
-
-
-def set_up_logging(component: str, *, verbose: bool = False) -> None:
-    """One line an event on standard error: time, level, component, text."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname).1s {component} %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+from pyk.reconcile.logs import set_up_logging
 
 
 def run_component(component: str, main: Callable[[], Awaitable[None]], *, verbose: bool = False) -> int:

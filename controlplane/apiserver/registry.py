@@ -105,7 +105,7 @@ class Registry:
     async def _finish_creation(self, write: Write, obj: Object) -> None:
         kind, rules = write.kind, write.kind.rules
         if kind.has_status and kind is not NODE:  # a node registers itself with its status
-            obj.pop("status", None)
+            obj["status"] = {}  # never missing: clients written in Go and Python read its fields without asking
         rules.default(obj)
         await self._review(write, obj, None)
         rules.prepare(obj, None)

@@ -41,7 +41,7 @@ async def running(task: asyncio.Task[None]) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def cluster(pki_dir: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """Everything running, with nodes that are found dead after a second and a half of silence."""
+    """Everything running, with nodes that are found dead after two and a half seconds of silence."""
     clock = RealClock()
     async with AsyncExitStack() as stack:
         server = AsyncExitStack()
@@ -59,7 +59,7 @@ async def cluster(pki_dir: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
             pki.write_kubeconfig(tmp_path / name, url, pki_dir / "ca.crt", certificate, key)
         admin = await stack.enter_async_context(Client(load_kubeconfig(tmp_path / "admin")))
         client = await stack.enter_async_context(Client(load_kubeconfig(tmp_path / "controller-manager")))
-        options = Options(ip_network("10.200.0.0/16"), 24, 1.5)
+        options = Options(ip_network("10.200.0.0/16"), 24, 2.5)
         manager = Manager(client, clock, options)
         kubelet = Kubelet(admin, clock)
         await stack.enter_async_context(running(asyncio.create_task(manager.run())))

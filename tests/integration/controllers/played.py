@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 20.0
 class Kubelet:
     """Makes pods ready as soon as they are there, unless their image is `broken`; ends those that are deleted.
 
-    It remembers the most pods that lived at once, and the fewest that were ready since `watch_from` was called.
+    It counts the pods ever made, and since `watch_from_now` the most that lived and the fewest that were ready.
     """
 
     def __init__(self, client: Client, clock: Clock) -> None:
@@ -35,6 +35,7 @@ class Kubelet:
         self._clock = clock
         self.pods = Informer(client, POD, clock=clock)
         self.dead_nodes: set[str] = set()
+        self.made = 0
         self.most = 0
         self.fewest_ready = 10**6
         self._controller = Controller("played-kubelet", self._see_to, clock=clock, workers=4, max_delay=0.1)
@@ -56,6 +57,7 @@ class Kubelet:
         return [pod for pod in self.living() if (condition_of(pod, "Ready") or {}).get("status") == "True"]
 
     def _count(self, old: Object | None, new: Object | None) -> None:
+        self.made += old is None
         self.most = max(self.most, len(self.living()))
         self.fewest_ready = min(self.fewest_ready, len(self.ready()))
 
@@ -124,12 +126,12 @@ class PlayedNode:
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
         self.name = name
-        self._breath = 0
+        self.breath = 0
 
     async def say(self, ready: str) -> None:
         """Post the node's status."""
-        self._breath += 1
-        heartbeat = timestamp(1_700_000_000 + self._breath)  # the node's clock is wrong, which must not matter
+        self.breath += 1
+        heartbeat = timestamp(1_700_000_000 + self.breath)  # the node's clock is wrong, which must not matter
         condition = {"type": "Ready", "status": ready, "reason": "Said", "lastHeartbeatTime": heartbeat}
         await self._client.patch(
             NODE,
@@ -142,8 +144,8 @@ class PlayedNode:
 
     async def breathe(self) -> None:
         """Renew the node's lease."""
-        self._breath += 1
-        renewed = {"holderIdentity": self.name, "renewTime": micro_timestamp(1_700_000_000 + self._breath)}
+        self.breath += 1
+        renewed = {"holderIdentity": self.name, "renewTime": micro_timestamp(1_700_000_000 + self.breath)}
         metadata = {"name": self.name, "namespace": "kube-node-lease"}
         try:
             await self._client.patch(LEASE, self.name, "kube-node-lease", {"spec": renewed})

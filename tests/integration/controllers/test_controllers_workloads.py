@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pyk.api.kinds import DEPLOYMENT, EVENT, POD, REPLICA_SET
@@ -154,22 +153,32 @@ async def test_a_late_cache_makes_no_pod_too_many_and_deletes_none_too_many(clus
     await cluster.client.create(REPLICA_SET, replica_set(replicas=0))
     lag = Lag(cluster.manager.informers[POD])
     await cluster.client.patch(REPLICA_SET, "web", "default", {"spec": {"replicas": 5}})
-    for number in range(20):
-        await cluster.client.patch(REPLICA_SET, "web", "default", {"metadata": {"annotations": {"nudge": str(number)}}})
-        await asyncio.sleep(0.02)
-    assert len(cluster.kubelet.living()) == 5
+    await nudge(cluster)
+    await eventually("five pods", lambda: len(cluster.kubelet.living()) == 5)
     lag.end()
     lag = Lag(cluster.manager.informers[POD])
     await cluster.client.patch(REPLICA_SET, "web", "default", {"spec": {"replicas": 3}})
-    for number in range(20):
-        await cluster.client.patch(
-            REPLICA_SET, "web", "default", {"metadata": {"annotations": {"nudge": f"again {number}"}}}
-        )
-        await asyncio.sleep(0.02)
-    assert len(cluster.kubelet.living()) == 3
+    await nudge(cluster)
+    await eventually("three pods", lambda: len(cluster.kubelet.living()) == 3)
     lag.end()
     await eventually("counted", lambda: counted(cluster, 3))
     assert cluster.kubelet.most == 5
+    assert cluster.kubelet.made == 5
+
+
+async def nudge(cluster: Cluster) -> None:
+    """Have the loop decide ten times on what its cache shows now."""
+    queue = cluster.manager.loops["replicaset"].controller.queue
+    for number in range(10):
+        annotation = {"metadata": {"annotations": {"nudge": str(number)}}}
+        stored = await cluster.client.patch(REPLICA_SET, "web", "default", annotation)
+
+        def is_decided(version: str = stored["metadata"]["resourceVersion"]) -> bool:
+            cached = cluster.manager.informers[REPLICA_SET].get("default/web")
+            seen = cached is not None and int(cached["metadata"]["resourceVersion"]) >= int(version)
+            return seen and not queue._ready and not queue._working
+
+        await eventually("decided", is_decided)
 
 
 async def counted(cluster: Cluster, number: int) -> bool:
@@ -197,10 +206,10 @@ async def test_a_creation_whose_answer_is_lost_is_not_made_twice(cluster: Cluste
     lag = Lag(cluster.manager.informers[POD])
     await cluster.client.create(REPLICA_SET, replica_set(replicas=4))
     await eventually("four pods", lambda: len(cluster.kubelet.ready()) == 4)
-    await asyncio.sleep(0.3)
+    await nudge(cluster)
     lag.end()
     await eventually("counted", lambda: counted(cluster, 4))
-    assert cluster.kubelet.most == 4
+    assert cluster.kubelet.made == 4
     assert len(lost) == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from pyk.api.kinds import DEPLOYMENT, EVENT, POD, REPLICA_SET
@@ -242,3 +243,26 @@ async def test_refused_pods_show_in_the_sets_condition_until_they_are_allowed(cl
         return await failure() is None
 
     await eventually("the condition is gone", gone)
+
+
+async def test_every_second_answer_lost_delays_a_rollout_but_breaks_no_promise(cluster: Cluster) -> None:
+    client: Any = cluster.manager.loops["replicaset"]._client  # type: ignore[attr-defined]
+    request, calls = client.request, itertools.count()
+
+    async def lossy(method: str, path: str, **more: Any) -> bytes:
+        content: bytes = await request(method, path, **more)
+        if "/events" not in path and next(calls) % 2:
+            raise ClientUnavailable("the connection broke before the answer")
+        return content
+
+    client.request = lossy
+    limits = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    await cluster.client.create(DEPLOYMENT, deployment(replicas=3, strategy=limits))
+    await eventually("complete", lambda: complete(cluster), 60)
+    assert cluster.kubelet.made == 3
+    cluster.kubelet.watch_from_now()
+    await image(cluster, "b")
+    await eventually("rolled out", lambda: complete(cluster), 60)
+    assert cluster.kubelet.most <= 4
+    assert cluster.kubelet.fewest_ready >= 3
+    assert cluster.kubelet.made == 6

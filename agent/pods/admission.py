@@ -6,7 +6,7 @@ Failed with the reason, as from the kubelet, and is never run here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,12 @@ class Rejection:
     message: str
 
 
-def admit(pod: Object, node: Object, others: Iterable[Object]) -> Rejection | None:
-    """None when the node takes the pod beside the `others` that it runs; the first reason against it otherwise."""
+def admit(pod: Object, node: Object, running: Sequence[Mapping[str, int]]) -> Rejection | None:
+    """None when the node takes the pod beside the requests of those that run; else the first reason against it."""
     if not _selects(pod["spec"], node):
         return Rejection("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match "
                          "Pod's node affinity/selector")  # fmt: skip
     allocatable = amounts((node.get("status") or {}).get("allocatable"))
-    running = [pod_requests(other) for other in others]
     if "pods" in allocatable and len(running) + 1 > allocatable["pods"]:
         return _out_of("pods", 1, len(running), allocatable["pods"])
     for resource, wanted in pod_requests(pod).items():

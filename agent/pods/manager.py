@@ -336,14 +336,12 @@ class PodManager:
         was_accepted = bool((pod.get("status") or {}).get("startTime"))
         if was_accepted or is_deleting(pod) or is_terminal(pod) or node is None:
             return
-        others = [
-            other.pod
+        running = [
+            other.requests()
             for other in self._records.values()
-            if other is not record and other.is_admitted and other.rejection is None
-            if not other.gone and not is_terminal(other.pod)
-            if other.sandbox is not None or not is_deleting(other.pod)  # a torn-down pod's room is free already
+            if other is not record and other.is_admitted and other.takes_room
         ]
-        record.rejection = admit(pod, node, others)
+        record.rejection = admit(pod, node, running)
         if record.rejection is not None:
             self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
 

@@ -7,7 +7,7 @@ and the network are idempotent) or from the pod's status in the API.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from agent.pods.observed import (
     views_of_status,
 )
 from agent.pods.probes import ContainerProbes
+from agent.pods.resources import pod_requests
+from agent.pods.status import is_terminal
 from agent.runtime.contract import ContainerState, Phase, Sandbox
-from pyk.api.objects import Object
+from pyk.api.objects import Object, is_deleting
 
 _ORDER = {Phase.CREATED: 0, Phase.RUNNING: 1, Phase.EXITED: 2}
 
@@ -71,6 +73,28 @@ class PodRecord:
     is_attached: bool = False
     deleted_version: str = ""
     """The resourceVersion at which the API object was last deleted."""
+    _requests: Mapping[str, int] | None = None
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether the pod's requests count against the node: it may still run something.
+
+        Known from what is here, not from the API object, which learns later that a pod has ended.
+        """
+        if self.gone or self.rejection is not None or is_terminal(self.pod):
+            return False
+        if any(state.phase is not Phase.EXITED for state in self.states.values()):
+            return True
+        spec = self.pod["spec"]
+        have_run = {state.labels.get(CONTAINER_NAME) for state in self.states.values()}
+        has_run = spec.get("restartPolicy") == "Never" and have_run >= {one["name"] for one in spec["containers"]}
+        return not has_run and not is_deleting(self.pod)
+
+    def requests(self) -> Mapping[str, int]:
+        """What the pod requests, computed once: the amounts of a pod that was taken do not change."""
+        if self._requests is None:
+            self._requests = pod_requests(self.pod)
+        return self._requests
 
     def note(self, state: ContainerState, read_message: MessageReader) -> None:
         """Take in what the runtime says of a container; news that come late do not turn time back."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import importlib
 import importlib.util
 import ipaddress
@@ -64,6 +65,7 @@ _CAPPED, _HAS_ATTRIBUTES = 0x100, 0x200  # NLM_F_CAPPED, NLM_F_ACK_TLVS
 
 _BATCH = 128  # answers to so many requests fit the smallest receive buffer
 
+_SIOCGIFINDEX = 0x8933
 _CLONE_NEWNET = 0x40000000
 _IFF_UP = 1
 _MAIN_TABLE, _LOCAL_TABLE = 254, 255
@@ -132,7 +134,7 @@ def add_bridge(name: str, *, mac: str, mtu: int) -> Request:
     return Request(f"add bridge {name}", _NEWLINK, _CREATE | _EXCL, message, frozenset({errno.EEXIST}))
 
 
-def add_veth(name: str, peer: str, *, peer_namespace: int, mtu: int, peer_mac: str = "", group: int = 0) -> Request:
+def add_veth(name: str, peer: str, *, peer_namespace: int, mtu: int, peer_mac: str = "") -> Request:
     """A veth pair, both ends down: `name` here, `peer` in the network namespace of that file descriptor."""
     other = [("IFLA_IFNAME", peer), ("IFLA_NET_NS_FD", peer_namespace), ("IFLA_MTU", mtu)]
     if peer_mac:
@@ -140,7 +142,6 @@ def add_veth(name: str, peer: str, *, peer_namespace: int, mtu: int, peer_mac: s
     attributes = [
         ("IFLA_IFNAME", name),
         ("IFLA_MTU", mtu),
-        ("IFLA_GROUP", group),
         _kind("veth", {"attrs": [("VETH_INFO_PEER", {"attrs": other})]}),
     ]
     return Request(f"add veth {name}", _NEWLINK, _CREATE | _EXCL, _message(ifinfmsg, attributes))
@@ -149,12 +150,14 @@ def add_veth(name: str, peer: str, *, peer_namespace: int, mtu: int, peer_mac: s
 def add_to_bridge(name: str, bridge: int, *, isolated: bool = False) -> list[Request]:
     """Make the link a port of the bridge (an index), without IPv6 addresses of its own, and bring it up.
 
-    Isolated ports exchange frames with the bridge only, not with one another.
+    Isolated ports exchange frames with the bridge only, not with one another. The other end of a veth pair has to be
+    down still: then the link has no carrier, and the kernel gives it no IPv6 address before it is told not to.
     """
-    enslave = _message(ifinfmsg, [("IFLA_IFNAME", name), ("IFLA_MASTER", bridge), _no_link_local()])
     port = {"attrs": [("IFLA_BRPORT_ISOLATED", int(isolated))]}
     slave = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", port)]}
-    bring_up = _message(ifinfmsg, [("IFLA_IFNAME", name), ("IFLA_LINKINFO", slave)], flags=_IFF_UP, change=_IFF_UP)
+    enslave = _message(ifinfmsg, [("IFLA_IFNAME", name), ("IFLA_MASTER", bridge)])
+    settings = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", slave), _no_link_local()]
+    bring_up = _message(ifinfmsg, settings, flags=_IFF_UP, change=_IFF_UP)
     return [
         Request(f"put {name} into its bridge", _NEWLINK, 0, enslave),
         Request(f"bring up {name}", _NEWLINK, 0, bring_up),
@@ -298,6 +301,15 @@ class Netlink:
 
     def link(self, name: str) -> Link | None:
         return next((link for link in self.links() if link.name == name), None)
+
+    def index_of(self, name: str) -> int:
+        """The index of a link, without listing them all. Raises `NetlinkFailure` when there is none."""
+        request = struct.pack("16s16x", name.encode())
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, request)
+        except OSError as error:
+            raise NetlinkFailure(error.errno or 0, f"find link {name}") from error
+        return int(struct.unpack_from("16xi", answer)[0])
 
     def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:
         """All IPv4 addresses with the index of their link."""

@@ -159,22 +159,20 @@ class BridgeNetwork:
         link = self._socket()
         gateway = network[1]
         link.execute(netlink.add_bridge(BRIDGE, mac=hardware_address(gateway), mtu=self._mtu))
-        bridge = link.link(BRIDGE)
-        if bridge is None:
-            raise NetworkFailure(f"the bridge {BRIDGE} disappeared")
+        bridge = link.index_of(BRIDGE)
         _write_sysctl(f"conf/{BRIDGE}/send_redirects", "0")
         wanted = ipaddress.IPv4Interface(f"{gateway}/{network.prefixlen}")
         in_use = set(self._pool.records().values())
         stale = [
             address
             for index, address in link.addresses()
-            if index == bridge.index and address != wanted and not any(ip in address.network for ip in in_use)
+            if index == bridge and address != wanted and not any(ip in address.network for ip in in_use)
         ]
         link.execute(
-            netlink.add_address(bridge.index, str(wanted)),
-            *(netlink.delete_address(bridge.index, str(address)) for address in stale),
+            netlink.add_address(bridge, str(wanted)),
+            *(netlink.delete_address(bridge, str(address)) for address in stale),
         )
-        self._bridge = bridge.index
+        self._bridge = bridge
         aside = self._cidr_file.with_name(".pod-cidr")
         aside.write_text(str(network))
         os.replace(aside, self._cidr_file)
@@ -217,12 +215,10 @@ class BridgeNetwork:
                 link.execute(netlink.delete_link(name))
                 link.execute(pair, *port)
             inside.execute(netlink.bring_up("lo"), netlink.bring_up("eth0"))
-            eth0 = inside.link("eth0")
-            if eth0 is None:
-                raise NetworkFailure("eth0 disappeared from the pod")
+            eth0 = inside.index_of("eth0")
             inside.execute(
-                netlink.add_address(eth0.index, f"{address}/32"),
-                netlink.add_route("0.0.0.0/0", gateway=str(self._pool.gateway), link=eth0.index, onlink=True),
+                netlink.add_address(eth0, f"{address}/32"),
+                netlink.add_route("0.0.0.0/0", gateway=str(self._pool.gateway), link=eth0, onlink=True),
             )
 
     def _detach_waiting(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,23 +1,21 @@
-"""Which pod has which address: one file a pod, so that a restarted agent gives none twice.
+"""Which pod has which address: one symbolic link a pod, so that a restarted agent gives none twice.
 
 The pool hands out the host addresses of the node's pod CIDR but the first, which is the gateway's, in ascending order
 from where it stopped last, and comes round to a freed address only when it has passed all others: what still
-speaks to a dead pod's address rarely meets its successor. The folder has `<pod UID>` with the address in it, and
-`cursor` with the last one handed out. A file appears whole or not at all.
+speaks to a dead pod's address rarely meets its successor.
 
-Blocking file I/O on a few bytes; for one thread at a time.
+A record is the link `<pod UID>` to `<number>:<address>`, where numbers count all addresses ever handed out. A link is
+made, and renamed, in one step, so there are no torn records. When the record with the highest number is released it
+becomes `cursor`, and so the place to go on from is never forgotten.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 from pathlib import Path
 
 from agent.network.contract import NetworkFailure
-
-log = logging.getLogger(__name__)
 
 _CURSOR = "cursor"
 
@@ -28,7 +26,9 @@ class AddressPool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._records: dict[str, ipaddress.IPv4Address] = {}
-        self._cursor: ipaddress.IPv4Address | None = None
+        self._number = 0
+        self._last: ipaddress.IPv4Address | None = None
+        self._last_pod = _CURSOR
         self.network: ipaddress.IPv4Network | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self._load()
@@ -56,19 +56,23 @@ class AddressPool:
         """
         if (address := self._records.get(pod_uid)) is not None:
             return address
-        address = next_free(self._network(), set(self._records.values()), self._cursor)
+        address = next_free(self._network(), set(self._records.values()), self._last)
         if address is None:
             raise NetworkFailure(f"no free address in {self.network}", reason="NoFreeAddress")
-        self._write(_CURSOR, str(address))
-        self._write(pod_uid, str(address))
-        self._cursor = address
+        os.symlink(f"{self._number + 1}:{address}", self._directory / pod_uid)
+        self._number, self._last, self._last_pod = self._number + 1, address, pod_uid
         self._records[pod_uid] = address
         return address
 
     def release(self, pod_uid: str) -> None:
         """Free the pod's address. No error when it has none."""
-        (self._directory / pod_uid).unlink(missing_ok=True)
-        self._records.pop(pod_uid, None)
+        if self._records.pop(pod_uid, None) is None:
+            return
+        if pod_uid == self._last_pod:
+            os.replace(self._directory / pod_uid, self._directory / _CURSOR)
+            self._last_pod = _CURSOR
+        else:
+            (self._directory / pod_uid).unlink(missing_ok=True)
 
     def _network(self) -> ipaddress.IPv4Network:
         if self.network is None:
@@ -76,25 +80,13 @@ class AddressPool:
         return self.network
 
     def _load(self) -> None:
-        for file in self._directory.iterdir():
-            try:
-                address = ipaddress.IPv4Address(file.read_text().strip())
-            except ValueError:
-                # Only a crash of the machine leaves such a file, and then the pod is gone as well.
-                log.warning("removing the unreadable address record %s", file)
-                file.unlink()
-                continue
-            if file.name == _CURSOR:
-                self._cursor = address
-            elif file.name.startswith("."):
-                file.unlink()
-            else:
-                self._records[file.name] = address
-
-    def _write(self, name: str, text: str) -> None:
-        aside = self._directory / f".{name}"
-        aside.write_text(text)
-        os.replace(aside, self._directory / name)
+        for link in self._directory.iterdir():
+            number, _, address = os.readlink(link).partition(":")
+            given = ipaddress.IPv4Address(address)
+            if int(number) > self._number:
+                self._number, self._last, self._last_pod = int(number), given, link.name
+            if link.name != _CURSOR:
+                self._records[link.name] = given
 
 
 def next_free(

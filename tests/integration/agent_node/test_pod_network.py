@@ -119,6 +119,7 @@ async def test_pods_get_addresses_and_reach_each_other_and_the_node(tmp_path: Pa
             eth0 = inside.link("eth0")
             assert eth0 is not None
             assert eth0.mtu == 1400
+        assert LINK_PREFIX not in Path("/proc/thread-self/net/if_inet6").read_text()
 
 
 @pytest.mark.usefixtures("node")

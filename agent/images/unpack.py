@@ -19,6 +19,7 @@ from agent.runtime.syscalls import open_in_root
 
 MOST_ENTRIES = 2_000_000
 LONGEST_PATH = 4096
+_DEEPEST = 64  # links to links, and directories in directories, that an archive may leave for us to make
 _CHUNK = 1 << 20
 _KEPT_ATTRIBUTES = ("security.capability",)
 
@@ -85,20 +86,27 @@ def _inside(name: str) -> bytes:
     return os.fsencode("/".join(parts))
 
 
-def _open_parent(root: int, path: bytes) -> int:
-    """The directory that holds `path`, made as far as it is missing."""
+def _open_parent(root: int, path: bytes, depth: int = 0) -> int:
+    """The directory that holds `path`, made as far as it is missing, also where a link inside leads to it."""
     parent = os.path.dirname(path)
     if not parent:
         return os.dup(root)
     try:
         return open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        above = _open_parent(root, parent)
-        try:
-            os.mkdir(os.path.basename(parent), 0o755, dir_fd=above)
-        finally:
-            os.close(above)
-        return open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
+        if depth > _DEEPEST:
+            raise
+    above = _open_parent(root, parent, depth + 1)
+    name = os.path.basename(parent)
+    try:
+        os.mkdir(name, 0o755, dir_fd=above)
+    except FileExistsError:  # a link whose target does not exist yet
+        target = os.readlink(name, dir_fd=above)
+        joined = os.path.join(os.path.dirname(parent), target, b"entry")
+        os.close(_open_parent(root, _inside(os.fsdecode(joined)), depth + 1))
+    finally:
+        os.close(above)
+    return open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _place(tar: tarfile.TarFile, root: int, path: bytes, entry: tarfile.TarInfo) -> None:

@@ -20,13 +20,15 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 def mounts_below(path: Path) -> list[Path]:
     """The mount points at or below `path`, the deepest first."""
     wanted = os.path.realpath(path)
+    below = wanted.rstrip("/") + "/"
     found = []
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
             point = _unescaped(line.split(b" ", 5)[4])
-            if point == wanted or point.startswith(wanted + "/"):
+            if point == wanted or point.startswith(below):
                 found.append(Path(point))
-    return found[::-1]  # later mounts lie on top of earlier ones
+    found.reverse()  # later mounts lie on top of earlier ones
+    return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
 
 def _unescaped(field: bytes) -> str:

@@ -153,7 +153,7 @@ def line(name: str, samples: list[float], base: float | None) -> str:
 async def run(count: int, directory: Path, group: str) -> None:
     peers = [Oci(name, directory, group) for name in ("crun", "runc") if shutil.which(name)]
     native = Native(directory, group)
-    samples: dict[str, list[float]] = {runtime.name: [] for runtime in (native, *peers)}
+    samples: dict[str, list[float]] = {name: [] for name in (native.name, *(peer.name for peer in peers))}
     try:
         await native.start()
         for number in range(0, count + _ROUND, _ROUND):
@@ -201,6 +201,10 @@ def main() -> None:
         asyncio.run(run(arguments.containers, directory, group))
     finally:
         control.remove(group)
+        for path in Path("/sys/fs/cgroup").glob(f"*{group}"):  # runc makes groups in every hierarchy there is
+            for below in sorted(path.rglob("*/"), reverse=True):
+                below.rmdir()
+            path.rmdir()
         shutil.rmtree(directory)
 
 

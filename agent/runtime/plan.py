@@ -212,7 +212,7 @@ def _mount(entry: dict[str, Any]) -> dict[str, Any]:
             flag, attribute, cleared = _OPTIONS[option]
             flags |= flag
             attributes = attributes & ~cleared | attribute
-            clear |= cleared & ~attribute
+            clear = clear & ~(attribute & ~syscalls.MOUNT_ATTR__ATIME) | cleared
         else:
             data.append(option)
     if kind == "bind" or "bind" in options or "rbind" in options:

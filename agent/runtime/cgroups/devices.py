@@ -99,7 +99,10 @@ def v2_program(rules: Sequence[Rule]) -> bytes:
             distance = len(block) - position - 1 + len(tail)
             body.append(_instruction(opcode, destination, source, distance, immediate))
         code += body + tail
-    code += [_instruction(0xB4, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]
+        if not block:  # it matches everything; the kernel takes no code that nothing reaches
+            break
+    else:
+        code += [_instruction(0xB4, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]
     return b"".join(code)
 
 

@@ -8,8 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,14 +17,14 @@ from agent.runtime import launch
 from agent.runtime.contract import ExecConfig, Phase, RuntimeFailure
 from agent.runtime.native import NativeRuntime
 from agent.runtime.records import start_time
-from tests.integration.runtime.conftest import eventually
+from tests.integration.runtime.runtime_node import Node, eventually
 
 pytestmark = pytest.mark.root
 
 _TICKING = "echo up; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.01; done"
 
 
-async def test_another_client_finds_everything(node: Any) -> None:
+async def test_another_client_finds_everything(node: Node) -> None:
     sandbox = await node.sandbox(labels={"pod": "name"})
     running = await node.start("r", ["/bin/sleep", "100"], sandbox, labels={"a": "b"})
     await node.start("e", ["/bin/sh", "-c", "exit 3"], sandbox)
@@ -40,7 +40,7 @@ async def test_another_client_finds_everything(node: Any) -> None:
     await other.close()
 
 
-async def test_containers_survive_the_spawner_and_are_adopted(node: Any) -> None:
+async def test_containers_survive_the_spawner_and_are_adopted(node: Node) -> None:
     sandbox = await node.sandbox()
     script = _TICKING.replace("while :", "while [ ! -e /tmp/stop ]") + "; exit 11"
     before = await node.start("c", ["/bin/sh", "-c", script], sandbox)
@@ -51,7 +51,7 @@ async def test_containers_survive_the_spawner_and_are_adopted(node: Any) -> None
         if event.kind == "lost-connection":
             break
     assert node.spawner_pid() != old
-    after = await node.runtime.container("c")
+    after = await node.container("c")
     assert (after.phase, after.pid, after.started_at) == (Phase.RUNNING, before.pid, before.started_at)
     assert await node.runtime.list_sandboxes() == [sandbox]
     code, out, _ = await node.execute("c", ["/bin/sh", "-c", "hostname; touch /tmp/stop"])
@@ -62,7 +62,7 @@ async def test_containers_survive_the_spawner_and_are_adopted(node: Any) -> None
     assert ticks == [f"tick {number}" for number in range(1, len(ticks) + 1)]  # no line is missing
 
 
-async def test_a_full_pipe_does_not_kill_a_container_without_a_spawner(node: Any) -> None:
+async def test_a_full_pipe_does_not_kill_a_container_without_a_spawner(node: Node) -> None:
     await node.start("c", ["/bin/sh", "-c", "while [ ! -e /tmp/stop ]; do echo 0123456789; done"], await node.sandbox())
     await eventually(lambda: node.log_path("c").stat().st_size > 100_000)
     await node.runtime.close()
@@ -70,32 +70,32 @@ async def test_a_full_pipe_does_not_kill_a_container_without_a_spawner(node: Any
     size = node.log_path("c").stat().st_size
     await node.runtime.start()
     await eventually(lambda: node.log_path("c").stat().st_size > size + 200_000)
-    assert (await node.runtime.container("c")).phase is Phase.RUNNING
+    assert (await node.container("c")).phase is Phase.RUNNING
     assert {text for _, _, text in node.log("c")} <= {"0123456789", "0123456789"[:5]} | _fragments("0123456789")
 
 
-async def test_an_end_that_nobody_saw_is_recorded_as_unknown(node: Any) -> None:
+async def test_an_end_that_nobody_saw_is_recorded_as_unknown(node: Node) -> None:
     state = await node.start("c", ["/bin/sleep", "100"], await node.sandbox())
     await node.runtime.close()
     await node.kill_spawner()
     os.kill(state.pid, signal.SIGKILL)
     await eventually(lambda: not start_time(state.pid))
     await node.runtime.start()
-    found = await node.runtime.container("c")
+    found = await node.container("c")
     assert (found.phase, found.exit_code, found.exit_unknown) == (Phase.EXITED, 137, True)
 
 
-async def test_a_container_that_was_not_started_ends_with_its_spawner(node: Any) -> None:
+async def test_a_container_that_was_not_started_ends_with_its_spawner(node: Node) -> None:
     state = await node.runtime.create_container(node.config("c", ["/bin/touch", "/ran"], await node.sandbox()))
     await node.runtime.close()
     await node.kill_spawner()
     await eventually(lambda: not start_time(state.pid))
     await node.runtime.start()
-    assert (await node.runtime.container("c")).phase is Phase.EXITED
+    assert (await node.container("c")).phase is Phase.EXITED
     assert not (node.directory / "writable/c/upper/ran").exists()
 
 
-async def test_an_exec_ends_with_its_client_and_with_the_spawner(node: Any) -> None:
+async def test_an_exec_ends_with_its_client_and_with_the_spawner(node: Node) -> None:
     await node.start("c", ["/bin/sleep", "100"], await node.sandbox())
     group = f"{node.group}/pod/c"
     for end in (node.runtime.close, node.kill_spawner):
@@ -106,7 +106,7 @@ async def test_an_exec_ends_with_its_client_and_with_the_spawner(node: Any) -> N
         await node.runtime.start()
 
 
-async def test_a_spawner_killed_at_any_moment_leaks_nothing(node: Any) -> None:
+async def test_a_spawner_killed_at_any_moment_leaks_nothing(node: Node) -> None:
     """Kill it after a growing while into a container's life; whatever it had made, the next one cleans up."""
     for step in range(12):
         await node.runtime.start()
@@ -132,7 +132,7 @@ async def test_a_spawner_killed_at_any_moment_leaks_nothing(node: Any) -> None:
         assert list((node.state_dir / kind).iterdir()) == []
 
 
-async def test_an_interrupted_removal_is_completed(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interrupted_removal_is_completed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     await node.start("c", ["/bin/sleep", "100"], await node.sandbox())
 
     async def fail(identifier: str, writable: str) -> None:
@@ -150,7 +150,7 @@ async def test_an_interrupted_removal_is_completed(node: Any, monkeypatch: pytes
     assert list((node.state_dir / "containers").iterdir()) == []
 
 
-async def test_requests_under_way_fail_when_the_spawner_dies(node: Any) -> None:
+async def test_requests_under_way_fail_when_the_spawner_dies(node: Node) -> None:
     sandbox = await node.sandbox()
     os.kill(node.spawner_pid(), signal.SIGSTOP)
     waiting = asyncio.create_task(node.start("c", ["/bin/true"], sandbox))
@@ -160,7 +160,7 @@ async def test_requests_under_way_fail_when_the_spawner_dies(node: Any) -> None:
         await waiting
 
 
-async def test_one_spawner_serves_a_directory(node: Any) -> None:
+async def test_one_spawner_serves_a_directory(node: Node) -> None:
     runtimes = [NativeRuntime(node.directory / "fresh", cgroups=node.cgroups) for _ in range(3)]
     await asyncio.gather(*(runtime.start() for runtime in runtimes))
     assert len({runtime._spawner_pid for runtime in runtimes}) == 1
@@ -172,7 +172,7 @@ async def test_one_spawner_serves_a_directory(node: Any) -> None:
     await runtimes[0].shutdown()  # nothing runs: fine
 
 
-async def test_only_its_own_user_may_talk_to_the_spawner(node: Any) -> None:
+async def test_only_its_own_user_may_talk_to_the_spawner(node: Node) -> None:
     path = node.state_dir / "spawner.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     node.state_dir.chmod(0o755)
@@ -195,7 +195,7 @@ print(sock.recv(1))
     assert result.stdout == b"b''\n", result.stderr
 
 
-async def test_the_spawner_is_light_and_quiet(node: Any) -> None:
+async def test_the_spawner_is_light_and_quiet(node: Node) -> None:
     status = Path(f"/proc/{node.spawner_pid()}/status").read_text()
     resident = int(status.split("VmRSS:")[1].split()[0])
     assert resident < 20_000, f"the spawner has {resident} kB"
@@ -206,6 +206,7 @@ async def test_the_spawner_is_light_and_quiet(node: Any) -> None:
         text = Path(f"/proc/{node.spawner_pid()}/status").read_text()
         return int(text.split("nonvoluntary_ctxt_switches")[0].split("voluntary_ctxt_switches:")[1])
 
+    await eventually(lambda: (before := switches()) and not time.sleep(0.05) and switches() == before)
     before = switches()
     await asyncio.sleep(0.3)
     assert switches() == before  # at rest nothing wakes it

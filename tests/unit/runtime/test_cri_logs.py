@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.runtime.logs import MAX_LINE, LogWriter, cri_lines, timestamp
+
+NOW = timestamp(1475712429669794202)
+
+
+def test_the_time_has_nanoseconds() -> None:
+    assert timestamp(1475712429669794202) == b"2016-10-06T00:07:09.669794202Z"
+    assert timestamp(1475712429000000005) == b"2016-10-06T00:07:09.000000005Z"
+
+
+@pytest.mark.parametrize(
+    ("data", "lines", "rest"),
+    [
+        (b"", b"", b""),
+        (b"one\n", NOW + b" stdout F one\n", b""),
+        (b"one\ntwo", NOW + b" stdout F one\n", b"two"),
+        (b"\n\n", NOW + b" stdout F \n" + NOW + b" stdout F \n", b""),
+        (b"no end", b"", b"no end"),
+    ],
+)
+def test_lines(data: bytes, lines: bytes, rest: bytes) -> None:
+    assert cri_lines(b"stdout", data, NOW) == (lines, rest)
+
+
+@pytest.mark.parametrize("length", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, 2 * MAX_LINE, 3 * MAX_LINE + 7])
+def test_long_lines_are_split_alike_whole_or_in_pieces(length: int) -> None:
+    line = b"x" * length
+    whole, rest = cri_lines(b"stderr", line + b"\nshort\n", NOW)
+    assert rest == b""
+    parts = [(entry.split(b" ", 3)[2], entry.split(b" ", 3)[3]) for entry in whole.splitlines()]
+    assert b"".join(text for _, text in parts[:-1]) == line
+    assert [tag for tag, _ in parts] == [b"P"] * (len(parts) - 2) + [b"F", b"F"]
+    assert all(len(text) == MAX_LINE for tag, text in parts if tag == b"P")
+    unfinished, rest = cri_lines(b"stderr", line, NOW)
+    assert len(rest) <= MAX_LINE
+    assert unfinished + cri_lines(b"stderr", rest + b"\nshort\n", NOW)[0] == whole
+
+
+@given(
+    text=st.lists(st.sampled_from([b"a", b"\n", b"bb\n", b"x" * 9000, b"y" * 40000])).map(b"".join),
+    cuts=st.lists(st.integers(0, 200_000), max_size=5),
+)
+def test_nothing_is_lost_however_reads_fall(
+    tmp_path_factory: pytest.TempPathFactory, text: bytes, cuts: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "log"
+    writer = LogWriter(str(path))
+    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    for start, end in itertools.pairwise(places):
+        writer.write(b"stdout", text[start:end])
+    writer.finish()
+    found = b""
+    for line in path.read_bytes().splitlines(keepends=True):
+        _, stream, tag, content = line.split(b" ", 3)
+        assert stream == b"stdout"
+        assert len(content) <= MAX_LINE + 1
+        found += content if tag == b"F" else content[:-1]
+    assert found == (text if not text or text.endswith(b"\n") else text + b"\n")
+
+
+def test_streams_have_unfinished_lines_of_their_own(tmp_path: Path) -> None:
+    writer = LogWriter(str(tmp_path / "new/directory/log"))
+    for stream, data in ((b"stdout", b"a"), (b"stderr", b"b\n"), (b"stdout", b"c\n")):
+        writer.write(stream, data)
+    writer.finish()
+    lines = (tmp_path / "new/directory/log").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["stderr F b", "stdout F ac"]
+
+
+def test_a_full_disk_loses_lines_but_not_the_container(tmp_path: Path) -> None:
+    writer = LogWriter(str(tmp_path / "log"))
+    writer.reopen("/dev/full")
+    writer.write(b"stdout", b"lost\n")
+    assert writer.lost_bytes > 0
+    writer.reopen(str(tmp_path / "log"))
+    writer.write(b"stdout", b"kept\n")
+    writer.finish()
+    assert (tmp_path / "log").read_text().endswith("F kept\n")
+
+
+def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory"):
+        LogWriter(os.fspath(tmp_path / "file" / "log"))

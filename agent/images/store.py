@@ -143,21 +143,18 @@ class ImageStore:
         return self._image(reference.name, entry)
 
     def remove(self, name: str) -> bool:
-        """Forget the name and remove the layers that no other image has; says whether there was one.
-
-        Containers that run on a layer keep what they have open; new ones of it cannot start.
-        """
+        """Forget the name, and remove the layers that no image has and no container on this machine runs on; says
+        whether there was such a name. Layers that were still in use go with a later removal."""
         reference = parse_reference(name)
         with self._locked():
             index = dict(self._read_index())
-            entry = index.pop(reference.name, None)
-            if entry is None:
+            if index.pop(reference.name, None) is None:
                 return False
             self._write_index(index)
-            kept = {digest for other in index.values() for digest in other["layers"]}
-            for digest in entry["layers"]:
-                if digest not in kept:
-                    shutil.rmtree(self._layer(digest), ignore_errors=True)
+            kept = {self._layer(digest) for entry in index.values() for digest in entry["layers"]}
+            for layer in (self.image_dir / "layers").glob("sha256-*"):
+                if layer not in kept and not _is_in_use(layer):
+                    shutil.rmtree(layer)
         return True
 
     # The parts
@@ -274,3 +271,17 @@ def _size_of(directory: Path) -> int:
         for name in files:
             total += os.lstat(os.path.join(parent, name)).st_size
     return total
+
+
+def _is_in_use(layer: Path) -> bool:
+    """Whether a container has the layer mounted, as seen by its processes; one whose overlay does not name its layers
+    (too many of them for the mount's options) may have any."""
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            lines = table.read_text(errors="replace").splitlines()
+        except OSError:  # the process has ended
+            continue
+        overlays = [line for line in lines if " - overlay " in line]
+        if any(str(layer) in line or "/proc/self/fd/" in line for line in overlays):
+            return True
+    return False

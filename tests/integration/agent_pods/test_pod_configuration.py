@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -327,3 +328,24 @@ async def test_secrets_never_reach_the_disk(node: Any, shell_pod: Any) -> None:
         async with asyncio.timeout(20):
             while (path / "pw").read_bytes() != b"new":  # noqa: ASYNC110 - files announce nothing
                 await asyncio.sleep(0.02)
+
+
+async def test_an_image_in_use_keeps_its_layers(node: Any, shell_pod: Any, tmp_path: Any) -> None:
+    root = tmp_path / "rootfs"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    (root / "bin/sh").symlink_to("busybox")
+    (layer,) = node.images.import_rootfs("team/used:1", root).layers
+    async with node.agent():
+        await node.running(shell_pod("user", "exec busybox sleep 1000", container={"image": "team/used:1"}))
+        assert await asyncio.to_thread(node.images.remove, "team/used:1")
+        assert layer.is_dir()
+        await node.client.delete(POD, "user", "default", grace_period_seconds=0)
+        await node.until_gone("user")
+        async with asyncio.timeout(20):
+            while await node.runtime.list_containers():  # noqa: ASYNC110 - the runtime announces no removal
+                await asyncio.sleep(0.02)
+    (root / "other").touch()
+    node.images.import_rootfs("team/other:1", root)
+    assert await asyncio.to_thread(node.images.remove, "team/other:1")
+    assert not layer.exists()

@@ -246,7 +246,7 @@ def main() -> None:
     with cluster("--nodes", "3") as made:
         idle_cost(made, "3 nodes, no pods")
         pod_latency(made, chosen.latency_pods)
-    with cluster("--nodes", "1", "--max-pods", str(chosen.many_pods + 10), "--node-memory", "12Gi") as made:
+    with cluster("--nodes", "1", "--max-pods", str(chosen.many_pods + 5), "--node-memory", "12Gi") as made:
         many_pods(made, chosen.many_pods)
         idle_cost(made, f"1 node, {chosen.many_pods} pods")
 

@@ -22,6 +22,7 @@ def register(subparsers: Any) -> None:
     up.add_argument("--nodes", type=int, metavar="N", help="how many nodes (default 3)")
     up.add_argument("--node-cpus", metavar="CPUS", help="cpu budget of each node, such as 2 or 1500m (default 2)")
     up.add_argument("--node-memory", metavar="SIZE", help="memory budget of each node (default 2Gi)")
+    up.add_argument("--max-pods", type=int, metavar="N", help="how many pods a node takes (default 110)")
     up.add_argument("--store", choices=("sqlite", "etcd"), help="where the state is kept (default sqlite)")
     up.add_argument("--etcd-endpoints", metavar="HOST:PORT,...", help="a running etcd (default: start one)")
     up.add_argument("--port", type=int, metavar="PORT", help="the API server's port (default 6443)")
@@ -71,6 +72,7 @@ def run_up(arguments: argparse.Namespace) -> int:
         "nodes": arguments.nodes,
         "node_cpus": arguments.node_cpus,
         "node_memory": arguments.node_memory,
+        "max_pods": arguments.max_pods,
         "store": arguments.store or ("etcd" if endpoints else None),
         "etcd_endpoints": tuple(part.split("://")[-1] for part in endpoints.split(",")) if endpoints else None,
         "port": arguments.port,

@@ -21,6 +21,7 @@ from pyk.reconcile.clock import Clock, timestamp
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 10_000
+WRITERS = 4
 REMEMBERED_EVENTS = 4096
 LONGEST_MESSAGE = 1024
 
@@ -48,7 +49,9 @@ class EventRecorder:
         self._component = component
         self._host = host
         self._clock = clock
-        self._queue: asyncio.Queue[tuple[_Told, float]] = asyncio.Queue(QUEUE_LIMIT)
+        self._queues: list[asyncio.Queue[tuple[_Told, float]]] = [
+            asyncio.Queue(QUEUE_LIMIT // WRITERS) for _ in range(WRITERS)
+        ]
         self._written: OrderedDict[_Told, _Written] = OrderedDict()
 
     def event(self, obj: Object, type: str, reason: str, message: str, *, field_path: str = "") -> None:
@@ -56,15 +59,21 @@ class EventRecorder:
         regarding = object_reference(obj, field_path=field_path)
         regarding.pop("resourceVersion", None)
         told = _Told(tuple(regarding.items()), type, reason, message[:LONGEST_MESSAGE])
+        queue = self._queues[hash(told) % WRITERS]  # the same event goes through one writer, so that it is counted
         try:
-            self._queue.put_nowait((told, self._clock.time()))
+            queue.put_nowait((told, self._clock.time()))
         except asyncio.QueueFull:
             log.warning("dropped an event of %s: %s %s: %d are waiting", name_of(obj), reason, message, QUEUE_LIMIT)
 
     async def run(self) -> None:
         """Write what is told until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for queue in self._queues:
+                group.create_task(self._write_from(queue))
+
+    async def _write_from(self, queue: asyncio.Queue[tuple[_Told, float]]) -> None:
         while True:
-            told, at = await self._queue.get()
+            told, at = await queue.get()
             try:
                 await self._write(told, at)
             except (ApiError, ClientUnavailable) as error:
@@ -72,9 +81,10 @@ class EventRecorder:
 
     async def flush(self) -> None:
         """Write what is waiting, and return."""
-        while not self._queue.empty():
-            told, at = self._queue.get_nowait()
-            await self._write(told, at)
+        for queue in self._queues:
+            while not queue.empty():
+                told, at = queue.get_nowait()
+                await self._write(told, at)
 
     async def _write(self, told: _Told, at: float) -> None:
         known = self._written.get(told)

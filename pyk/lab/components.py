@@ -73,6 +73,7 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
         "--cgroup-root": layout.node_cgroup(node),
         "--pki-dir": directory / "pki",
         "--cluster-cidr": layout.cluster_cidr,
+        "--max-pods": layout.options.max_pods,
     }
     arguments = [sys.executable, "-m", "agent", *(str(part) for flag in flags.items() for part in flag)]
     return Component(
@@ -155,7 +156,7 @@ def _controllers_flags(layout: Layout) -> list[str]:
         "--cluster-cidr",
         str(layout.cluster_cidr),
         "--node-cidr-mask",
-        "24",
+        str(layout.node_cidr_mask),
         "--node-monitor-grace-seconds",
         str(NODE_MONITOR_GRACE_SECONDS),
     ]

@@ -20,6 +20,7 @@ from pyk.errors import UserError
 
 DEFAULT_NAME = "pyk"
 MOST_NODES = 200
+MOST_PODS = 1020
 SUBNETS = 156
 """How many clusters fit on a machine: node subnets 10.88.K.0/24 with pod ranges 10.(100+K).0.0/16."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
@@ -34,6 +35,7 @@ class Options:
     nodes: int = 3
     node_cpus: str = "2"
     node_memory: str = "2Gi"
+    max_pods: int = 110
     store: str = "sqlite"
     etcd_endpoints: tuple[str, ...] = ()
     port: int = 6443
@@ -65,6 +67,11 @@ class Layout:
     @property
     def pki_dir(self) -> Path:
         return self.data_dir / "pki"
+
+    @property
+    def node_cidr_mask(self) -> int:
+        """The prefix length of a node's pod range: it has twice as many addresses as the node may have pods."""
+        return 32 - max(8, (2 * self.options.max_pods + 2).bit_length())
 
     @property
     def log_dir(self) -> Path:
@@ -192,6 +199,12 @@ def check_options(options: Options) -> None:
         raise UserError(f"--name {options.name!r}: use up to 32 lower-case letters, digits and '-'")
     if not 1 <= options.nodes <= MOST_NODES:
         raise UserError(f"--nodes {options.nodes}: between 1 and {MOST_NODES}")
+    if not 1 <= options.max_pods <= MOST_PODS:
+        raise UserError(f"--max-pods {options.max_pods}: between 1 and {MOST_PODS}, the ports of a node's bridge")
+    if options.nodes > 2 ** (Layout(options).node_cidr_mask - 16):
+        raise UserError(
+            f"--nodes {options.nodes} with --max-pods {options.max_pods}: the pods' addresses do not suffice"
+        )
     if not 1 <= options.port <= 65535:
         raise UserError(f"--port {options.port}: between 1 and 65535")
     if options.store not in ("sqlite", "etcd"):

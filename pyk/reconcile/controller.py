@@ -1,7 +1,8 @@
 """The runner of a loop: informers fill caches, changes put keys on the queue, workers call `reconcile(key)`.
 
 Whatever `reconcile` raises puts the key back with exponential back-off, is counted in the metrics and logged, and
-never stops the loop. A conflict (somebody wrote first) is normal life: it is retried without noise.
+never stops the loop. A conflict (somebody wrote first, or the object has just gone) is normal life: it is retried
+without noise.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Controller:
         try:
             result = await self._reconcile(key)
         except ApiError as error:
-            if error.code == 409 and error.reason == "Conflict":
+            if error.reason in ("Conflict", "NotFound"):  # the cache was behind; it will catch up
                 self._put_back(key, "conflict")
                 return
             delay = self._put_back(key, "error")

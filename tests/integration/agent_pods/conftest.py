@@ -10,7 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,11 @@ class TestNode:
 
     __test__ = False
 
-    def __init__(self, root: Path, client: Client, node_client: Client, cgroups: Cgroups) -> None:
+    def __init__(
+        self, root: Path, client: Client, node_client: Client, cgroups: Cgroups, server: AsyncExitStack
+    ) -> None:
         self.root = root
+        self.server = server
         self.client = client
         self.node_client = node_client
         self.cgroups = cgroups
@@ -123,6 +126,16 @@ class TestNode:
             for result in results:
                 if isinstance(result, Exception):
                     raise result
+
+    async def stop_server(self) -> None:
+        """Take the API server away for the rest of the test."""
+        await self.server.aclose()
+
+    async def replace_spawner(self) -> None:
+        """End the process that made the containers; the agent's runtime has to find out and start another."""
+        other = self._new_runtime()
+        await other.start()
+        await other.shutdown()
 
     async def create(self, obj: Object) -> Object:
         return await self.client.create(_kind(obj), {"metadata": {"namespace": "default"}, **obj})
@@ -232,7 +245,8 @@ async def node(tmp_path: Path) -> AsyncIterator[TestNode]:
     pki.issue(folder, "system:node:n1", organizations=("system:nodes",), path_prefix=folder / "node")
     clock = RealClock()
     store = SqliteStore(tmp_path / "store.db", clock=clock)
-    async with running_server(store, ServerOptions(folder, port=0), clock) as port:
+    async with AsyncExitStack() as server:
+        port = await server.enter_async_context(running_server(store, ServerOptions(folder, port=0), clock))
         configs = []
         for name in ("admin", "node"):
             file = tmp_path / f"{name}.kubeconfig"
@@ -241,7 +255,7 @@ async def node(tmp_path: Path) -> AsyncIterator[TestNode]:
             )
             configs.append(load_kubeconfig(file))
         async with Client(configs[0]) as client, Client(configs[1]) as node_client:
-            under_test = TestNode(tmp_path, client, node_client, detect())
+            under_test = TestNode(tmp_path, client, node_client, detect(), server)
             try:
                 yield under_test
             finally:

@@ -220,6 +220,44 @@ async def test_what_ended_while_the_agent_was_away_is_told_and_restarted(node: A
         assert status_of(pod)["lastState"]["terminated"]["exitCode"] == 137
 
 
+async def test_a_node_whose_processes_were_all_killed_starts_its_pods_again(node: Any, shell_pod: Any) -> None:
+    async with node.agent() as pods:
+        await node.running(shell_pod("reborn", "sleep 1000", restartPolicy="Always"))
+        await node.running(shell_pod("once", "sleep 1000"))
+        killed = [pods.container("default", name, "main").pid for name in ("reborn", "once")]
+        killed += [sandbox.pid for sandbox in await node.runtime.list_sandboxes()]
+    await node.replace_spawner()
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    async with node.agent():
+        pod = await node.until("reborn", lambda p: status_of(p)["restartCount"] == 1 and is_running(p))
+        assert status_of(pod)["lastState"]["terminated"]["exitCode"] == 137
+        pod = await node.until("once", lambda p: p["status"]["phase"] == "Failed")
+        assert status_of(pod)["restartCount"] == 0
+
+
+async def test_containers_are_restarted_while_the_api_server_is_away(node: Any, shell_pod: Any) -> None:
+    async with node.agent() as pods:
+        await node.running(shell_pod("alone", "sleep 1000", restartPolicy="Always"))
+        first = pods.container("default", "alone", "main")
+        await node.stop_server()
+        os.kill(first.pid, signal.SIGKILL)
+        await _until(lambda: pods.container("default", "alone", "main").id != first.id)
+        await _until(lambda: pods.container("default", "alone", "main").pid > 0)
+        assert pods.find("default", "alone")["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
+async def test_a_new_spawner_takes_over_without_a_restart(node: Any, shell_pod: Any) -> None:
+    async with node.agent() as pods:
+        await node.running(shell_pod("calm", "sleep 1000", restartPolicy="Always"))
+        before = pods.container("default", "calm", "main")
+        await node.replace_spawner()
+        await node.running(shell_pod("later", "sleep 1000"))
+        assert pods.container("default", "calm", "main").pid == before.pid
+        os.kill(before.pid, signal.SIGKILL)
+        await node.until("calm", lambda p: status_of(p)["restartCount"] == 1 and is_running(p))
+
+
 async def test_a_pod_removed_while_the_agent_was_away_is_ended(node: Any, shell_pod: Any) -> None:
     async with node.agent():
         pod = await node.running(shell_pod("orphan", "sleep 1000"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.pods.handlers import Outcome, Target, UnknownPort, port_of
+from agent.pods.handlers import Handlers, Outcome, Target, UnknownPort, port_of
 from agent.pods.probes import ContainerProbes, Streak, advance
 from agent.pods.writer import HELD_BACK_SECONDS, StatusWriter
 from pyk.api.status import ApiError
@@ -146,6 +146,54 @@ def test_ports_by_name_and_number() -> None:
     assert [port_of(container, port) for port in ("web", 80, "81")] == [8080, 80, 81]
     with pytest.raises(UnknownPort, match="couldn't find port 'nope'"):
         port_of(container, "nope")
+
+
+@asynccontextmanager
+async def listening(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A server on loopback that gives every connection the same answer."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(4096))
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], heard
+    finally:
+        server.close()
+
+
+async def attempt(handler: Any) -> Outcome:
+    handlers = Handlers(None, VirtualClock())  # type: ignore[arg-type]
+    try:
+        return await handlers.run(handler, Target({"name": "c"}, "id", "127.0.0.1"), 10.0)
+    finally:
+        await handlers.close()
+
+
+@pytest.mark.parametrize(("status", "ok"), [(200, True), (302, True), (399, True), (404, False), (500, False)])
+async def test_an_http_probe_judges_by_the_status(status: int, ok: bool) -> None:
+    answer = f"HTTP/1.1 {status} X\r\nContent-Length: 2\r\nLocation: /x\r\n\r\nhi".encode()
+    async with listening(answer) as (port, heard):
+        get = {"port": port, "path": "/healthz?a=b", "httpHeaders": [{"name": "X-Mine", "value": "1"}]}
+        outcome = await attempt({"httpGet": get})
+    assert outcome.ok == ok
+    assert ok or outcome.output == f"HTTP probe failed with statuscode: {status}"
+    assert heard[0].startswith(b"GET /healthz?a=b HTTP/1.1\r\n")
+    assert b"X-Mine: 1\r\n" in heard[0]
+    assert b"User-Agent: kube-probe/" in heard[0]
+
+
+async def test_a_tcp_probe_only_connects() -> None:
+    async with listening(b"") as (port, _):
+        assert (await attempt({"tcpSocket": {"port": port}})).ok
+    refused = await attempt({"tcpSocket": {"port": port}})
+    assert not refused.ok
+    assert "dial tcp 127.0.0.1" in refused.output
+    assert not (await attempt({"httpGet": {"port": port}})).ok
+    assert (await attempt({"httpGet": {"port": "nameless"}})).output == "couldn't find port 'nameless' in container c"
 
 
 # Writing statuses

@@ -200,7 +200,7 @@ async def test_a_subpath_cannot_be_led_out_of_its_volume(node: Any, shell_pod: A
                 return str(node.settings.state_dir) not in file.read()
 
         async with asyncio.timeout(20):
-            while not is_clean():  # noqa: ASYNC110 - mounts announce nothing
+            while not is_clean():
                 await asyncio.sleep(0.01)
     assert (tmp_path / "data/in/file").read_text() == "inside"
 
@@ -292,7 +292,7 @@ async def test_containers_of_a_pod_share_what_the_pod_says(node: Any, shell_pod:
         pod["spec"]["containers"].append(other)
         shown = await node.running(pod)
         async with asyncio.timeout(20):
-            while node.log(shown) != "visible\n":  # noqa: ASYNC110 - a log announces nothing
+            while node.log(shown) != "visible\n":
                 await asyncio.sleep(0.02)
         states = [node.pods.container("default", "shared", name) for name in ("main", "other")]
         for namespace in ("net", "ipc", "uts", "pid"):
@@ -326,7 +326,7 @@ async def test_secrets_never_reach_the_disk(node: Any, shell_pod: Any) -> None:
         assert path.is_mount()
         await node.client.patch(SECRET, "sec", "default", {"data": {"pw": base64.b64encode(b"new").decode()}})
         async with asyncio.timeout(20):
-            while (path / "pw").read_bytes() != b"new":  # noqa: ASYNC110 - files announce nothing
+            while (path / "pw").read_bytes() != b"new":
                 await asyncio.sleep(0.02)
 
 
@@ -343,7 +343,7 @@ async def test_an_image_in_use_keeps_its_layers(node: Any, shell_pod: Any, tmp_p
         await node.client.delete(POD, "user", "default", grace_period_seconds=0)
         await node.until_gone("user")
         async with asyncio.timeout(20):
-            while await node.runtime.list_containers():  # noqa: ASYNC110 - the runtime announces no removal
+            while await node.runtime.list_containers():
                 await asyncio.sleep(0.02)
     (root / "other").touch()
     node.images.import_rootfs("team/other:1", root)

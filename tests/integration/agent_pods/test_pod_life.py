@@ -159,13 +159,13 @@ def exists(path: str) -> bool:
 
 async def _until(holds: Any) -> None:
     async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - files and processes of the node announce nothing
+        while not holds():
             await asyncio.sleep(0.01)
 
 
 async def _until_sandboxes(node: Any, count: int) -> None:
     async with asyncio.timeout(20):
-        while len(await node.runtime.list_sandboxes()) != count:  # noqa: ASYNC110 - as above
+        while len(await node.runtime.list_sandboxes()) != count:
             await asyncio.sleep(0.01)
 
 

@@ -470,5 +470,5 @@ async def test_an_exit_is_told_as_an_event(node: Node) -> None:
 
 
 async def _wait_for_output(node: Node, identifier: str, text: str) -> None:
-    while text not in node.output(identifier):  # noqa: ASYNC110 - a file tells of no event; bounded by the timeout
+    while text not in node.output(identifier):
         await asyncio.sleep(0.005)

@@ -144,7 +144,7 @@ def pod_latency(made: Cluster, count: int) -> None:
 
 def many_pods(made: Cluster, count: int) -> None:
     """Many pods of one image on one node: until all run, and our memory for each."""
-    before = memory_of_ours(made)
+    before, before_free = memory_of_ours(made), available_memory()
 
     async def create_all() -> float:
         async with Client(load_kubeconfig(made.kubeconfig)) as client:
@@ -178,9 +178,18 @@ def many_pods(made: Cluster, count: int) -> None:
             return time.monotonic() - started
 
     took = asyncio.run(create_all())
-    after = memory_of_ours(made)
+    after, after_free = memory_of_ours(made), available_memory()
     report(f"{count} pods of one image on one node, all Running", f"{took:.1f} s ({count / took:.0f} pods/s)")
-    report("our memory for each of them, all processes", f"{(after - before) / count / 1024:.0f} KiB")
+    report("memory of our processes for each of them", f"{(after - before) / count:.0f} KiB")
+    report(
+        "memory of the machine for each, kernel and workload included", f"{(before_free - after_free) / count:.0f} KiB"
+    )
+
+
+def available_memory() -> int:
+    """KiB that the machine could still give."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
 @dataclass(frozen=True)
@@ -207,12 +216,19 @@ def processes_of(made: Cluster) -> list[Process]:
             smaps = (entry / "smaps_rollup").read_text()
         except OSError:
             continue
-        module = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
-        node = next((Path(word).name for word in words if f"{made.folder}/data/nodes/" in word), "")
-        shown = f"{module} {node}" if module in ("agent", "agent.runtime.spawner") and node else module
+        shown = _name_of(words)
         pss = next(int(line.split()[1]) for line in smaps.splitlines() if line.startswith("Pss:"))
-        found.append(Process(int(entry.name), shown.strip(), (int(stat[11]) + int(stat[12])) / TICKS, pss))
+        found.append(Process(int(entry.name), shown, (int(stat[11]) + int(stat[12])) / TICKS, pss))
     return sorted(found, key=lambda process: process.name)
+
+
+def _name_of(words: list[str]) -> str:
+    """The module that a process runs, and its node."""
+    module = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+    if any("agent.runtime.spawner" in word for word in words):
+        module = "agent.runtime.spawner"
+    node = next((word.split("/data/nodes/")[1].split("/")[0] for word in words if "/data/nodes/" in word), "")
+    return f"{module} {node}".strip()
 
 
 def memory_of_ours(made: Cluster) -> int:

@@ -1,0 +1,33 @@
+"""Take all measurements: `make bench`. Each part is a process of its own and prints its figures as it takes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PARTS = (
+    ("store", ["benchmarks.bench_store"]),
+    ("API server, SQLite", ["benchmarks.bench_api", "--store", "sqlite"]),
+    ("API server, etcd", ["benchmarks.bench_api", "--store", "etcd"]),
+    ("scheduler", ["benchmarks.bench_scheduler"]),
+    ("container runtime", ["benchmarks.bench_runtime"]),
+    ("cluster", ["benchmarks.cluster"]),
+)
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    failed = []
+    for name, module in PARTS:
+        if wanted and not any(word in name for word in wanted):
+            continue
+        print(f"\n== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", *module], check=False).returncode != 0:
+            failed.append(name)
+    if failed:
+        print(f"\nnot measured to the end: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -183,6 +184,16 @@ async def run(count: int, directory: Path, group: str) -> None:
     print("spawner:", "; ".join(" ".join(row.split()) for row in resident.splitlines() if row.startswith(wanted)))
 
 
+def _remove_groups(group: str) -> None:
+    """runc makes groups in every hierarchy, and plain directories and files where one was unmounted."""
+    for path in Path("/sys/fs/cgroup").glob(f"*{group}"):
+        for parent, _, files in os.walk(path, topdown=False):
+            for name in files:
+                with contextlib.suppress(PermissionError):  # a real group's own files go with it
+                    os.unlink(Path(parent, name))
+            os.rmdir(parent)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Container start-to-exit against crun and runc.")
     parser.add_argument("--containers", type=int, default=100, help="how many of each (default: 100)")
@@ -201,11 +212,8 @@ def main() -> None:
         asyncio.run(run(arguments.containers, directory, group))
     finally:
         control.remove(group)
-        for path in Path("/sys/fs/cgroup").glob(f"*{group}"):  # runc makes groups in every hierarchy there is
-            for below in sorted(path.rglob("*/"), reverse=True):
-                below.rmdir()
-            path.rmdir()
         shutil.rmtree(directory)
+        _remove_groups(group)
 
 
 if __name__ == "__main__":

@@ -223,6 +223,11 @@ def _die_with_the_spawner(channel: int) -> None:
     Set this late because a change of user clears it. A spawner that died before is seen on the channel.
     """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    exit_without_spawner(channel)
+
+
+def exit_without_spawner(channel: int) -> None:
+    """End this process if the spawner has died: nobody would know of what it makes."""
     with socket.socket(fileno=os.dup(channel)) as end:
         try:
             if end.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b"":

@@ -213,44 +213,39 @@ class Containers:
             OSError: one of them cannot be made.
         """
         forker = self._forker
+        process = plan["process"]
+        program = binascii.a2b_base64(process["seccomp"])
+        own_shm = not sandbox.config["host_ipc"] and any(mount["op"] == "shm" for mount in plan["mounts"])
         _make_writable(record.writable)
         forker.cgroups.create(record.cgroup)
         forker.cgroups.apply(record.cgroup, plan["resources"])
-        process = plan["process"]
-        streams = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
-        self.streams[record.id] = streams
-        stdio = [None, None, None] if record.terminal else streams.make(stdin=plan["stdin"])
-        record.pipes = streams.pipes
-        sandbox_flags, pid_namespace, joins = _resolve(plan["namespaces"]["join"], sandbox)
-        own_shm = not sandbox.config["host_ipc"] and any(mount["op"] == "shm" for mount in plan["mounts"])
-        program = binascii.a2b_base64(process["seccomp"])
         shown = forker.cgroups.view(record.cgroup)
+        with contextlib.ExitStack() as held:
+            namespaces, pid_namespace, joins = _resolve(plan["namespaces"]["join"], sandbox, held)
+            streams = self.streams[record.id] = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
+            stdio: list[int | None] = [None, None, None]
+            if not record.terminal:
+                stdio = streams.make(held, stdin=plan["stdin"])
+            record.pipes = streams.pipes
 
-        def make_main(channel: int, cgroup_files: list[int]) -> Callable[[], None]:
-            child = child_process.Child(
-                channel,
-                process,
-                program,
-                forker.kept_capabilities,
-                stdio=stdio,
-                cgroup_files=cgroup_files,
-                open_files=forker.open_files,
-            )
-            namespaces = (sandbox.pidfd, sandbox_flags)
-            return lambda: child_process.container(
-                child, plan, forker.scratch, namespaces, joins, forker.host_mounts, shown, own_shm
-            )
+            def make_main(channel: int, cgroup_files: list[int]) -> Callable[[], None]:
+                child = child_process.Child(
+                    channel,
+                    process,
+                    program,
+                    forker.kept_capabilities,
+                    stdio=stdio,
+                    cgroup_files=cgroup_files,
+                    open_files=forker.open_files,
+                )
+                return lambda: child_process.container(
+                    child, plan, forker.scratch, (sandbox.pidfd, namespaces), joins, forker.host_mounts, shown, own_shm
+                )
 
-        try:
             flags = plan["namespaces"]["new"] & syscalls.CLONE_NEWPID
             record.pid, record.pidfd, channel = forker.fork(
                 make_main, record.cgroup, flags=flags, pid_namespace=pid_namespace
             )
-        finally:
-            for fd in (*(fd for fd in stdio if fd is not None), *(fd for fd, _ in joins)):
-                os.close(fd)
-            if pid_namespace not in (None, sandbox.pidfd):
-                os.close(pid_namespace)
         return channel
 
     def _failed_to_fork(self, record: ContainerRecord, text: str) -> None:
@@ -364,8 +359,11 @@ def _make_writable(directory: str) -> None:
             os.mkdir(path, 0o755)
 
 
-def _resolve(joins: list[list[Any]], sandbox: SandboxRecord) -> tuple[int, int | None, list[tuple[int, int]]]:
-    """Namespaces to join: (flags of those of the sandbox, the PID namespace, (descriptor, flag) of others).
+def _resolve(
+    joins: list[list[Any]], sandbox: SandboxRecord, held: contextlib.ExitStack
+) -> tuple[int, int | None, list[tuple[int, int]]]:
+    """Namespaces to join: (flags of those of the sandbox, the PID namespace, (descriptor, flag) of others, which
+    `held` closes).
 
     Those of the sandbox are joined through its pidfd, which cannot come to mean another process.
     """
@@ -374,12 +372,17 @@ def _resolve(joins: list[list[Any]], sandbox: SandboxRecord) -> tuple[int, int |
     prefix = f"/proc/{sandbox.pid}/"
     for flag, path in joins:
         of_sandbox = path.startswith(prefix)
-        if flag == syscalls.CLONE_NEWPID:
-            pid_namespace = sandbox.pidfd if of_sandbox else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if of_sandbox and flag == syscalls.CLONE_NEWPID:
+            pid_namespace = sandbox.pidfd
         elif of_sandbox and _SANDBOX_KINDS.get(path.removeprefix(prefix)) == flag:
             flags |= flag
         else:
-            others.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), flag))
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            held.callback(os.close, fd)
+            if flag == syscalls.CLONE_NEWPID:
+                pid_namespace = fd
+            else:
+                others.append((fd, flag))
     return flags, pid_namespace, others
 
 

@@ -24,6 +24,7 @@ import functools
 import marshal
 import posixpath
 import re
+import resource
 from collections.abc import Iterable
 from typing import Any
 
@@ -280,11 +281,17 @@ def _process(process: dict[str, Any], seccomp: dict[str, Any] | None) -> dict[st
         "columns": console.get("width", 0),
         "capabilities": _capabilities(process.get("capabilities") or {}),
         "no_new_privileges": bool(process.get("noNewPrivileges")),
-        "rlimits": [[limit["type"], limit["soft"], limit["hard"]] for limit in process.get("rlimits") or ()],
+        "rlimits": [_rlimit(limit) for limit in process.get("rlimits") or ()],
         "oom_score_adj": process.get("oomScoreAdj"),
         "seccomp": program,
         "seccomp_flags": flags,
     }
+
+
+def _rlimit(limit: dict[str, Any]) -> list[Any]:
+    if not limit["type"].startswith("RLIMIT_") or not hasattr(resource, limit["type"]):
+        raise _invalid(f"unknown resource limit {limit['type']}")
+    return [limit["type"], limit["soft"], limit["hard"]]
 
 
 def _capabilities(sets: dict[str, list[str]]) -> dict[str, int]:

@@ -63,10 +63,19 @@ class RecordFile:
         self.path = path
 
     def create(self, state: dict[str, Any], body: dict[str, Any]) -> None:
-        """Raises `FileExistsError`."""
+        """Write both, or leave no file.
+
+        Raises:
+            OSError: FileExistsError, or the disk is full.
+        """
+        content = _page(state) + json.dumps(body, separators=(",", ":")).encode()
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, _page(state) + json.dumps(body, separators=(",", ":")).encode())
+            if os.write(fd, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+        except OSError:
+            self.remove()
+            raise
         finally:
             os.close(fd)
 

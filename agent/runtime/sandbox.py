@@ -15,7 +15,7 @@ import socket
 import struct
 
 from agent.runtime import syscalls
-from agent.runtime.child import Child, at
+from agent.runtime.child import Child, at, exit_without_spawner
 from agent.runtime.process import set_oom_score
 
 TYPE_CHECKING = False
@@ -148,6 +148,7 @@ def pause(child: Child, config: Mapping[str, Any], sysctls: Mapping[str, str], s
     os.setresuid(_PAUSE_USER, _PAUSE_USER, _PAUSE_USER)
     at("execute the pause program")
     syscalls.close_all_but([child.channel, program])
+    exit_without_spawner(child.channel)
     syscalls.exec_fd(program, [b"pause"], [])
 
 

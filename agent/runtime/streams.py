@@ -10,6 +10,7 @@ An attached client that does not read is cut off once its pipe (1 MiB) is full: 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -56,22 +57,28 @@ class Streams:
         self._closed = False
         self.pipes: dict[str, int] = {}
 
-    def make(self, *, stdin: bool) -> list[int | None]:
-        """Make the pipes and open them on both sides: the container's stdin, stdout and stderr, to be closed after
-        the fork."""
+    def make(self, held: contextlib.ExitStack, *, stdin: bool) -> list[int | None]:
+        """Make the pipes and open them on both sides: the container's stdin, stdout and stderr, which `held` closes."""
         ends: list[int | None] = [None]
         if stdin:
-            reader, self._fds["stdin"] = os.pipe2(os.O_CLOEXEC)
-            self.pipes["stdin"] = os.fstat(reader).st_ino
+            reader, self._fds["stdin"] = self._pipe("stdin")
             # With stdin_once the end of input has to reach the container, so it may not hold a writing end itself.
-            ends[0] = reader if self._stdin_once else _both_ways(reader)
+            end = reader if self._stdin_once else _both_ways(reader)
+            held.callback(os.close, end)
+            ends[0] = end
             os.set_blocking(self._fds["stdin"], False)
         for stream in _OUTPUTS:
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            self.pipes[stream] = os.fstat(reader).st_ino
+            reader, writer = self._pipe(stream)
             os.set_blocking(reader, False)
-            ends.append(_both_ways(writer))
             self._read_from(stream, reader)
+            end = _both_ways(writer)
+            held.callback(os.close, end)
+            ends.append(end)
+        return ends
+
+    def _pipe(self, stream: str) -> tuple[int, int]:
+        ends = os.pipe2(os.O_CLOEXEC)
+        self.pipes[stream] = os.fstat(ends[0]).st_ino
         return ends
 
     def adopt(self, pipes: dict[str, int], pids: Iterable[int]) -> None:

@@ -8,6 +8,7 @@ Source of the files' meaning: Documentation/admin-guide/cgroup-v1 of the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -109,7 +110,7 @@ class CgroupsV1(Cgroups):
         """With no process allowed beyond those there are, killing all of them until none is left ends."""
         if not self.processes(path):
             return
-        if "pids" in self._roots and os.path.exists(f"{self._directory(path, 'pids')}/pids.max"):
+        with contextlib.suppress(FileNotFoundError):  # it may go away at any time
             self._write(path, "pids", "pids.max", "0")
         self.freeze(path, False)
         previous: set[int] = set()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.runtime import cgroups
+from agent.runtime import cgroups, syscalls
 from agent.runtime.cgroups import Cgroups
-from agent.runtime.cgroups.devices import attach_v2
+from agent.runtime.cgroups.v2 import CgroupsV2
 from agent.runtime.spec import default_device_rules
 
 pytestmark = pytest.mark.root
@@ -107,19 +107,52 @@ def test_freezing_stops_and_thawing_lets_go_on(control: Cgroups, group: str) -> 
         child.wait(timeout=20)
 
 
-def test_the_kernel_takes_the_v2_device_program_and_obeys(tmp_path: Path) -> None:
-    """Device programs work on any cgroup v2 mount, with or without controllers."""
+@pytest.fixture
+def v2() -> Iterator[tuple[CgroupsV2, str]]:
+    """A group in whatever cgroup v2 hierarchy is mounted, with or without controllers."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     root = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
     if root is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
-    group = Path(root) / f"pyk-test-{uuid.uuid4().hex[:12]}"
-    group.mkdir()
+    path = f"/pyk-test-{uuid.uuid4().hex[:12]}"
+    control = CgroupsV2(root)
+    control.create(path)
+    yield control, path
+    control.remove(path)
+
+
+def test_the_kernel_takes_the_v2_device_program_and_obeys(v2: tuple[CgroupsV2, str], tmp_path: Path) -> None:
+    control, group = v2
+    control.apply(group, {"devices": default_device_rules()})
+    (procs,) = control.process_files(group)
+    script = f"echo $$ > {procs}; : < /dev/zero && echo zero; : < /dev/kmsg || echo refused; "
+    script += f"mknod {tmp_path}/mem c 1 1 && echo made; : < {tmp_path}/mem || echo refused"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
+    assert result.stdout.split() == ["zero", "refused", "made", "refused"]
+
+
+def test_a_process_can_be_born_in_a_v2_group(v2: tuple[CgroupsV2, str]) -> None:
+    control, group = v2
+    control.create(f"{group}/a/b")
+    directory = os.open(control.directories(f"{group}/a/b")[0], os.O_PATH)
+    pid, pidfd = syscalls.clone3(0, directory)
+    if not pid:
+        while True:
+            os.sched_yield()
     try:
-        attach_v2(str(group), default_device_rules())
-        script = f"echo $$ > {group}/cgroup.procs; : < /dev/zero && echo zero; : < /dev/kmsg || echo refused; "
-        script += f"mknod {tmp_path}/mem c 1 1 && echo made; : < {tmp_path}/mem || echo refused"
-        result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
-        assert result.stdout.split() == ["zero", "refused", "made", "refused"]
+        assert control.own_path(pid) == f"{group}/a/b"
+        assert control.processes(group) == [pid]
+        assert not control.try_remove(group)
+        control.freeze(group, True)
+        events = Path(control.directories(group)[0], "cgroup.events")
+        deadline = time.monotonic() + 20
+        while "frozen 1" not in events.read_text() and time.monotonic() < deadline:
+            os.sched_yield()
+        assert "frozen 1" in events.read_text()
+        control.kill(group)  # works on the frozen too
+        assert os.waitpid(pid, 0)[1] == 9
+        control.remove(group)
+        assert not Path(control.directories(group)[0]).exists()
     finally:
-        group.rmdir()
+        os.close(pidfd)
+        os.close(directory)

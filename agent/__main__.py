@@ -103,13 +103,18 @@ async def run(config: AgentConfig) -> None:
         network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
         group.create_task(own_node.run())
         group.create_task(nodes.run())
-        group.create_task(readiness.bring_up("container runtime", runtime.start))
+        group.create_task(_keep_runtime(runtime, readiness))
         group.create_task(network_loop.run())
         group.create_task(registrar.run())
         group.create_task(recorder.run())
         group.create_task(pods.run())
         group.create_task(api.serve(config.node_ip, config.port, config.pki_dir))
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
+
+
+async def _keep_runtime(runtime: NativeRuntime, readiness: Readiness) -> None:
+    await readiness.bring_up("container runtime", runtime.start)
+    await readiness.watch("container runtime", runtime.version)
 
 
 def main() -> int:

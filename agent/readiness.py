@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -11,6 +12,8 @@ from pyk.reconcile.clock import Clock
 
 log = logging.getLogger(__name__)
 
+PROBE_SECONDS = 10.0
+PROBE_TIMEOUT_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 0.2
 LONGEST_RETRY_SECONDS = 10.0
 
@@ -56,3 +59,17 @@ class Readiness:
             else:
                 self.set(part, "")
                 return
+
+    async def watch(self, part: str, probe: Callable[[], Awaitable[object]]) -> None:
+        """Once the part is up, call `probe` every ten seconds: the part is ready when it answers in time."""
+        while True:
+            await self._clock.sleep(PROBE_SECONDS)
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                    await probe()
+            except TimeoutError:
+                self.set(part, f"does not answer within {PROBE_TIMEOUT_SECONDS:.0f} s")
+            except (RuntimeFailure, NetworkFailure, OSError) as error:
+                self.set(part, str(error) or type(error).__name__)
+            else:
+                self.set(part, "")

@@ -1,0 +1,34 @@
+"""Workloads (apps)."""
+
+from __future__ import annotations
+
+from pyk.api.kind import Kind, ScalePaths
+
+KINDS = (
+    Kind(
+        "apps",
+        "v1",
+        "ReplicaSet",
+        "replicasets",
+        "apps:ReplicaSet",
+        short_names=("rs",),
+        categories=("all",),
+        rules_path="rules.replicasets:RULES",
+        has_status=True,
+        has_generation=True,
+        scale=ScalePaths(),
+    ),
+    Kind(
+        "apps",
+        "v1",
+        "Deployment",
+        "deployments",
+        "apps:Deployment",
+        short_names=("deploy",),
+        categories=("all",),
+        rules_path="rules.deployments:RULES",
+        has_status=True,
+        has_generation=True,
+        scale=ScalePaths(),
+    ),
+)

@@ -1,0 +1,16 @@
+"""Leases (coordination.k8s.io)."""
+
+from __future__ import annotations
+
+from pyk.api.kind import Kind
+
+KINDS = (
+    Kind(
+        "coordination.k8s.io",
+        "v1",
+        "Lease",
+        "leases",
+        "coordination:Lease",
+        rules_path="rules.leases:RULES",
+    ),
+)

@@ -1,0 +1,165 @@
+"""What a kind's declaration is made of: `Kind`, its `Rules`, and its `Conversion` when another kind stores it.
+
+The declarations are in `pyk.api.groups`, one module an API group; `pyk.api.kinds` joins them. Importing this module
+builds no model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pyk.api.objects import Object
+from pyk.api.status import FieldError
+
+if TYPE_CHECKING:
+    from pyk.api.base import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`.
+
+    `cell` computes the value from the object and the present time in seconds since the epoch. Columns with
+    `priority` 1 show with `-o wide` only. `kind` and `format` are OpenAPI's (`integer`, `string`; `name`).
+    """
+
+    name: str
+    cell: Callable[[Object, float], Any]
+    priority: int = 0
+    kind: str = "string"
+    format: str = ""
+    description: str = ""
+
+
+def _no_default(obj: Object) -> None:
+    """Nothing to fill in."""
+
+
+def _always_valid(obj: Object, old: Object | None) -> Iterable[FieldError]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is particular to a kind, as pure functions on the JSON document.
+
+    `default` fills in defaults in place (spec and metadata; after the model has checked the types).
+    `validate` yields what is wrong with a new object (`old` None) or with a change of the main resource (the
+    immutable fields included); `validate_status` the same for the `status` subresource. `prepare` runs
+    on every write of the main resource after defaulting and may set what the server owns (`old` None on creation).
+    `fields` are the selectable fields besides `metadata.name` and `metadata.namespace`.
+    """
+
+    default: Callable[[Object], None] = _no_default
+    validate: Callable[[Object, Object | None], Iterable[FieldError]] = _always_valid
+    validate_status: Callable[[Object, Object | None], Iterable[FieldError]] = _always_valid
+    prepare: Callable[[Object, Object | None], None] = lambda obj, old: None
+    columns: tuple[Column, ...] = ()
+    fields: Mapping[str, Callable[[Object], str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePaths:
+    """Where the `scale` subresource finds its numbers, as dotted paths."""
+
+    spec_replicas: str = "spec.replicas"
+    status_replicas: str = "status.replicas"
+    selector: str = "spec.selector"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of object at one version.
+
+    `model` and `rules` are `module:attribute` below `pyk.api`, imported when first used. `subresources` are served
+    besides `scale`, which `scale` declares. `has_status`: writes of the main resource leave `status` alone and the
+    `status` subresource writes nothing else; `generation` counts changes of everything but metadata and status.
+    `name_check` is a function of `pyk.api.names`. With `graceful_deletion` a DELETE first sets `deletionTimestamp` and
+    the node's agent removes the object when its processes are gone.
+    """
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    model_path: str
+    namespaced: bool = True
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    rules_path: str = ""
+    has_status: bool = False
+    has_generation: bool = False
+    scale: ScalePaths | None = None
+    subresources: tuple[str, ...] = ()
+    name_check: str = "dns_subdomain"
+    graceful_deletion: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """`v1`, `apps/v1`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def singular(self) -> str:
+        return self.kind.lower()
+
+    @property
+    def list_kind(self) -> str:
+        return f"{self.kind}List"
+
+    @property
+    def resource(self) -> str:
+        """`pods`, `deployments.apps`."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    @property
+    def resource_name(self) -> str:
+        """`pod`, `deployment.apps`: what commands put before a name."""
+        return f"{self.singular}.{self.group}" if self.group else self.singular
+
+    @property
+    def storage_prefix(self) -> str:
+        """Where objects of the kind are in the store: `/registry/pods/`, `/registry/apps/deployments/`."""
+        return f"/registry/{self.group}/{self.plural}/" if self.group else f"/registry/{self.plural}/"
+
+    def storage_key(self, namespace: str, name: str) -> str:
+        return f"{self.storage_prefix}{namespace}/{name}" if self.namespaced else f"{self.storage_prefix}{name}"
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The URL path of the collection or object: `/apis/apps/v1/namespaces/default/deployments/web/scale`.
+
+        An empty namespace of a namespaced kind means all namespaces.
+        """
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        parts = [root]
+        if namespace and self.namespaced:
+            parts.append(f"namespaces/{namespace}")
+        parts.append(self.plural)
+        if name:
+            parts.append(name)
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+    @cached_property
+    def model(self) -> type[Model]:
+        """The pydantic model of the object."""
+        found: type[Model] = _load(self.model_path)
+        return found
+
+    @cached_property
+    def rules(self) -> Rules:
+        """Defaults, checks, columns and selectable fields."""
+        if not self.rules_path:
+            return Rules()
+        found: Rules = _load(self.rules_path)
+        return found
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(f"pyk.api.{module}"), attribute)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from controlplane.apiserver import discovery, metrics, responses, tables
+from controlplane.apiserver import discovery, metrics, responses
 from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.connections import Connections
@@ -37,10 +37,12 @@ from controlplane.apiserver.request import (
 )
 from controlplane.apiserver.streaming import WatchStream, open_watch
 from controlplane.apiserver.subresources import bind, scale_of, write_scale
-from controlplane.apiserver.watchcache import WatchCache, WireEvent
+from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.watchforms import render_for
 from controlplane.store.contract import StoreUnavailable
 from pyk.api.kinds import NAMESPACE, NODE, POD, Kind
 from pyk.api.objects import Object
+from pyk.api.selectors import FieldRequirement
 from pyk.api.status import (
     ApiError,
     bad_request,
@@ -76,9 +78,12 @@ class Call:
 
     @property
     def include(self) -> str:
-        """What a Table row holds of its object: None, Metadata or Object."""
+        """What a Table row holds of its object: None, Metadata or Object. Raises 400."""
         values = self.query.get("includeObject")
-        return values[0] if values else "Metadata"
+        wanted = values[0] if values and values[0] else "Metadata"
+        if wanted not in ("None", "Metadata", "Object"):
+            raise bad_request(f'includeObject: Invalid value: "{wanted}": must be Metadata, Object, None, or empty')
+        return wanted
 
 
 class Api:
@@ -156,7 +161,7 @@ class Api:
             log.exception("%s %s failed", request.method, info.path)
             return self._failure(request, internal_error(f"{type(error).__name__}: {error}"))
         if isinstance(response, web.Response) and not response.prepared:
-            responses.compress(request, response)
+            responses.finish(request, response, query)
         return response
 
     def _failure(self, request: web.Request, error: ApiError) -> web.Response:
@@ -164,7 +169,9 @@ class Api:
             accepted = negotiate(request.headers.get("Accept", ""))
         except ApiError:
             accepted = negotiate("")
-        return responses.failure(error, accepted)
+        response = responses.failure(error, accepted)
+        responses.finish(request, response, parse_query(request.rel_url.raw_query_string))
+        return response
 
     def _authorize(self, call: Call) -> None:
         info = call.info
@@ -203,7 +210,9 @@ class Api:
             return await self._subresource(call, kind)
         verb = self._verbs.get(info.verb)
         needs_namespace = info.verb in ("create", "deletecollection") and kind.namespaced and not info.namespace
-        if verb is None or needs_namespace or (kind is NAMESPACE and info.verb == "deletecollection"):
+        needs_name = info.verb in ("update", "patch") and not info.name
+        is_refused = needs_namespace or needs_name or call.request.method == "HEAD"
+        if verb is None or is_refused or info.verb not in kind.verbs:
             raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         return await verb(call, kind)
 
@@ -258,13 +267,9 @@ class Api:
     async def _watch(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept, is_stream=True)
         options = list_options(call.query, watch=True)
-        render = None
-        if accepted.form == "Table":
-            render = _table_lines(kind, call.include, self._clock)
-        elif accepted.form:
-            render = _partial_line
-        if call.info.name and not call.query.get("fieldSelector"):
-            raise bad_request("a watch of one object needs the collection and fieldSelector=metadata.name=NAME")
+        if call.info.name and not options.fields:  # the old path of a watch of one object
+            options = replace(options, fields=(FieldRequirement("metadata.name", True, call.info.name),))
+        render = render_for(accepted, kind, call.include, self._clock)
         stream = await open_watch(self._cache, kind, call.info.namespace, options, render)
         seconds = options.timeout_seconds or _SHORTEST_WATCH_SECONDS * (1 + self._clock.random.random())
         return await self._send_watch(call, kind, stream, seconds)
@@ -439,26 +444,3 @@ def _check_type(document: Object, kind: Kind) -> None:
             f'{str(name)[:_MOST_FIELD]} in version "{kind.version}" cannot be handled as a {kind.kind}: '
             "the kind in the data does not match the expected kind"
         )
-
-
-def _partial_line(event: WireEvent) -> bytes:
-    if event.type in ("BOOKMARK", "ERROR"):
-        return event.line
-    return responses.json_lines(event.type, tables.partial_object(decode(event.data)))
-
-
-def _table_lines(kind: Kind, include: str, clock: Clock) -> Callable[[WireEvent], bytes]:
-    """Events as Tables of one row; only the first tells the columns."""
-    is_first = True
-
-    def line(event: WireEvent) -> bytes:
-        nonlocal is_first
-        if event.type in ("BOOKMARK", "ERROR"):
-            return event.line
-        table = tables.table_event(
-            kind, decode(event.data), now=clock.time(), include_object=include, is_first=is_first
-        )
-        is_first = False
-        return responses.json_lines(event.type, table)
-
-    return line

@@ -18,7 +18,6 @@ from pyk.api.kinds import TABLE, Kind
 
 GIT_VERSION = "v1.36.0+pyk"
 _JSON = "application/json"
-_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _STATUS_VERBS = ("get", "patch", "update")
 # Subresources besides status and scale: the kind (and group and version, when they differ) and the verbs.
 _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
@@ -90,7 +89,7 @@ def group_versions() -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 def resource_verbs(kind: Kind) -> tuple[str, ...]:
     """The verbs of a kind's main resource."""
-    return tuple(verb for verb in _VERBS if kind.plural != "namespaces" or verb != "deletecollection")
+    return kind.verbs
 
 
 def subresources_of(kind: Kind) -> Iterator[tuple[str, str, str, str, tuple[str, ...]]]:

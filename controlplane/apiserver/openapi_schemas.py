@@ -16,6 +16,7 @@ _PACKAGES = {
     "pyk.api.meta": f"{_MACHINERY}.apis.meta.v1",
     "pyk.api.apps": "io.k8s.api.apps.v1",
     "pyk.api.coordination": "io.k8s.api.coordination.v1",
+    "pyk.api.rbac": "io.k8s.api.rbac.v1",
 }
 _CORE, _AUTOSCALING = "io.k8s.api.core.v1", "io.k8s.api.autoscaling.v1"
 _SCALE_MODELS = ("Scale", "ScaleSpec", "ScaleStatus")

@@ -71,6 +71,10 @@ class ScalePaths:
     selector: str = "spec.selector"
 
 
+ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+"""What can be done with a kind whose objects are stored."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of object at one version.
@@ -79,7 +83,8 @@ class Kind:
     besides `scale`, which `scale` declares. `has_status`: writes of the main resource leave `status` alone and the
     `status` subresource writes nothing else; `generation` counts changes of everything but metadata and status.
     `name_check` is a function of `pyk.api.names`. With `graceful_deletion` a DELETE first sets `deletionTimestamp` and
-    the node's agent removes the object when its processes are gone.
+    the node's agent removes the object when its processes are gone. A kind whose only verb is `create` is a question:
+    nothing of it is stored, and the API server answers it by a function (`controlplane/apiserver/reviews.py`).
     """
 
     group: str
@@ -97,6 +102,12 @@ class Kind:
     subresources: tuple[str, ...] = ()
     name_check: str = "dns_subdomain"
     graceful_deletion: bool = False
+    verbs: tuple[str, ...] = ALL_VERBS
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there are objects of the kind; else it can only be asked (created), and is answered at once."""
+        return "get" in self.verbs
 
     @property
     def api_version(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, coordination, core
+from pyk.api.groups import apps, coordination, core, rbac
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -20,6 +20,7 @@ TABLE: tuple[Kind, ...] = (
     *core.KINDS,
     *apps.KINDS,
     *coordination.KINDS,
+    *rbac.KINDS,
 )
 
 BY_RESOURCE: Mapping[tuple[str, str, str], Kind] = {(kind.group, kind.version, kind.plural): kind for kind in TABLE}
@@ -52,3 +53,7 @@ SECRET = BY_KIND["v1", "Secret"]
 SERVICE_ACCOUNT = BY_KIND["v1", "ServiceAccount"]
 EVENT = BY_KIND["v1", "Event"]
 LEASE = BY_KIND["coordination.k8s.io/v1", "Lease"]
+ROLE = BY_KIND["rbac.authorization.k8s.io/v1", "Role"]
+ROLE_BINDING = BY_KIND["rbac.authorization.k8s.io/v1", "RoleBinding"]
+CLUSTER_ROLE = BY_KIND["rbac.authorization.k8s.io/v1", "ClusterRole"]
+CLUSTER_ROLE_BINDING = BY_KIND["rbac.authorization.k8s.io/v1", "ClusterRoleBinding"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.kind import Kind
+from pyk.api.kind import ALL_VERBS, Kind
 
 KINDS = (
     Kind(
@@ -17,6 +17,7 @@ KINDS = (
         has_status=True,
         subresources=("finalize",),
         name_check="dns_label",
+        verbs=tuple(verb for verb in ALL_VERBS if verb != "deletecollection"),
     ),
     Kind(
         "",

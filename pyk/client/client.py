@@ -32,6 +32,8 @@ PatchDocument = dict[str, Any] | list[Any]
 
 REQUEST_TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
+REQUEST_CONNECTIONS = 16
+KEEP_SECONDS = 60.0
 LONGEST_EVENT_BYTES = 16 * 1024 * 1024
 
 
@@ -63,6 +65,7 @@ class Client:
         self.config = config
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
+        self._streams: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,26 +77,42 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._streams):
+            if session is not None:
+                await session.close()
+        self._session = self._streams = None
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The HTTP session, made when first used (it belongs to the running event loop)."""
+        """The HTTP session of short requests, made when first used (it belongs to the running event loop).
+
+        It has few connections, which are kept: a TLS handshake costs more than waiting for a turn.
+        """
         if self._session is None:
-            headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
-            if self.config.token:
-                headers["Authorization"] = f"Bearer {self.config.token}"
-            context = self.config.ssl_context()
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context if context is not None else False, limit=0),
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS),
-                read_bufsize=2**18,
-                auto_decompress=True,
-            )
+            self._session = self._new_session(limit=REQUEST_CONNECTIONS)
         return self._session
+
+    @property
+    def streams(self) -> aiohttp.ClientSession:
+        """The HTTP session of what lasts (watches, logs, exec), with a connection for each."""
+        if self._streams is None:
+            self._streams = self._new_session(limit=0)
+        return self._streams
+
+    def _new_session(self, *, limit: int) -> aiohttp.ClientSession:
+        headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
+        if self.config.token:
+            headers["Authorization"] = f"Bearer {self.config.token}"
+        context = self.config.ssl_context()
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=context if context is not None else False, limit=limit, keepalive_timeout=KEEP_SECONDS
+            ),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS),
+            read_bufsize=2**18,
+            auto_decompress=True,
+        )
 
     # Verbs
 
@@ -241,7 +260,7 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response to be read piece by piece (a watch, a followed log); without a limit on its time."""
         try:
-            async with self.session.request(
+            async with self.streams.request(
                 method,
                 self.config.server + path,
                 params=params,
@@ -262,7 +281,7 @@ class Client:
         from yarl import URL
 
         try:
-            async with self.session.ws_connect(
+            async with self.streams.ws_connect(
                 URL(self.config.server + path).with_query(list(params)),
                 protocols=protocols,
                 max_msg_size=LONGEST_EVENT_BYTES,

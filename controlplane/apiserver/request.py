@@ -222,8 +222,11 @@ def _watch_errors(options: ListOptions) -> list[FieldError]:
     elif match:
         detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
         errors.append(FieldError.forbidden("resourceVersionMatch", detail))
-    if options.continue_token:
-        errors.append(FieldError.forbidden("continue", "continue is forbidden for watch"))
+    if match and match != "NotOlderThan":
+        errors.append(FieldError.not_supported("resourceVersionMatch", match, ("NotOlderThan",)))
+    if match and options.continue_token:
+        detail = "resourceVersionMatch is forbidden when continue is provided"
+        errors.append(FieldError.forbidden("resourceVersionMatch", detail))
     return errors
 
 

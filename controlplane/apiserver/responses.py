@@ -6,7 +6,7 @@ Nothing is parsed for a client that takes JSON objects as they are: their bytes 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -113,8 +113,22 @@ def add_warnings(response: web.StreamResponse, warnings: Iterable[str]) -> None:
         response.headers.add("Warning", f'299 - "{quoted}"')
 
 
-def compress(request: web.Request, response: web.Response) -> None:
-    """Compress a big body for a client that can take it and is on another machine."""
+def finish(request: web.Request, response: web.Response, query: Mapping[str, Sequence[str]]) -> None:
+    """Indent an answer that a person reads, and compress a big one for a client that can take it."""
+    if response.content_type == "application/json" and isinstance(response.body, bytes):
+        asked = query.get("pretty")
+        is_pretty = asked[0] in ("1", "true") if asked else _is_person(request.headers.get("User-Agent", ""))
+        if is_pretty and response.body:
+            response.body = orjson.dumps(orjson.loads(response.body), option=orjson.OPT_INDENT_2) + b"\n"
+    _compress(request, response)
+
+
+def _is_person(user_agent: str) -> bool:
+    """The same clients as in apiserver's `isPrettyPrint`."""
+    return user_agent.startswith(("curl", "Wget", "Mozilla/5.0"))
+
+
+def _compress(request: web.Request, response: web.Response) -> None:
     body = response.body
     if not isinstance(body, bytes) or len(body) < _GZIP_FROM_BYTES:
         return

@@ -50,16 +50,20 @@ def table_event(
 ) -> dict[str, Any]:
     """The `Table` of one watch event; only the first event of a watch defines the columns.
 
-    A bookmark, which has no name, becomes a table without rows.
+    A bookmark, which has no name, becomes a row of empty cells, whose object holds its annotations.
     """
     columns = columns_of(kind)
-    rows = [_row(columns, obj, now, include_object)] if obj["metadata"].get("name") else []
+    if obj["metadata"].get("name"):
+        row = _row(columns, obj, now, include_object)
+    else:
+        row = _row((), obj, now, include_object)
+        row["cells"] = [0 if column.kind == "integer" else "" for column in columns]
     return {
         "kind": "Table",
         "apiVersion": API_VERSION,
         "metadata": {"resourceVersion": obj["metadata"].get("resourceVersion", "")},
         "columnDefinitions": [_definition(column) for column in columns] if is_first else [],
-        "rows": rows,
+        "rows": [row],
     }
 
 

@@ -103,14 +103,15 @@ class BlockingClient:
         headers = {**self._headers, "Accept": accept}
         if payload is not None:
             headers["Content-Type"] = content_type
-        fresh = self._connection is None
+        may_retry = self._connection is not None and method in ("GET", "HEAD")
         try:
-            response = self._exchange(method, target, payload, headers)
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
-            self.close()
-            if fresh or method not in ("GET", "HEAD"):
-                raise self._unreachable(error) from error
-            response = self._exchange(method, target, payload, headers)
+            try:
+                response = self._exchange(method, target, payload, headers)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                if not may_retry:
+                    raise
+                self.close()  # a connection that was kept too long: once more on a new one
+                response = self._exchange(method, target, payload, headers)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._unreachable(error) from error

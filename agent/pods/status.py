@@ -16,6 +16,7 @@ from agent.pods.restart import (
     Backoff,
     Container,
     InitProgress,
+    has_finished,
     init_containers,
     init_progress,
     is_restarted,
@@ -244,7 +245,7 @@ def _phase(
     if progress.failed:
         return "Failed"
     was_running = (pod.get("status") or {}).get("phase") == "Running"
-    if progress.waiting_for is not None and not was_running and not ending:
+    if progress.waiting_for is not None and not was_running and not ending and not has_finished(pod, observed):
         return "Pending"
     running = [s for s in mains if "running" in s["state"]]
     ended = [s for s in mains if "terminated" in s["state"]]

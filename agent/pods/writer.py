@@ -53,6 +53,8 @@ class StatusWriter:
         entry = self._entries.get(uid)
         if entry is None:
             entry = self._entries[uid] = _Entry(status)
+        elif entry.status == status and entry.task is None and self._is_shown(uid, entry):
+            return
         entry.status = status
         entry.is_dirty = True
         entry.is_clean.clear()
@@ -60,6 +62,11 @@ class StatusWriter:
             entry.is_urgent.set()
         if entry.task is None:
             entry.task = asyncio.get_running_loop().create_task(self._write(uid, entry), name=f"status of {uid}")
+
+    def _is_shown(self, uid: str, entry: _Entry) -> bool:
+        """Whether nobody has written to the pod since its status was."""
+        pod = self._current(uid)
+        return pod is not None and entry.base is not None and _version(pod) <= _version(entry.base)
 
     def newest(self, pod: Object) -> Object:
         """The pod as the last write returned it, when that is newer than `pod`: the cache may lag behind."""

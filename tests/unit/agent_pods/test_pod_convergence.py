@@ -66,6 +66,10 @@ class World:
             assert min(due) > self.now
             self.now = min(due)
             return True
+        init = self.observed.containers.get("init")
+        if init is not None and init.is_running:  # it was running from the beginning, and ends some time
+            self.end(init.id, 0)
+            return True
         return False
 
     def set(self, **changes: Any) -> None:

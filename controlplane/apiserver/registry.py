@@ -163,7 +163,15 @@ class Registry:
         """Patch an object, or its subresource `status` or `finalize`; its wire form."""
 
         async def compute(old: Object) -> Object:
-            obj = self._conform(write, patch.apply(old))
+            patched = patch.apply(old)
+            try:
+                obj = self._conform(write, patched)
+            except ApiError as error:
+                if error.code != 400:
+                    raise
+                reason = error.message.partition(" cannot be handled as a ")[2].partition(": ")[2] or error.message
+                problem = FieldError("patch", "FieldValueInvalid", f"Invalid value: {reason}")
+                raise invalid("", "", "", [problem]) from None
             place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
             return await self.finish_update(write, obj, old)
 

@@ -81,7 +81,12 @@ def test_contradicting_list_options_are_refused(query, code, part):
 
 
 @pytest.mark.parametrize(
-    "query", ["sendInitialEvents=true", "resourceVersionMatch=NotOlderThan&resourceVersion=1", "continue=x"]
+    "query",
+    [
+        "sendInitialEvents=true",
+        "resourceVersionMatch=NotOlderThan&resourceVersion=1",
+        "sendInitialEvents=1&resourceVersionMatch=Exact",
+    ],
 )
 def test_contradicting_watch_options_are_refused(query):
     with pytest.raises(ApiError) as caught:

@@ -239,9 +239,14 @@ def test_only_the_first_event_of_a_watch_defines_the_columns() -> None:
     assert later["metadata"] == {"resourceVersion": "7"}
 
 
-def test_a_bookmark_is_a_table_without_rows() -> None:
-    bookmark = {"metadata": {"resourceVersion": "12"}}
-    assert table_event(POD, bookmark, now=NOW, is_first=True)["rows"] == []
+def test_a_bookmark_is_a_table_with_one_empty_row() -> None:
+    bookmark = {"metadata": {"resourceVersion": "12", "annotations": {"a": "b"}}}
+    table = table_event(POD, bookmark, now=NOW, is_first=True)
+    assert table["metadata"]["resourceVersion"] == "12"
+    (row,) = table["rows"]
+    assert row["object"]["metadata"] == bookmark["metadata"]
+    assert not any(row["cells"])
+    assert len(row["cells"]) == len(table["columnDefinitions"])
 
 
 def test_metadata_alone() -> None:

@@ -243,8 +243,8 @@ async def test_containers_are_restarted_while_the_api_server_is_away(node: Any, 
         await node.stop_server()
         os.kill(first.pid, signal.SIGKILL)
         await _until(lambda: pods.container("default", "alone", "main").id != first.id)
-        await _until(lambda: pods.container("default", "alone", "main").pid > 0)
-        assert pods.find("default", "alone")["status"]["containerStatuses"][0]["restartCount"] == 1
+        await _until(lambda: status_of(pods.find("default", "alone"))["restartCount"] == 1)
+        await _until(lambda: is_running(pods.find("default", "alone")))
 
 
 async def test_a_new_spawner_takes_over_without_a_restart(node: Any, shell_pod: Any) -> None:

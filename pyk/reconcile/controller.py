@@ -104,7 +104,7 @@ class Controller:
         try:
             result = await self._reconcile(key)
         except ApiError as error:
-            if error.reason in ("Conflict", "NotFound"):  # the cache was behind; it will catch up
+            if error.reason in ("Conflict", "NotFound", "AlreadyExists"):  # the cache was behind; it will catch up
                 self._put_back(key, "conflict")
                 return
             delay = self._put_back(key, "error")

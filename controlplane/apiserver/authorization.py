@@ -1,4 +1,4 @@
-"""May this user do that: the policy's rules, and nodes' identities, which reach no further than their own pods.
+"""May this user do that: whoever is in `system:masters`, nodes within their limits, then what RBAC allows.
 
 `decide` is asked before a request is served, `check_write` when the new object is known. A node
 (`system:node:NAME` of the group `system:nodes`) may read its Node, its pods and what those refer to, report their
@@ -8,11 +8,12 @@ on the NodeRestriction admission plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from controlplane.apiserver.authentication import UserInfo
-from controlplane.apiserver.policy import POLICY, Grant, covers, covers_path
+from controlplane.apiserver.escalation import MASTERS, check_grant
+from controlplane.apiserver.rbac import RoleBook
 from pyk.api.kinds import LEASE, NODE, POD, Kind
 from pyk.api.objects import Object, labels_of, name_of
 from pyk.api.selectors import FieldRequirement
@@ -68,36 +69,32 @@ def denial(attributes: Attributes, reason: str = "") -> str:
 
 
 class Authorizer:
-    """Decides by the policy and by what runs where.
+    """Decides by the roles in `book` and by what runs where.
 
     `pods_of(node, namespace)` gives the pods of a namespace that are bound to a node, as they are now: a node's reads
     of pods, secrets and configmaps are decided by it.
     """
 
-    def __init__(self, pods_of: Callable[[str, str], Iterable[Object]], policy: Iterable[Grant] = POLICY) -> None:
+    def __init__(self, pods_of: Callable[[str, str], Iterable[Object]], book: RoleBook) -> None:
         self._pods_of = pods_of
-        self._by_user: dict[str, list[Grant]] = {}
-        self._by_group: dict[str, list[Grant]] = {}
-        for grant in policy:
-            for user in grant.users:
-                self._by_user.setdefault(user, []).append(grant)
-            for group in grant.subject_groups:
-                self._by_group.setdefault(group, []).append(grant)
+        self.book = book
 
     def decide(self, attributes: Attributes) -> str | None:
         """None when it is allowed; otherwise why not, as a sentence."""
-        if any(_allows(grant, attributes) for grant in self._grants(attributes.user)):
+        user, reason = attributes.user, ""
+        if MASTERS in user.groups:
             return None
-        node = node_name(attributes.user)
-        if node and attributes.resource:
-            reason = self._node_may_not(node, attributes)
-            return None if reason is None else denial(attributes, reason)
-        return denial(attributes)
-
-    def _grants(self, user: UserInfo) -> Iterator[Grant]:
-        yield from self._by_user.get(user.name, ())
-        for group in user.groups:
-            yield from self._by_group.get(group, ())
+        if not attributes.resource:
+            return None if self.book.allows_path(user, attributes.verb, attributes.path) else denial(attributes)
+        if node := node_name(user):
+            refusal = self._node_may_not(node, attributes)
+            if refusal is None:
+                return None
+            reason = refusal
+        asked = (attributes.verb, attributes.group, attributes.resource, attributes.subresource)
+        if self.book.allows(user, *asked, attributes.namespace, attributes.name):
+            return None
+        return denial(attributes, reason)
 
     def _node_may_not(self, node: str, asked: Attributes) -> str | None:
         """Why a node may not; None when it may, an empty reason when nodes never may."""
@@ -150,10 +147,12 @@ class Authorizer:
         return f"no relationship found between node '{node}' and this object"
 
     def check_write(self, user: UserInfo, kind: Kind, old: Object | None, new: Object | None, subresource: str) -> None:
-        """What a node may make of an object that it may write; `old` is None for a creation, `new` for a deletion.
+        """Whether the content of a write may come from this user; `old` is None for a creation, `new` for a deletion.
 
+        A node writes what is its own, and nobody binds or makes roles that allow more than they may do themselves.
         Raises a 403 `ApiError`.
         """
+        check_grant(self.book, user, kind, old, new)
         node, present = node_name(user), new if new is not None else old
         if not node or present is None:
             return
@@ -167,16 +166,6 @@ class Authorizer:
             return
         if reason is not None:
             raise forbidden(kind.group, kind.plural, name_of(present), reason)
-
-
-def _allows(grant: Grant, asked: Attributes) -> bool:
-    if not asked.resource:
-        return not grant.namespace and any(covers_path(rule, asked.verb, asked.path) for rule in grant.rules)
-    if grant.namespace and grant.namespace != asked.namespace:
-        return False
-    return any(
-        covers(rule, asked.verb, asked.group, asked.resource, asked.subresource, asked.name) for rule in grant.rules
-    )
 
 
 def node_name(user: UserInfo) -> str:

@@ -1,43 +1,56 @@
-"""Who may do what: the built-in policy, as RBAC rules.
+"""The roles and bindings that every cluster begins with.
 
-A `Grant` binds rules to users and groups. `verbs`, `groups` (API groups) and `resources` may hold `*`; a subresource
-is written `pods/log`, `*/status` is the status of everything, and `*` among the resources includes subresources. A rule
-with `paths` is for URLs that are no resources; a path may end in `*`. Rules only ever allow: what no rule allows is
-denied.
+A `Grant` is a ClusterRole and, when it has subjects, a ClusterRoleBinding of the same name. The roles for people
+(`admin`, `edit`, `view`) have no rules of their own: they gather those of the roles that carry their aggregation label
+(`controlplane/controllers/roleaggregation.py`). Nodes have no binding: `authorization.py` decides for them by what
+runs where. Source: kube-apiserver's bootstrap policy (`plugin/pkg/auth/authorizer/rbac/bootstrappolicy`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from controlplane.apiserver.rbac import Rule
+from pyk.api.groups.rbac import GROUP
+from pyk.api.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, Kind
+from pyk.api.objects import Object
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What is allowed: these verbs on these resources (of these names, when there are any), or on these paths."""
-
-    verbs: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
+BOOTSTRAP_LABEL = "kubernetes.io/bootstrapping"
+AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
+_AGGREGATE_TO = "rbac.authorization.k8s.io/aggregate-to-"
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Rules for these users and groups, everywhere or in one namespace."""
+    """A role and whom it is bound to, everywhere.
+
+    The role gathers the rules of all roles labelled for `gathers` (`edit`); it is itself labelled for `adds_to`.
+    """
 
     name: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] = ()
     users: tuple[str, ...] = ()
     subject_groups: tuple[str, ...] = ()
-    namespace: str = ""
+    gathers: str = ""
+    adds_to: str = ""
 
 
 _EVENTS = Rule(("create", "patch", "update"), ("", "events.k8s.io"), ("events",))
 _LOCKS = Rule(("get", "create", "update", "patch"), ("coordination.k8s.io",), ("leases",))
+_WORKLOADS = (
+    "daemonsets",
+    "deployments",
+    "deployments/scale",
+    "replicasets",
+    "replicasets/scale",
+    "statefulsets",
+    "statefulsets/scale",
+)
+_HEALTH = ("/healthz", "/livez", "/readyz")
 
 POLICY: tuple[Grant, ...] = (
     Grant(
@@ -45,9 +58,105 @@ POLICY: tuple[Grant, ...] = (
         (Rule(("*",), ("*",), ("*",)), Rule(("*",), paths=("*",))),
         subject_groups=("system:masters",),
     ),
+    Grant("admin", gathers="admin"),
+    Grant("edit", gathers="edit", adds_to="admin"),
+    Grant("view", gathers="view", adds_to="edit"),
+    Grant(
+        "system:aggregate-to-admin",
+        (
+            Rule(("create",), ("authorization.k8s.io",), ("localsubjectaccessreviews",)),
+            Rule((*WRITE, *READ), (GROUP,), ("roles", "rolebindings")),
+        ),
+        adds_to="admin",
+    ),
+    Grant(
+        "system:aggregate-to-edit",
+        (
+            Rule(
+                READ,
+                ("",),
+                ("pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
+            ),
+            Rule(("impersonate",), ("",), ("serviceaccounts",)),
+            Rule(
+                WRITE,
+                ("",),
+                ("pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"),
+            ),
+            Rule(("create",), ("",), ("pods/eviction", "serviceaccounts/token")),
+            Rule(
+                WRITE,
+                ("",),
+                (
+                    "configmaps",
+                    "events",
+                    "persistentvolumeclaims",
+                    "replicationcontrollers",
+                    "replicationcontrollers/scale",
+                    "secrets",
+                    "serviceaccounts",
+                    "services",
+                    "services/proxy",
+                ),
+            ),
+            Rule(WRITE, ("apps",), (*_WORKLOADS, "deployments/rollback")),
+            Rule(WRITE, ("autoscaling",), ("horizontalpodautoscalers",)),
+            Rule(WRITE, ("batch",), ("cronjobs", "jobs")),
+            Rule(WRITE, ("policy",), ("poddisruptionbudgets",)),
+            Rule(WRITE, ("networking.k8s.io",), ("ingresses", "networkpolicies")),
+            Rule((*WRITE, *READ), ("coordination.k8s.io",), ("leases",)),
+        ),
+        adds_to="edit",
+    ),
+    Grant(
+        "system:aggregate-to-view",
+        (
+            Rule(
+                READ,
+                ("",),
+                (
+                    "bindings",
+                    "configmaps",
+                    "endpoints",
+                    "events",
+                    "limitranges",
+                    "namespaces",
+                    "namespaces/status",
+                    "persistentvolumeclaims",
+                    "persistentvolumeclaims/status",
+                    "pods",
+                    "pods/log",
+                    "pods/status",
+                    "replicationcontrollers",
+                    "replicationcontrollers/scale",
+                    "replicationcontrollers/status",
+                    "resourcequotas",
+                    "resourcequotas/status",
+                    "serviceaccounts",
+                    "services",
+                    "services/status",
+                ),
+            ),
+            Rule(READ, ("discovery.k8s.io",), ("endpointslices",)),
+            Rule(
+                READ,
+                ("apps",),
+                (
+                    "controllerrevisions",
+                    *_WORKLOADS,
+                    *(f"{each}/status" for each in ("daemonsets", "deployments", "replicasets", "statefulsets")),
+                ),
+            ),
+            Rule(READ, ("autoscaling",), ("horizontalpodautoscalers", "horizontalpodautoscalers/status")),
+            Rule(READ, ("batch",), ("cronjobs", "cronjobs/status", "jobs", "jobs/status")),
+            Rule(READ, ("policy",), ("poddisruptionbudgets", "poddisruptionbudgets/status")),
+            Rule(READ, ("networking.k8s.io",), ("ingresses", "ingresses/status", "networkpolicies")),
+        ),
+        adds_to="view",
+    ),
     Grant(
         "system:public-info-viewer",
-        (Rule(("get", "head"), paths=("/healthz", "/livez", "/readyz", "/version", "/version/")),),
+        (Rule(("get", "head"), paths=(*_HEALTH, "/version", "/version/")),),
         subject_groups=("system:authenticated", "system:unauthenticated"),
     ),
     Grant(
@@ -60,15 +169,46 @@ POLICY: tuple[Grant, ...] = (
                     "/api/*",
                     "/apis",
                     "/apis/*",
+                    *_HEALTH,
+                    *(f"{path}/*" for path in _HEALTH),
                     "/openapi",
                     "/openapi/*",
-                    "/healthz/*",
-                    "/livez/*",
-                    "/readyz/*",
+                    "/version",
+                    "/version/",
                 ),
             ),
         ),
         subject_groups=("system:authenticated",),
+    ),
+    Grant(
+        "system:basic-user",
+        (
+            Rule(("create",), ("authorization.k8s.io",), ("selfsubjectaccessreviews", "selfsubjectrulesreviews")),
+            Rule(("create",), ("authentication.k8s.io",), ("selfsubjectreviews",)),
+        ),
+        subject_groups=("system:authenticated",),
+    ),
+    Grant(
+        "system:service-account-issuer-discovery",
+        (
+            Rule(
+                ("get",),
+                paths=("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks"),
+            ),
+        ),
+        subject_groups=("system:serviceaccounts",),
+    ),
+    Grant(
+        "system:monitoring",
+        (Rule(("get",), paths=("/metrics", "/metrics/slis", *_HEALTH, *(f"{path}/*" for path in _HEALTH))),),
+        subject_groups=("system:monitoring",),
+    ),
+    Grant(
+        "system:auth-delegator",
+        (
+            Rule(("create",), ("authentication.k8s.io",), ("tokenreviews",)),
+            Rule(("create",), ("authorization.k8s.io",), ("subjectaccessreviews",)),
+        ),
     ),
     Grant(
         "system:kube-controller-manager",
@@ -77,9 +217,11 @@ POLICY: tuple[Grant, ...] = (
             Rule((*READ, "update", "patch", "delete", "deletecollection"), ("*",), ("*",)),
             Rule(("create",), ("",), ("pods", "configmaps", "serviceaccounts")),
             Rule(("create",), ("apps",), ("replicasets",)),
+            # What an aggregated role gathers may be more than the controller manager itself may do.
+            Rule(("escalate",), (GROUP,), ("clusterroles",)),
             _EVENTS,
             _LOCKS,
-            Rule(("get", "head"), paths=("/healthz", "/metrics")),
+            Rule(("get",), paths=("/healthz", "/metrics")),
         ),
         users=("system:kube-controller-manager",),
     ),
@@ -111,22 +253,40 @@ POLICY: tuple[Grant, ...] = (
 )
 
 
-def covers(rule: Rule, verb: str, group: str, resource: str, subresource: str, name: str) -> bool:
-    """Whether a rule allows a verb on a resource."""
-    if not rule.resources or (verb not in rule.verbs and "*" not in rule.verbs):
-        return False
-    if group not in rule.groups and "*" not in rule.groups:
-        return False
-    if rule.names and name not in rule.names:
-        return False
-    whole = f"{resource}/{subresource}" if subresource else resource
-    return (
-        "*" in rule.resources or whole in rule.resources or (bool(subresource) and f"*/{subresource}" in rule.resources)
-    )
+def default_objects(policy: tuple[Grant, ...] = POLICY) -> Iterator[tuple[Kind, Object]]:
+    """The roles and bindings as documents, roles before their bindings."""
+    for grant in policy:
+        labels = {BOOTSTRAP_LABEL: "rbac-defaults"}
+        if grant.adds_to:
+            labels[f"{_AGGREGATE_TO}{grant.adds_to}"] = "true"
+        role: Object = {
+            "apiVersion": CLUSTER_ROLE.api_version,
+            "kind": CLUSTER_ROLE.kind,
+            "metadata": {"name": grant.name, "labels": labels, "annotations": {AUTOUPDATE: "true"}},
+            "rules": [rule.to_document() for rule in grant.rules],
+        }
+        if grant.gathers:
+            selector = {"matchLabels": {f"{_AGGREGATE_TO}{grant.gathers}": "true"}}
+            role["aggregationRule"] = {"clusterRoleSelectors": [selector]}
+        yield CLUSTER_ROLE, role
+        subjects = [_subject("User", user) for user in grant.users]
+        subjects += [_subject("Group", group) for group in grant.subject_groups]
+        if subjects:
+            yield (
+                CLUSTER_ROLE_BINDING,
+                {
+                    "apiVersion": CLUSTER_ROLE_BINDING.api_version,
+                    "kind": CLUSTER_ROLE_BINDING.kind,
+                    "metadata": {
+                        "name": grant.name,
+                        "labels": {BOOTSTRAP_LABEL: "rbac-defaults"},
+                        "annotations": {AUTOUPDATE: "true"},
+                    },
+                    "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": grant.name},
+                    "subjects": subjects,
+                },
+            )
 
 
-def covers_path(rule: Rule, verb: str, path: str) -> bool:
-    """Whether a rule allows a verb on a path that is no resource."""
-    if verb not in rule.verbs and "*" not in rule.verbs:
-        return False
-    return any(path == each or (each.endswith("*") and path.startswith(each[:-1])) for each in rule.paths)
+def _subject(kind: str, name: str) -> dict[str, Any]:
+    return {"apiGroup": GROUP, "kind": kind, "name": name}

@@ -20,11 +20,13 @@ from controlplane.apiserver.admission import default_admission
 from controlplane.apiserver.api import Api
 from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Authorizer
+from controlplane.apiserver.bootstrap import ensure_policy
 from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.nodeproxy import NodeProxy
+from controlplane.apiserver.rbac import book_from
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.watchcache import WatchCache, selection
 from controlplane.store.contract import Store, StoreError
@@ -61,7 +63,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         connections = Connections()
         tokens = options.pki_dir / "tokens.csv"
         authenticator = Authenticator(options.pki_dir / "ca.crt", tokens if tokens.exists() else None)
-        authorizer = Authorizer(_pods_of(cache))
+        authorizer = Authorizer(_pods_of(cache), book_from(cache.of))
         admission = default_admission(cache, options.default_toleration_seconds)
         registry = Registry(store, cache, clock, authorizer, admission)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
@@ -80,6 +82,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         try:
             await _ready(cache, tasks[0])
             await registry.ensure_namespaces(_SELF, FIRST_NAMESPACES)
+            await ensure_policy(registry, cache, _SELF)
             runner = web.ServerRunner(
                 HttpServer(api.handle, connections, body_bytes=BODY_BYTES),
                 handle_signals=False,

@@ -284,7 +284,7 @@ class WatchCache:
     def __init__(self, store: Store, clock: Clock, kinds: Sequence[Kind] = TABLE) -> None:
         self._store = store
         self._clock = clock
-        self.kinds = {kind.storage_prefix: KindCache(kind) for kind in kinds}
+        self.kinds = {kind.storage_prefix: KindCache(kind) for kind in kinds if kind.is_stored}
         self.revision = 0
         """Every write up to this revision is in the cache."""
         self.ready = asyncio.Event()

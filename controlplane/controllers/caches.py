@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from controlplane.controllers.pods import node_of
-from pyk.api.kinds import DEPLOYMENT, EVENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, TABLE, Kind
+from pyk.api.kinds import CLUSTER_ROLE, DEPLOYMENT, EVENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, TABLE, Kind
 from pyk.api.objects import Object, controller_of, namespace_of
 from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 
-KEPT_WHOLE = (DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET)
+KEPT_WHOLE = (CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET)
 NOT_CACHED = (EVENT,)
 """Events come and go in numbers and own nothing; they are cleaned with their namespace by a live list."""
 
@@ -28,7 +28,7 @@ def shared_informers(client: Client, clock: Clock, kinds: Iterable[Kind] = TABLE
     """
     informers = {}
     for kind in kinds:
-        if kind in NOT_CACHED:
+        if kind in NOT_CACHED or not kind.is_stored:
             continue
         transform = without_managed_fields if kind in KEPT_WHOLE else only_metadata
         informer = informers[kind] = Informer(client, kind, clock=clock, transform=transform)

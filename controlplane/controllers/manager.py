@@ -19,9 +19,10 @@ from controlplane.controllers.nodeipam import Network, NodeIpamLoop
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
 from controlplane.controllers.podgc import PodGarbageCollector
 from controlplane.controllers.replicaset import ReplicaSetLoop
+from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
-from pyk.api.kinds import DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE_ACCOUNT
+from pyk.api.kinds import CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE_ACCOUNT
 from pyk.client.client import Client
 from pyk.client.events import EventRecorder
 from pyk.reconcile.clock import Clock
@@ -70,6 +71,7 @@ class Manager:
             ),
             NodeLifecycleLoop(client, node_recorder, clock, nodes, self.informers[LEASE], pods, grace_seconds=grace),
             TaintEvictionLoop(client, recorder("taint-eviction-controller"), clock, nodes, pods),
+            RoleAggregationLoop(client, clock, self.informers[CLUSTER_ROLE]),
             PodGarbageCollector(client, recorder("pod-garbage-collector"), clock, pods, nodes),
         ]
         if options.cluster_cidr is not None:

@@ -213,6 +213,6 @@ class NamespaceLoop:
     async def _live_content(self, namespace: str) -> dict[Kind, Sequence[Object]]:
         content: dict[Kind, Sequence[Object]] = {}
         for kind in TABLE:
-            if kind.namespaced:
+            if kind.namespaced and kind.is_stored:
                 content[kind] = (await self._client.list(kind, namespace)).items
         return content

@@ -12,6 +12,7 @@ from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.encoding import decode, encode
 from controlplane.apiserver.patch import JSON_PATCH, MERGE_PATCH, parse_patch
+from controlplane.apiserver.rbac import RoleBook
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.request import DeleteOptions
 from controlplane.apiserver.watchcache import WatchCache
@@ -53,7 +54,7 @@ async def behind(store):
     await asyncio.wait_for(cache.ready.wait(), 10)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    registry = Registry(store, cache, RealClock(), Authorizer(lambda node, namespace: ()), Admission(()))
+    registry = Registry(store, cache, RealClock(), Authorizer(lambda node, namespace: (), RoleBook()), Admission(()))
     return registry, first
 
 

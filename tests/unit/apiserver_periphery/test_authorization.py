@@ -9,7 +9,8 @@ import pytest
 
 from controlplane.apiserver.authentication import ANONYMOUS, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer, references
-from controlplane.apiserver.policy import Grant, Rule
+from controlplane.apiserver.policy import default_objects
+from controlplane.apiserver.rbac import book_of
 from pyk.api.kinds import LEASE, NODE, POD, Kind
 from pyk.api.selectors import FieldRequirement
 from pyk.api.status import ApiError
@@ -57,7 +58,7 @@ def pods_of(node: str, namespace: str) -> Iterator[Document]:
     return (pod for pod in PODS if pod["spec"]["nodeName"] == node and pod["metadata"]["namespace"] == namespace)
 
 
-AUTHORIZER = Authorizer(pods_of)
+AUTHORIZER = Authorizer(pods_of, book_of(default_objects()))
 
 
 def asked(who: UserInfo, verb: str, resource: str, **more: Any) -> Attributes:
@@ -187,17 +188,6 @@ def test_what_is_denied(who: UserInfo, verb: str, resource: str, more: Document)
 )
 def test_a_refusal_is_worded_as_kubernetes_words_it(attributes: Attributes, words: str) -> None:
     assert AUTHORIZER.decide(attributes) == words
-
-
-def test_rules_may_be_limited_to_a_namespace_and_to_names() -> None:
-    rule = Rule(("get",), ("",), ("secrets",), names=("s",))
-    authorizer = Authorizer(pods_of, [Grant("one", (rule,), users=("somebody",), namespace="a")])
-    assert authorizer.decide(asked(SOMEBODY, "get", "secrets", namespace="a", name="s")) is None
-    assert authorizer.decide(asked(SOMEBODY, "get", "secrets", namespace="b", name="s"))
-    assert authorizer.decide(asked(SOMEBODY, "get", "secrets", namespace="a", name="t"))
-    everything = Authorizer(pods_of, [Grant("status", (Rule(("*",), ("*",), ("*/status",)),), users=("somebody",))])
-    assert everything.decide(asked(SOMEBODY, "patch", "nodes/status", name="n")) is None
-    assert everything.decide(asked(SOMEBODY, "patch", "nodes", name="n"))
 
 
 def test_what_a_pod_refers_to() -> None:

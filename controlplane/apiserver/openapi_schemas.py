@@ -16,7 +16,15 @@ _PACKAGES = {
     "pyk.api.meta": f"{_MACHINERY}.apis.meta.v1",
     "pyk.api.apps": "io.k8s.api.apps.v1",
     "pyk.api.coordination": "io.k8s.api.coordination.v1",
+    "pyk.api.discovery": "io.k8s.api.discovery.v1",
+    "pyk.api.events": "io.k8s.api.events.v1",
+    "pyk.api.networking": "io.k8s.api.networking.v1",
+    "pyk.api.node": "io.k8s.api.node.v1",
+    "pyk.api.scheduling": "io.k8s.api.scheduling.v1",
+    "pyk.api.storage": "io.k8s.api.storage.v1",
     "pyk.api.rbac": "io.k8s.api.rbac.v1",
+    "pyk.api.authentication": "io.k8s.api.authentication.v1",
+    "pyk.api.authorization": "io.k8s.api.authorization.v1",
 }
 _CORE, _AUTOSCALING = "io.k8s.api.core.v1", "io.k8s.api.autoscaling.v1"
 _SCALE_MODELS = ("Scale", "ScaleSpec", "ScaleStatus")
@@ -121,7 +129,8 @@ class Schemas:
         self.of(kind.model)
         entry = self._found[schema_name(kind.model)]
         entry["x-kubernetes-group-version-kind"] = [group_version_kind(kind)]
-        self.list_of(kind)
+        if not kind.is_question:
+            self.list_of(kind)
         for model in (Status, DeleteOptions):
             self.of(model)
             versions = [{"group": "", "version": "v1", "kind": model.__name__}]
@@ -177,6 +186,8 @@ class Schemas:
         return definition
 
     def _property(self, schema: FieldSchema) -> dict[str, Any]:
+        if schema.is_map and schema.model is None and schema.scalar is None:
+            return {"type": "object"}  # of any content
         inside = self._inside(schema)
         if schema.is_map:
             return {"type": "object", "additionalProperties": inside}

@@ -9,7 +9,7 @@ whatever is decided from it against the client (an error, "nothing to change") i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +31,7 @@ from controlplane.apiserver.metadata import (
 )
 from controlplane.apiserver.patch import Patch
 from controlplane.apiserver.request import DeleteOptions, WriteOptions
+from controlplane.apiserver.views import shown_form, stored_form
 from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
 from controlplane.store.contract import Conflict, KeyExists, Store
 from pyk.api.kinds import EVENT, NAMESPACE, NODE, POD, SERVICE_ACCOUNT, Kind
@@ -55,6 +56,8 @@ class Write:
     subresource: str = ""
     options: WriteOptions = field(default_factory=WriteOptions)
     warnings: list[str] = field(default_factory=list)
+    view: Kind | None = None
+    """The kind that the client speaks, when it is a view of `kind`."""
 
     def warn(self, texts: Sequence[str]) -> None:
         self.warnings.extend(text for text in texts if text not in self.warnings)
@@ -81,7 +84,7 @@ class Registry:
         """Create an object; its wire form. Raises 400, 403, 404, 409 and 422 `ApiError`."""
         kind = write.kind
         for attempt in range(_GENERATED_NAME_TRIES):
-            obj = self._conform(write, document, doubled)
+            obj = self.conform(write, document, doubled)
             metadata = obj.setdefault("metadata", {})
             place(kind, metadata, write.namespace, write.name)
             is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
@@ -109,7 +112,7 @@ class Registry:
         rules.default(obj)
         await self._review(write, obj, None)
         rules.prepare(obj, None)
-        errors = [*check_creation(kind, obj), *rules.validate(obj, None)]
+        errors = [*check_creation(kind, obj), *rules.validate(obj, None), *_check_view(write, obj, None)]
         if errors:
             raise invalid(kind.group, kind.kind, obj["metadata"].get("name") or "", errors)
         self._authorizer.check_write(write.user, kind, None, obj, write.subresource)
@@ -134,9 +137,9 @@ class Registry:
             )
         )
 
-    def _conform(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> Object:
+    def conform(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> Object:
         """The document as its model has it, with the kind's own type fields."""
-        kind = write.kind
+        kind = write.view or write.kind
         obj, warnings = conform(
             kind.model,
             document,
@@ -147,13 +150,13 @@ class Registry:
         )
         write.warn(warnings)
         obj["kind"], obj["apiVersion"] = kind.kind, kind.api_version
-        return obj
+        return stored_form(kind, obj)
 
     async def update(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
         """Replace an object, or the part of it that is the subresource `status` or `finalize`; its wire form."""
 
         async def compute(old: Object) -> Object:
-            obj = self._conform(write, document, doubled)
+            obj = self.conform(write, document, doubled)
             place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
             return await self.finish_update(write, obj, old)
 
@@ -163,9 +166,9 @@ class Registry:
         """Patch an object, or its subresource `status` or `finalize`; its wire form."""
 
         async def compute(old: Object) -> Object:
-            patched = patch.apply(old)
+            patched = patch.apply(shown_form(write.view or write.kind, old))
             try:
-                obj = self._conform(write, patched)
+                obj = self.conform(write, patched)
             except ApiError as error:
                 if error.code != 400:
                     raise
@@ -183,6 +186,7 @@ class Registry:
         is_part = write.subresource in ("status", "finalize")
         if is_part:
             new = _only_subresource(write.subresource, new, old)
+            rules.prepare_status(new, old)
         elif kind.has_status:
             if "status" in old:
                 new["status"] = old["status"]
@@ -197,7 +201,7 @@ class Registry:
             if kind.has_generation and is_spec_changed(new, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         check = rules.validate_status if write.subresource == "status" else rules.validate
-        errors: list[FieldError] = [*check_update(new, old), *check(new, old)]
+        errors: list[FieldError] = [*check_update(new, old), *check(new, old), *_check_view(write, new, old)]
         if errors:
             raise invalid(kind.group, kind.kind, write.name, errors)
         self._authorizer.check_write(write.user, kind, old, new, write.subresource)
@@ -332,6 +336,11 @@ class Registry:
                 except ApiError as error:
                     if error.reason != "AlreadyExists":
                         raise
+
+
+def _check_view(write: Write, obj: Object, old: Object | None) -> Iterable[FieldError]:
+    """What a view asks of stored objects that are written through it."""
+    return write.view.rules.validate(obj, old) if write.view is not None else ()
 
 
 def _only_subresource(subresource: str, new: Object, old: Object) -> Object:

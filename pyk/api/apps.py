@@ -1,8 +1,8 @@
-"""Deployments and ReplicaSets (apps/v1), and the Scale subresource (autoscaling/v1)."""
+"""Deployments, ReplicaSets and ControllerRevisions (apps/v1), and the Scale subresource (autoscaling/v1)."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pyk.api.base import IntOrString, MergeKey, Model, RetainKeys, Time
 from pyk.api.core_pods import PodTemplateSpec
@@ -90,6 +90,14 @@ class ReplicaSet(Model):
     kind: str | None = None
     metadata: ObjectMeta | None = None
     status: ReplicaSetStatus | None = None
+
+
+class ControllerRevision(Model):
+    apiVersion: str | None = None
+    data: dict[str, Any] | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None
+    revision: int | None = None
 
 
 class ScaleSpec(Model):

@@ -402,3 +402,10 @@ class Binding(Model):
     apiVersion: str | None = None
     kind: str | None = None
     metadata: ObjectMeta | None = None
+
+
+class PodTemplate(Model):
+    apiVersion: str | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None
+    template: PodTemplateSpec | None = None

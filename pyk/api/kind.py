@@ -50,7 +50,8 @@ class Rules:
     `default` fills in defaults in place (spec and metadata; after the model has checked the types).
     `validate` yields what is wrong with a new object (`old` None) or with a change of the main resource (the
     immutable fields included); `validate_status` the same for the `status` subresource. `prepare` runs
-    on every write of the main resource after defaulting and may set what the server owns (`old` None on creation).
+    on every write of the main resource after defaulting and may set what the server owns (`old` None on creation);
+    `prepare_status` the same on writes of the `status` subresource.
     `fields` are the selectable fields besides `metadata.name` and `metadata.namespace`.
     """
 
@@ -58,6 +59,7 @@ class Rules:
     validate: Callable[[Object, Object | None], Iterable[FieldError]] = _always_valid
     validate_status: Callable[[Object, Object | None], Iterable[FieldError]] = _always_valid
     prepare: Callable[[Object, Object | None], None] = lambda obj, old: None
+    prepare_status: Callable[[Object, Object], None] = lambda obj, old: None
     columns: tuple[Column, ...] = ()
     fields: Mapping[str, Callable[[Object], str]] = field(default_factory=dict)
 
@@ -69,6 +71,19 @@ class ScalePaths:
     spec_replicas: str = "spec.replicas"
     status_replicas: str = "status.replicas"
     selector: str = "spec.selector"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How a kind is a view of the objects that another kind stores: one stored form, several shapes.
+
+    Both functions take a document and return a new one, `kind` and `apiVersion` aside. `fields` maps the selectable
+    fields of the view to those of the stored kind.
+    """
+
+    to_stored: Callable[[Object], Object]
+    from_stored: Callable[[Object], Object]
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
@@ -83,8 +98,11 @@ class Kind:
     besides `scale`, which `scale` declares. `has_status`: writes of the main resource leave `status` alone and the
     `status` subresource writes nothing else; `generation` counts changes of everything but metadata and status.
     `name_check` is a function of `pyk.api.names`. With `graceful_deletion` a DELETE first sets `deletionTimestamp` and
-    the node's agent removes the object when its processes are gone. A kind whose only verb is `create` is a question:
-    nothing of it is stored, and the API server answers it by a function (`controlplane/apiserver/reviews.py`).
+    the node's agent removes the object when its processes are gone. With `creates_on_update` a PUT of an object that
+    is not there creates it. A kind whose only verb is `create` is a question: nothing of it is stored, and the API
+    server answers it by a function (`controlplane/apiserver/reviews.py`).
+    A kind with `stored_as` is a view of that kind's objects: its `conversion` says how it shows them. The rules that
+    count are those of the stored kind.
     """
 
     group: str
@@ -103,11 +121,19 @@ class Kind:
     name_check: str = "dns_subdomain"
     graceful_deletion: bool = False
     verbs: tuple[str, ...] = ALL_VERBS
+    stored_as: Kind | None = None
+    conversion_path: str = ""
+    creates_on_update: bool = False
+
+    @property
+    def is_question(self) -> bool:
+        """Whether the kind can only be asked (created), and is answered at once."""
+        return self.verbs == ("create",)
 
     @property
     def is_stored(self) -> bool:
-        """Whether there are objects of the kind; else it can only be asked (created), and is answered at once."""
-        return "get" in self.verbs
+        """Whether objects are stored as this kind; else it is a question, or a view of another kind's objects."""
+        return not self.is_question and self.stored_as is None
 
     @property
     def api_version(self) -> str:
@@ -135,6 +161,8 @@ class Kind:
     @property
     def storage_prefix(self) -> str:
         """Where objects of the kind are in the store: `/registry/pods/`, `/registry/apps/deployments/`."""
+        if self.stored_as is not None:
+            return self.stored_as.storage_prefix
         return f"/registry/{self.group}/{self.plural}/" if self.group else f"/registry/{self.plural}/"
 
     def storage_key(self, namespace: str, name: str) -> str:
@@ -168,6 +196,14 @@ class Kind:
         if not self.rules_path:
             return Rules()
         found: Rules = _load(self.rules_path)
+        return found
+
+    @cached_property
+    def conversion(self) -> Conversion | None:
+        """How objects are shown that another kind stores; None for a kind that stores its own."""
+        if not self.conversion_path:
+            return None
+        found: Conversion = _load(self.conversion_path)
         return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, coordination, core, rbac
+from pyk.api.groups import apps, cluster, coordination, core, rbac, reviews
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -20,7 +20,9 @@ TABLE: tuple[Kind, ...] = (
     *core.KINDS,
     *apps.KINDS,
     *coordination.KINDS,
+    *cluster.KINDS,
     *rbac.KINDS,
+    *reviews.KINDS,
 )
 
 BY_RESOURCE: Mapping[tuple[str, str, str], Kind] = {(kind.group, kind.version, kind.plural): kind for kind in TABLE}
@@ -57,3 +59,11 @@ ROLE = BY_KIND["rbac.authorization.k8s.io/v1", "Role"]
 ROLE_BINDING = BY_KIND["rbac.authorization.k8s.io/v1", "RoleBinding"]
 CLUSTER_ROLE = BY_KIND["rbac.authorization.k8s.io/v1", "ClusterRole"]
 CLUSTER_ROLE_BINDING = BY_KIND["rbac.authorization.k8s.io/v1", "ClusterRoleBinding"]
+RESOURCE_QUOTA = BY_KIND["v1", "ResourceQuota"]
+LIMIT_RANGE = BY_KIND["v1", "LimitRange"]
+PERSISTENT_VOLUME_CLAIM = BY_KIND["v1", "PersistentVolumeClaim"]
+PRIORITY_CLASS = BY_KIND["scheduling.k8s.io/v1", "PriorityClass"]
+RUNTIME_CLASS = BY_KIND["node.k8s.io/v1", "RuntimeClass"]
+STORAGE_CLASS = BY_KIND["storage.k8s.io/v1", "StorageClass"]
+INGRESS_CLASS = BY_KIND["networking.k8s.io/v1", "IngressClass"]
+INGRESS = BY_KIND["networking.k8s.io/v1", "Ingress"]

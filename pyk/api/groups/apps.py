@@ -31,4 +31,12 @@ KINDS = (
         has_generation=True,
         scale=ScalePaths(),
     ),
+    Kind(
+        "apps",
+        "v1",
+        "ControllerRevision",
+        "controllerrevisions",
+        "apps:ControllerRevision",
+        rules_path="rules.templates:CONTROLLER_REVISION",
+    ),
 )

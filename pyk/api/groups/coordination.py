@@ -12,5 +12,6 @@ KINDS = (
         "leases",
         "coordination:Lease",
         rules_path="rules.leases:RULES",
+        creates_on_update=True,
     ),
 )

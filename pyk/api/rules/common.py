@@ -11,7 +11,7 @@ from typing import Any
 
 from pyk.api import names
 from pyk.api.duration import time_since
-from pyk.api.kinds import Column
+from pyk.api.kind import Column
 from pyk.api.objects import Object
 from pyk.api.status import FieldError
 
@@ -32,6 +32,11 @@ def some(document: Mapping[str, Any] | None, key: str) -> list[dict[str, Any]]:
     return (document or {}).get(key) or []
 
 
+def join(path: str, field: str) -> str:
+    """The path of a field below a path, which is empty for the object itself."""
+    return f"{path}.{field}" if path else field
+
+
 def check_name(check: Callable[[str], str | None], path: str, value: str | None) -> Iterator[FieldError]:
     """A required name: there, and right by one of the functions of `pyk.api.names`."""
     if not value:
@@ -49,7 +54,7 @@ def check_required(document: Mapping[str, Any], path: str, *fields: str) -> Iter
     """Each field is there and not empty."""
     for field in fields:
         if document.get(field) in (None, "", []):
-            yield FieldError.required(f"{path}.{field}")
+            yield FieldError.required(join(path, field))
 
 
 def check_choice(
@@ -59,16 +64,16 @@ def check_choice(
     value = document.get(field)
     if not value:
         if is_required:
-            yield FieldError.required(f"{path}.{field}")
+            yield FieldError.required(join(path, field))
     elif value not in choices:
-        yield FieldError.not_supported(f"{path}.{field}", value, choices)
+        yield FieldError.not_supported(join(path, field), value, choices)
 
 
 def check_not_negative(document: Mapping[str, Any], path: str, *fields: str) -> Iterator[FieldError]:
     for field in fields:
         value = document.get(field)
         if value is not None and value < 0:
-            yield FieldError.invalid(f"{path}.{field}", value, AT_LEAST_ZERO)
+            yield FieldError.invalid(join(path, field), value, AT_LEAST_ZERO)
 
 
 def check_range(path: str, value: int | None, low: int, high: int) -> Iterator[FieldError]:

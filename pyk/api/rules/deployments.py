@@ -84,6 +84,15 @@ def _validate_status(deployment: Object, old: Object | None) -> Iterable[FieldEr
         yield FieldError.invalid("status.collisionCount", status.get("collisionCount"), "cannot be decremented")
 
 
+def _keep_labels(deployment: Object, old: Object) -> None:
+    """A Deployment's labels do not change with its status."""
+    labels = old["metadata"].get("labels")
+    if labels is None:
+        deployment["metadata"].pop("labels", None)
+    else:
+        deployment["metadata"]["labels"] = labels
+
+
 def _ready(deployment: Object, now: float) -> str:
     ready = (deployment.get("status") or {}).get("readyReplicas") or 0
     return f"{ready}/{deployment['spec'].get('replicas') or 0}"
@@ -93,6 +102,7 @@ RULES = Rules(
     default=_default,
     validate=_validate,
     validate_status=_validate_status,
+    prepare_status=_keep_labels,
     columns=(
         NAME,
         Column("Ready", _ready, description="Number of the pod with ready state"),

@@ -23,6 +23,13 @@ def _prepare(pod: Object, old: Object | None) -> None:
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(pod.get("spec") or {})}
 
 
+def _keep_qos_class(pod: Object, old: Object) -> None:
+    """Who writes a pod's status may leave out what never changes."""
+    qos = (old.get("status") or {}).get("qosClass")
+    if qos and not (pod.get("status") or {}).get("qosClass"):
+        pod["status"] = {**(pod.get("status") or {}), "qosClass": qos}
+
+
 def _spec(field: str, pod: Object) -> str:
     return str((pod.get("spec") or {}).get(field) or "")
 
@@ -36,6 +43,7 @@ RULES = Rules(
     validate=_validate,
     validate_status=check_pod_status,
     prepare=_prepare,
+    prepare_status=_keep_qos_class,
     columns=COLUMNS,
     fields={
         "spec.nodeName": lambda pod: _spec("nodeName", pod),

@@ -1,0 +1,272 @@
+"""Kinds beyond the first: each is created, listed as a table, changed where it may be, and refused where it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+NAMESPACED = "/namespaces/default"
+
+KINDS: dict[str, tuple[str, dict[str, Any], list[Any]]] = {
+    "podtemplates": (
+        "/api/v1/namespaces/default",
+        {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+        ["c", "i", "a=b"],
+    ),
+    "resourcequotas": ("/api/v1/namespaces/default", {"spec": {"hard": {"pods": 2}}}, ["", ""]),
+    "limitranges": ("/api/v1/namespaces/default", {"spec": {"limits": [{"type": "Container"}]}}, []),
+    "persistentvolumes": (
+        "/api/v1",
+        {
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "hostPath": {"path": "/tmp/x"},
+                "storageClassName": "slow",
+            }
+        },
+        ["1Gi", "RWO", "Retain", "Pending", "", "slow", "<unset>", ""],
+    ),
+    "persistentvolumeclaims": (
+        "/api/v1/namespaces/default",
+        {"spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}},
+        ["Pending", "", "", "", "", "<unset>"],
+    ),
+    "endpoints": (
+        "/api/v1/namespaces/default",
+        {"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]},
+        ["10.0.0.1:80"],
+    ),
+    "controllerrevisions": ("/apis/apps/v1/namespaces/default", {"data": {"spec": {"a": ["b"]}}}, ["<none>", 0]),
+    "priorityclasses": (
+        "/apis/scheduling.k8s.io/v1",
+        {"value": 1000},
+        [1000, False],
+    ),
+    "runtimeclasses": ("/apis/node.k8s.io/v1", {"handler": "runc"}, ["runc"]),
+    "storageclasses": (
+        "/apis/storage.k8s.io/v1",
+        {"provisioner": "example.com/disk"},
+        ["example.com/disk", "Delete", "Immediate", False],
+    ),
+    "csidrivers": (
+        "/apis/storage.k8s.io/v1",
+        {"spec": {}},
+        [True, False, False, "<unset>", False, "Persistent"],
+    ),
+    "csinodes": ("/apis/storage.k8s.io/v1", {"spec": {"drivers": [{"name": "d", "nodeID": "n"}]}}, [1]),
+    "csistoragecapacities": (
+        "/apis/storage.k8s.io/v1/namespaces/default",
+        {"storageClassName": "slow", "capacity": "1Gi"},
+        ["slow", "1Gi"],
+    ),
+    "volumeattachments": (
+        "/apis/storage.k8s.io/v1",
+        {"spec": {"attacher": "d", "nodeName": "n1", "source": {"persistentVolumeName": "pv"}}},
+        ["d", "pv", "n1", False],
+    ),
+    "ingressclasses": (
+        "/apis/networking.k8s.io/v1",
+        {"spec": {"controller": "example.com/ingress"}},
+        ["example.com/ingress", "<none>"],
+    ),
+    "ingresses": (
+        "/apis/networking.k8s.io/v1/namespaces/default",
+        {"spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}},
+        ["<none>", "*", "", "80"],
+    ),
+    "endpointslices": (
+        "/apis/discovery.k8s.io/v1/namespaces/default",
+        {"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]},
+        ["IPv4", "80", "10.0.0.1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("plural", KINDS)
+async def test_an_object_of_every_kind_is_stored_shown_and_deleted(api: Any, plural: str) -> None:
+    root, content, cells = KINDS[plural]
+    path = f"{root}/{plural}"
+    made = await api("POST", path, {"metadata": {"name": "one"}, **content}, fieldValidation="Strict")
+    assert made.status == 201, made.body
+    assert (await api("GET", f"{path}/one")).body == made.body
+    table = (await api("GET", path, headers=TABLE)).body
+    assert table["rows"][-1]["cells"][:1] == ["one"]
+    row = next(row["cells"] for row in table["rows"] if row["cells"][0] == "one")
+    assert row[1 : 1 + len(cells)] == cells
+    again = await api("PUT", f"{path}/one", made.body)
+    assert again.body == made.body
+    assert (await api("DELETE", f"{path}/one")).status == 200
+    assert (await api("GET", f"{path}/one")).status == 404
+
+
+REFUSED = [
+    ("resourcequotas", {"spec": {"hard": {"apples": 1}}}, "must be a standard resource type or fully qualified"),
+    ("resourcequotas", {"spec": {"hard": {"pods": "-1"}}}, "must be greater than or equal to 0"),
+    ("resourcequotas", {"spec": {"hard": {"pods": "1500m"}}}, "must be an integer"),
+    (
+        "resourcequotas",
+        {"spec": {"hard": {"secrets": 1}, "scopes": ["BestEffort"]}},
+        "unsupported scope applied to resource",
+    ),
+    (
+        "resourcequotas",
+        {"spec": {"scopes": ["BestEffort", "NotBestEffort"]}},
+        "conflicting scopes",
+    ),
+    (
+        "limitranges",
+        {"spec": {"limits": [{"type": "Container", "min": {"cpu": "2"}, "max": {"cpu": "1"}}]}},
+        "min value 2 is greater than max value 1",
+    ),
+    (
+        "limitranges",
+        {"spec": {"limits": [{"type": "Pod", "default": {"cpu": "2"}}]}},
+        "may not be specified when `type` is 'Pod'",
+    ),
+    ("limitranges", {"spec": {"limits": [{"type": "Pod"}, {"type": "Pod"}]}}, 'Duplicate value: "Pod"'),
+    ("priorityclasses", {"value": 1000000001}, "maximum allowed value of a user defined priority is 1000000000"),
+    ("runtimeclasses", {"handler": "No_"}, "a lowercase RFC 1123 label must consist of"),
+    ("storageclasses", {"provisioner": ""}, "provisioner: Required value"),
+    ("persistentvolumes", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "must specify a volume type"),
+    ("persistentvolumeclaims", {"spec": {}}, "at least 1 access mode is required"),
+    (
+        "volumeattachments",
+        {"spec": {"attacher": "d", "nodeName": "n1", "source": {}}},
+        "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+    ),
+    ("ingresses", {"spec": {}}, "either `defaultBackend` or `rules` must be specified"),
+    ("ingressclasses", {"spec": {"controller": "nothing"}}, "must be a domain-prefixed path"),
+    ("endpoints", {"subsets": [{"addresses": [{"ip": "127.0.0.1"}]}]}, "may not be in the loopback range"),
+    ("endpointslices", {"addressType": "IPv4", "endpoints": [{"addresses": ["x"]}]}, "must be an IPv4 address"),
+    ("controllerrevisions", {"revision": 1}, "data is mandatory"),
+]
+
+
+@pytest.mark.parametrize(("plural", "content", "text"), REFUSED)
+async def test_what_is_wrong_is_told(api: Any, plural: str, content: dict[str, Any], text: str) -> None:
+    answer = await api("POST", f"{KINDS[plural][0]}/{plural}", {"metadata": {"name": "one"}, **content})
+    assert answer.status == 422
+    assert text in answer.message
+
+
+UNCHANGEABLE = [
+    ("priorityclasses", {"value": 5}, "may not be changed in an update."),
+    ("runtimeclasses", {"handler": "crun"}, "field is immutable"),
+    ("storageclasses", {"parameters": {"a": "b"}}, "updates to parameters are forbidden."),
+    ("persistentvolumes", {"spec": {"hostPath": {"path": "/other"}}}, "is immutable after creation"),
+    (
+        "persistentvolumeclaims",
+        {"spec": {"accessModes": ["ReadWriteOnce"]}},
+        "spec is immutable after creation except resources.requests",
+    ),
+    ("volumeattachments", {"spec": {"nodeName": "n2"}}, "field is immutable"),
+    ("controllerrevisions", {"data": {"other": 1}}, "field is immutable"),
+    ("resourcequotas", {"spec": {"scopes": ["BestEffort"]}}, "field is immutable"),
+    ("endpointslices", {"addressType": "FQDN"}, "field is immutable"),
+    ("csidrivers", {"spec": {"attachRequired": False}}, "field is immutable"),
+    ("csistoragecapacities", {"storageClassName": "other"}, "field is immutable"),
+]
+
+
+@pytest.mark.parametrize(("plural", "change", "text"), UNCHANGEABLE)
+async def test_what_must_not_change_does_not(api: Any, plural: str, change: dict[str, Any], text: str) -> None:
+    root, content, _ = KINDS[plural]
+    path = f"{root}/{plural}"
+    await api("POST", path, {"metadata": {"name": "one"}, **content})
+    answer = await api.patch(f"{path}/one", change)
+    assert answer.status == 422
+    assert text in answer.message
+
+
+NEW_EVENTS, OLD_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events", "/api/v1/namespaces/default/events"
+EVENT = {
+    "metadata": {"name": "one", "labels": {"from": "new"}},
+    "regarding": {"kind": "Pod", "name": "web", "namespace": "default"},
+    "eventTime": "2030-01-01T00:00:00.000000Z",
+    "reportingController": "example.com/tester",
+    "reportingInstance": "t-1",
+    "action": "Testing",
+    "reason": "Tested",
+    "note": "it went well",
+    "type": "Normal",
+}
+
+
+async def test_an_event_is_one_object_in_two_shapes(api: Any) -> None:
+    made = (await api("POST", NEW_EVENTS, EVENT)).body
+    assert (made["apiVersion"], made["note"], made["regarding"]["name"]) == (
+        "events.k8s.io/v1",
+        "it went well",
+        "web",
+    )
+    old = (await api("GET", f"{OLD_EVENTS}/one")).body
+    assert (old["apiVersion"], old["message"], old["involvedObject"]["name"]) == ("v1", "it went well", "web")
+    assert old["reportingComponent"] == "example.com/tester"
+    assert old["metadata"]["uid"] == made["metadata"]["uid"]
+    assert (await api("GET", f"{NEW_EVENTS}/one")).body == made
+    listed = (await api("GET", NEW_EVENTS)).body
+    assert (listed["apiVersion"], listed["kind"]) == ("events.k8s.io/v1", "EventList")
+    assert listed["items"] == [made]
+    table = (await api("GET", NEW_EVENTS, headers=TABLE)).body
+    assert table["rows"][0]["cells"][3] == "pod/web"
+    assert table["rows"][0]["object"]["metadata"]["name"] == "one"
+
+
+async def test_each_shape_of_events_has_its_own_field_selectors(api: Any) -> None:
+    await api("POST", NEW_EVENTS, EVENT)
+    await api("POST", NEW_EVENTS, {**EVENT, "metadata": {"name": "two"}, "regarding": {"namespace": "default"}})
+    for path, selector in (
+        (NEW_EVENTS, "regarding.kind=Pod,reportingController=example.com/tester"),
+        (OLD_EVENTS, "involvedObject.kind=Pod,reportingComponent=example.com/tester"),
+    ):
+        found = (await api("GET", path, fieldSelector=selector)).body["items"]
+        assert [item["metadata"]["name"] for item in found] == ["one"]
+    assert (await api("GET", NEW_EVENTS, fieldSelector="involvedObject.kind=Pod")).status == 400
+
+
+async def test_a_watch_of_new_events_sees_what_is_written_to_the_old_ones(api: Any) -> None:
+    async with api.watch(NEW_EVENTS) as events:
+        await api("POST", NEW_EVENTS, EVENT)
+        kind, seen = await events.next()
+        assert (kind, seen["apiVersion"], seen["note"]) == ("ADDED", "events.k8s.io/v1", "it went well")
+        await api.patch(f"{OLD_EVENTS}/one", {"metadata": {"labels": {"from": "old"}}})
+        kind, seen = await events.next()
+        assert (kind, seen["apiVersion"], seen["metadata"]["labels"]) == (
+            "MODIFIED",
+            "events.k8s.io/v1",
+            {"from": "old"},
+        )
+
+
+async def test_a_new_event_is_patched_in_its_own_shape_and_only_its_series_changes(api: Any) -> None:
+    await api("POST", NEW_EVENTS, EVENT)
+    series = {"count": 3, "lastObservedTime": "2030-01-01T00:00:05.000000Z"}
+    patched = await api.patch(f"{NEW_EVENTS}/one", {"series": series}, kind="strategic")
+    assert patched.body["series"] == series
+    assert (await api("GET", f"{OLD_EVENTS}/one")).body["series"] == series
+    refused = await api.patch(f"{NEW_EVENTS}/one", {"note": "something else"})
+    assert refused.status == 422
+    assert "message" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"{NEW_EVENTS}/put", {**EVENT, "metadata": {"name": "put"}}),
+        (
+            "/apis/coordination.k8s.io/v1/namespaces/default/leases/put",
+            {"metadata": {"name": "put"}, "spec": {"holderIdentity": "me"}},
+        ),
+    ],
+)
+async def test_a_put_creates_events_and_leases(api: Any, path: str, body: dict[str, Any]) -> None:
+    assert (await api("PUT", path, body)).status == 201
+    assert (await api("PUT", path, body)).status == 200
+
+
+async def test_a_put_creates_nothing_else(api: Any) -> None:
+    answer = await api("PUT", "/api/v1/namespaces/default/configmaps/put", {"metadata": {"name": "put"}})
+    assert answer.status == 404

@@ -1,6 +1,8 @@
 """One cluster for all end-to-end tests: three nodes with real containers, its own name, port and folders.
 
-It is made once and taken down at the end, also after failures; each test works in a namespace of its own.
+It is made once and taken down at the end, also after failures; each test works in a namespace of its own. Its store
+is SQLite, or what `PYK_TEST_STORE` says (`PYK_TEST_STORE=etcd make e2e`). `PYK_TEST_LOGS` is a folder that keeps the
+components' logs.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="pyk-e2e-"))
     made = make_cluster(folder)
     try:
-        made.up("--nodes", "3")
+        made.up("--nodes", "3", "--store", os.environ.get("PYK_TEST_STORE", "sqlite"))
         yield made
     finally:
         logs = made.data_dir / "logs"

@@ -17,8 +17,9 @@ from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.connections import Connections
 from controlplane.apiserver.decoding import parse_body
-from controlplane.apiserver.encoding import decode
+from controlplane.apiserver.encoding import decode, dumps
 from controlplane.apiserver.health import Health
+from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.nodeproxy import NodeProxy
@@ -35,6 +36,7 @@ from controlplane.apiserver.request import (
     unsupported_resource,
     write_options,
 )
+from controlplane.apiserver.reviews import Reviewer
 from controlplane.apiserver.streaming import WatchStream, open_watch
 from controlplane.apiserver.subresources import bind, scale_of, write_scale
 from controlplane.apiserver.watchcache import WatchCache
@@ -100,6 +102,7 @@ class Api:
         proxy: NodeProxy,
         health: Health,
         connections: Connections,
+        reviewer: Reviewer,
         clock: Clock,
     ) -> None:
         self._cache = cache
@@ -110,6 +113,7 @@ class Api:
         self._proxy = proxy
         self._health = health
         self._connections = connections
+        self._reviewer = reviewer
         self._clock = clock
         self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
             "get": self._get,
@@ -137,7 +141,8 @@ class Api:
 
     async def _answer(self, request: web.Request, info: RequestInfo, query: Query) -> web.StreamResponse:
         try:
-            call = Call(request, info, query, self._authenticator.authenticate(request))
+            user = impersonated(request.headers, self._authenticator.authenticate(request), self._authorizer)
+            call = Call(request, info, query, user)
             self._authorize(call)
             async with asyncio.timeout(None if metrics.is_stream(info) else REQUEST_SECONDS):
                 response = await self._route(call)
@@ -340,6 +345,11 @@ class Api:
         document, doubled = await self._body(call)
         _check_type(document, kind)
         return self._written(call, write, await self._registry.update(write, document, doubled))
+        if kind.is_question:
+            document.pop("status", None)  # the answer's place: clients send it with empty fields
+            question = self._registry.conform(write, document, doubled)
+            answered = await self._reviewer.answer(call.user, kind, call.info.namespace, question)
+            return self._written(call, write, dumps(answered), 201)
 
     async def _patch(self, call: Call, kind: Kind) -> web.StreamResponse:
         write = self._write(call, kind)

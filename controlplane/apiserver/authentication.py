@@ -27,14 +27,20 @@ _WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 
 @dataclass(frozen=True, slots=True)
 class UserInfo:
-    """An identity: its name and the groups it is in."""
+    """An identity: its name and the groups it is in; `extra` is what else its authenticator knows, by key."""
 
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 ANONYMOUS = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+
+
+def service_account_groups(namespace: str) -> tuple[str, ...]:
+    """The groups of every service account of a namespace."""
+    return ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
 
 
 class Authenticator:

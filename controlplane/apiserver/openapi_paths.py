@@ -111,7 +111,11 @@ class _Writer:
     def main(self) -> dict[str, Any]:
         """The collection, the object, and the collection over all namespaces."""
         kind, schemas = self._kind, self._schemas
-        whole, many = schemas.of(kind.model), schemas.list_of(kind)
+        whole = schemas.of(kind.model)
+        if kind.is_question:
+            ask = self._operation("post", f"create {_a(kind.kind)}", _WRITE, body=whole, answer=whole, code="201")
+            return {self.path(): self._item([ask])}
+        many = schemas.list_of(kind)
         options, status = schemas.of(DeleteOptions), schemas.of(Status)
         collection = [
             self._operation("list", f"list objects of kind {kind.kind}", _LIST, answer=many),

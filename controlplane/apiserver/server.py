@@ -28,6 +28,7 @@ from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.rbac import book_from
 from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.reviews import Reviewer
 from controlplane.apiserver.watchcache import WatchCache, selection
 from controlplane.store.contract import Store, StoreError
 from pyk.api.kinds import NODE, POD
@@ -75,6 +76,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             authorizer=authorizer,
             proxy=proxy,
             health=Health(store, cache, connections),
+            reviewer=Reviewer(authorizer, cache),
             connections=connections,
             clock=clock,
         )

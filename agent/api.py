@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Protocol
 import orjson
 from aiohttp import web
 
-from agent import streams
+from agent import portforward, streams
 from agent.logs import LogOptions, read_log
 from agent.runtime.contract import ContainerState, ExecConfig, ExecSession, Phase, Runtime, RuntimeFailure
 from agent.stats import Stats
@@ -76,6 +77,7 @@ class NodeAPI:
                 web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
                 web.get("/exec/{namespace}/{pod}/{container}", self._exec),
                 web.get("/attach/{namespace}/{pod}/{container}", self._attach),
+                web.get("/portForward/{namespace}/{pod}", self._port_forward),
             ]
         )
         return application
@@ -163,6 +165,34 @@ class NodeAPI:
             await streams.fail(socket, failure)
             return socket
         await streams.serve(socket, session, clock=self._clock)
+        return socket
+
+    async def _port_forward(self, request: web.Request) -> web.StreamResponse:
+        """Connect first: a client is told why there is no connection by the answer to its upgrade."""
+        namespace, name = request.match_info["namespace"], request.match_info["pod"]
+        text = request.query.get("port", "")
+        if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+            raise web.HTTPBadRequest(text=f'invalid port "{text}"')
+        pod = self._pods.find(namespace, name)
+        if pod is None:
+            raise web.HTTPNotFound(text=f'pod "{name}" not found on this node')
+        uid = pod["metadata"]["uid"]
+        subject = f"error forwarding port {text} to pod {name}, uid {uid}"
+        sandbox = next((each for each in await self._runtime.list_sandboxes() if each.id == uid and each.alive), None)
+        if sandbox is None:
+            raise web.HTTPInternalServerError(text=f"{subject}: the pod has no running sandbox")
+        try:
+            reader, writer = await portforward.connect(sandbox.network_namespace, int(text))
+        except OSError as error:
+            reason = os.strerror(error.errno).lower() if error.errno else "i/o timeout"
+            raise web.HTTPInternalServerError(text=f"{subject}: dial tcp 127.0.0.1:{text}: {reason}") from None
+        socket = web.WebSocketResponse(max_msg_size=streams.LONGEST_FRAME_BYTES, compress=False)
+        try:
+            await socket.prepare(request)
+        except BaseException:
+            writer.close()
+            raise
+        await portforward.serve(socket, reader, writer)
         return socket
 
     def _names(self, request: web.Request) -> tuple[str, str, str]:

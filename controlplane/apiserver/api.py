@@ -400,7 +400,7 @@ class Api:
                 return await self._write_scale(call, kind)
             case "binding", "create":
                 return await self._create_binding(call, kind)
-            case ("log", "get") | (("exec" | "attach"), ("get" | "create")):
+            case ("log", "get") | (("exec" | "attach" | "portforward"), ("get" | "create")):
                 return await self._pod_stream(call)
             case "proxy", _ if kind is NODE:
                 entry = await self._cache.get(kind, "", info.name)
@@ -437,6 +437,8 @@ class Api:
         pod = decode(entry.data)
         if call.info.subresource == "log":
             return await self._proxy.pod_log(call.request, pod)
+        if call.info.subresource == "portforward":
+            return await self._proxy.port_forward(call.request, pod)
         return await self._proxy.pod_exec(call.request, pod, attach=call.info.subresource == "attach")
 
 

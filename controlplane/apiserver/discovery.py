@@ -25,6 +25,7 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("pods", "binding"): ("Binding", ("create",)),
     ("pods", "exec"): ("PodExecOptions", ("create", "get")),
     ("pods", "log"): ("Pod", ("get",)),
+    ("pods", "portforward"): ("PodPortForwardOptions", ("create", "get")),
     ("nodes", "proxy"): ("NodeProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("namespaces", "finalize"): ("Namespace", ("update",)),
 }

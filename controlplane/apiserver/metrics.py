@@ -44,7 +44,7 @@ OVERRUN = Counter(
 )
 OBJECTS = Gauge("apiserver_resource_objects", "Stored objects", ("group", "resource"), registry=REGISTRY)
 _MUTATING = frozenset(("create", "update", "patch", "delete", "deletecollection"))
-_STREAMS = frozenset(("log", "exec", "attach", "proxy"))
+_STREAMS = frozenset(("log", "exec", "attach", "portforward", "proxy"))
 _in_flight_mutating = IN_FLIGHT.labels("mutating")
 _in_flight_reading = IN_FLIGHT.labels("readOnly")
 

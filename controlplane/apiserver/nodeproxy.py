@@ -1,4 +1,4 @@
-"""Requests that a node answers: logs, exec, attach and the node API itself, relayed over mutual TLS.
+"""Requests that a node answers: logs, exec, attach, forwarded ports and its own API, relayed over mutual TLS.
 
 The API server shows the node's agent its own client certificate (`apiserver-kubelet-client`) and checks the agent's
 against the cluster's authority. Bytes and WebSocket frames are passed on as they come, in both directions, and a slow
@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import aiohttp
 from aiohttp import web
 
+from controlplane.apiserver import portforward
 from controlplane.apiserver.channels import CHANNEL_PROTOCOLS, Codec, codec_of
 from controlplane.apiserver.connections import Connections
 from controlplane.apiserver.podtargets import container_for, log_parameters, node_address, waiting_message
@@ -103,6 +104,36 @@ class NodeProxy:
         action = "attach" if attach else "exec"
         url = self._url(node, f"/{action}/{metadata['namespace']}/{metadata['name']}/{container}", parameters)
         return await self._relay_websocket(request, url, codec)
+
+    async def port_forward(self, request: web.Request, pod: Object) -> web.StreamResponse:
+        """GET or POST pods/NAME/portforward. Raises `ApiError` before the upgrade."""
+        metadata, node = pod["metadata"], (pod["spec"].get("nodeName")) or ""
+        if not node:
+            raise bad_request(f"pod {metadata['name']} does not have a host assigned")
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise bad_request(f"unable to upgrade: ports are forwarded over WebSockets only ({portforward.TUNNEL})")
+
+        async def open_port(port: int) -> aiohttp.ClientWebSocketResponse:
+            path = f"/portForward/{metadata['namespace']}/{metadata['name']}"
+            url = self._url(node, path, [("port", str(port))])
+            times = aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS)
+            opening = self._client().ws_connect(url, max_msg_size=FRAME_BYTES, timeout=times)
+            opened: aiohttp.ClientWebSocketResponse = await _reached("GET", url, opening)
+            return opened
+
+        forwarding = portforward.forwarding_for(_offered(request), request.query.getall("ports", []), open_port)
+        client_side = web.WebSocketResponse(
+            protocols=(forwarding.protocol,) if forwarding.protocol else (),
+            max_msg_size=FRAME_BYTES,
+            compress=False,
+            timeout=_CLOSE_SECONDS,
+        )
+        await client_side.prepare(request)
+        end = _End()
+        async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
+            await _until_first(forwarding.run(client_side), end.told())
+        await client_side.close()
+        return client_side
 
     def _url(self, name: str, path: str, parameters: list[tuple[str, str]], *, node: Object | None = None) -> str:
         node = node if node is not None else self._get_node(name)
@@ -248,9 +279,14 @@ async def _pump_both(
     await _until_first(from_client(), from_node(), end.told())
 
 
+def _offered(request: web.Request) -> list[str]:
+    """The client's sub-protocols, the one that it likes best first."""
+    return [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+
+
 def _negotiated(request: web.Request) -> Codec:
     """The first of the client's sub-protocols that is served; without any, plain channels. Raises 400."""
-    offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+    offered = _offered(request)
     for protocol in offered or [""]:
         codec = codec_of(protocol)
         if codec is not None:

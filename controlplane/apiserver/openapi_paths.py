@@ -142,7 +142,7 @@ class _Writer:
 
     def subresource(self, name: str, about: dict[str, str], verbs: tuple[str, ...]) -> dict[str, Any]:
         """The operations of a subresource."""
-        streams = {"log": _LOG, "exec": _STREAM, "attach": _STREAM, "proxy": ("path",)}
+        streams = {"log": _LOG, "exec": _STREAM, "attach": _STREAM, "portforward": ("ports",), "proxy": ("path",)}
         if name in streams:
             query = streams[name]
             operations = [

@@ -78,7 +78,7 @@ PRIORITY_CLASS = Rules(
     validate=_validate_priority,
     columns=(
         NAME,
-        Column("Value", lambda priority, now: priority["value"], kind="integer"),
+        Column("Value", lambda priority, now: priority.get("value") or 0, kind="integer"),
         Column("Global-Default", lambda priority, now: bool(priority.get("globalDefault")), kind="boolean"),
         AGE,
         Column("PreemptionPolicy", lambda priority, now: priority.get("preemptionPolicy") or ""),
@@ -157,7 +157,7 @@ STORAGE_CLASS = Rules(
             lambda storage, now: name_cell(storage, now) + (" (default)" if is_default_storage_class(storage) else ""),
             format="name",
         ),
-        Column("Provisioner", lambda storage, now: storage["provisioner"]),
+        Column("Provisioner", lambda storage, now: storage.get("provisioner") or ""),
         Column("ReclaimPolicy", lambda storage, now: storage.get("reclaimPolicy") or "Delete"),
         Column("VolumeBindingMode", lambda storage, now: storage.get("volumeBindingMode") or "<unset>"),
         Column("AllowVolumeExpansion", lambda storage, now: bool(storage.get("allowVolumeExpansion")), kind="string"),

@@ -83,7 +83,7 @@ def _validate_driver(driver: Object, old: Object | None) -> Iterable[FieldError]
 
 
 def _flag(field: str) -> Any:
-    return lambda driver, now: bool(driver["spec"].get(field))
+    return lambda driver, now: bool((driver.get("spec") or {}).get(field))
 
 
 CSI_DRIVER = Rules(
@@ -97,11 +97,14 @@ CSI_DRIVER = Rules(
         Column(
             "TokenRequests",
             lambda driver, now: (
-                ",".join(token["audience"] for token in some(driver["spec"], "tokenRequests")) or "<unset>"
+                ",".join(token["audience"] for token in some(driver.get("spec"), "tokenRequests")) or "<unset>"
             ),
         ),
         Column("RequiresRepublish", _flag("requiresRepublish"), kind="boolean"),
-        Column("Modes", lambda driver, now: ",".join(driver["spec"].get("volumeLifecycleModes") or ()) or "<none>"),
+        Column(
+            "Modes",
+            lambda driver, now: ",".join((driver.get("spec") or {}).get("volumeLifecycleModes") or ()) or "<none>",
+        ),
         AGE,
     ),
 )
@@ -132,7 +135,7 @@ def _validate_node(node: Object, old: Object | None) -> Iterable[FieldError]:
 
 CSI_NODE = Rules(
     validate=_validate_node,
-    columns=(NAME, Column("Drivers", lambda node, now: len(some(node["spec"], "drivers")), kind="integer"), AGE),
+    columns=(NAME, Column("Drivers", lambda node, now: len(some(node.get("spec"), "drivers")), kind="integer"), AGE),
 )
 
 
@@ -151,7 +154,7 @@ CSI_STORAGE_CAPACITY = Rules(
     validate=_validate_capacity,
     columns=(
         NAME,
-        Column("StorageClassName", lambda capacity, now: capacity["storageClassName"]),
+        Column("StorageClassName", lambda capacity, now: capacity.get("storageClassName") or ""),
         Column("Capacity", lambda capacity, now: capacity.get("capacity") or "<unset>"),
     ),
 )
@@ -187,15 +190,19 @@ def _validate_attachment_status(attachment: Object, old: Object | None) -> Itera
             yield FieldError.too_long(f"status.{field}.message", f"may not be more than {_LONGEST_MESSAGE} bytes")
 
 
+def _spec(attachment: Object) -> Document:
+    return attachment.get("spec") or {}
+
+
 VOLUME_ATTACHMENT = Rules(
     default=_default_attachment,
     validate=_validate_attachment,
     validate_status=_validate_attachment_status,
     columns=(
         NAME,
-        Column("Attacher", lambda attachment, now: attachment["spec"]["attacher"], format="name"),
-        Column("PV", lambda attachment, now: attachment["spec"]["source"].get("persistentVolumeName") or ""),
-        Column("Node", lambda attachment, now: attachment["spec"]["nodeName"]),
+        Column("Attacher", lambda attachment, now: _spec(attachment).get("attacher") or "", format="name"),
+        Column("PV", lambda attachment, now: (_spec(attachment).get("source") or {}).get("persistentVolumeName") or ""),
+        Column("Node", lambda attachment, now: _spec(attachment).get("nodeName") or ""),
         Column("Attached", lambda attachment, now: (attachment.get("status") or {}).get("attached", False)),
         AGE,
     ),

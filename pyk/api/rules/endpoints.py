@@ -178,7 +178,7 @@ ENDPOINT_SLICE = Rules(
     validate=_validate_slice,
     columns=(
         NAME,
-        Column("AddressType", lambda endpoint_slice, now: endpoint_slice["addressType"]),
+        Column("AddressType", lambda endpoint_slice, now: endpoint_slice.get("addressType") or ""),
         Column("Ports", _ports),
         Column("Endpoints", _members),
         AGE,

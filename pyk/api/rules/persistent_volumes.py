@@ -50,10 +50,14 @@ _SOURCE_DEFAULTS: dict[str, Document] = {
 CLASS_ANNOTATION = "volume.beta.kubernetes.io/storage-class"
 
 
+def _spec(obj: Object) -> Document:
+    return obj.get("spec") or {}
+
+
 def class_of(obj: Object) -> str:
     """The storage class of a volume or claim; empty for none."""
     annotated = annotations_of(obj).get(CLASS_ANNOTATION)
-    return annotated if annotated is not None else (obj.get("spec") or {}).get("storageClassName") or ""
+    return annotated if annotated is not None else _spec(obj).get("storageClassName") or ""
 
 
 def _sources(spec: Document) -> list[str]:
@@ -150,7 +154,7 @@ def _modes(modes: list[str] | None) -> str:
 
 
 def _claim_of(volume: Object, now: float) -> str:
-    claim = volume["spec"].get("claimRef")
+    claim = _spec(volume).get("claimRef")
     return f"{claim.get('namespace') or ''}/{claim.get('name') or ''}" if claim else ""
 
 
@@ -159,9 +163,9 @@ def _phase(obj: Object, now: float) -> str:
 
 
 _ATTRIBUTES_CLASS = Column(
-    "VolumeAttributesClass", lambda obj, now: (obj.get("spec") or {}).get("volumeAttributesClassName") or "<unset>"
+    "VolumeAttributesClass", lambda obj, now: _spec(obj).get("volumeAttributesClassName") or "<unset>"
 )
-_VOLUME_MODE = Column("VolumeMode", lambda obj, now: (obj.get("spec") or {}).get("volumeMode") or "<unset>", priority=1)
+_VOLUME_MODE = Column("VolumeMode", lambda obj, now: _spec(obj).get("volumeMode") or "<unset>", priority=1)
 
 VOLUME = Rules(
     default=_default_volume,
@@ -169,9 +173,9 @@ VOLUME = Rules(
     prepare=_pending,
     columns=(
         NAME,
-        Column("Capacity", lambda volume, now: (volume["spec"].get("capacity") or {}).get("storage") or ""),
-        Column("Access Modes", lambda volume, now: _modes(volume["spec"].get("accessModes"))),
-        Column("Reclaim Policy", lambda volume, now: volume["spec"].get("persistentVolumeReclaimPolicy") or ""),
+        Column("Capacity", lambda volume, now: (_spec(volume).get("capacity") or {}).get("storage") or ""),
+        Column("Access Modes", lambda volume, now: _modes(_spec(volume).get("accessModes"))),
+        Column("Reclaim Policy", lambda volume, now: _spec(volume).get("persistentVolumeReclaimPolicy") or ""),
         Column("Status", _phase),
         Column("Claim", _claim_of),
         Column("StorageClass", lambda volume, now: class_of(volume)),
@@ -261,7 +265,7 @@ def _validate_claim_status(claim: Object, old: Object | None) -> Iterable[FieldE
 
 
 def _of_bound(claim: Object, field: str) -> Any:
-    return (claim.get("status") or {}).get(field) if (claim.get("spec") or {}).get("volumeName") else None
+    return (claim.get("status") or {}).get(field) if _spec(claim).get("volumeName") else None
 
 
 CLAIM = Rules(
@@ -272,7 +276,7 @@ CLAIM = Rules(
     columns=(
         NAME,
         Column("Status", _phase),
-        Column("Volume", lambda claim, now: claim["spec"].get("volumeName") or ""),
+        Column("Volume", lambda claim, now: _spec(claim).get("volumeName") or ""),
         Column("Capacity", lambda claim, now: (_of_bound(claim, "capacity") or {}).get("storage") or ""),
         Column("Access Modes", lambda claim, now: _modes(_of_bound(claim, "accessModes"))),
         Column("StorageClass", lambda claim, now: class_of(claim)),

@@ -232,11 +232,12 @@ def delete_neighbour(link: int, address: str) -> Request:
 class Netlink:
     """A socket in one network namespace: the calling thread's, or the one at a path or file descriptor.
 
-    Calls block for as long as the kernel takes. Not for two threads at once.
+    Calls block for as long as the kernel takes. Not for two threads at once. A thread that is not the process' first
+    goes to the other namespace itself to open the socket, and comes back.
     """
 
     def __init__(self, namespace: str | int | None = None) -> None:
-        self._socket = in_namespace(namespace, _open_socket) if namespace is not None else _open_socket()
+        self._socket = _open_socket() if namespace is None else _visit(namespace, _open_socket)
         self._sequence = itertools.count(1)
 
     def close(self) -> None:
@@ -374,14 +375,7 @@ def in_namespace(namespace: str | int, action: Callable[[], _Result]) -> _Result
 
     def enter() -> None:
         try:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC) if isinstance(namespace, str) else namespace
-            try:
-                if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                    code = ctypes.get_errno()
-                    raise OSError(code, f"enter network namespace: {os.strerror(code)}", str(namespace))
-            finally:
-                if isinstance(namespace, str):
-                    os.close(descriptor)
+            _enter(namespace)
             outcome.append(action())
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             failure.append(error)
@@ -392,6 +386,33 @@ def in_namespace(namespace: str | int, action: Callable[[], _Result]) -> _Result
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _visit(namespace: str | int, action: Callable[[], _Result]) -> _Result:
+    """As `in_namespace`, in the calling thread, without the price of another one. The first thread stays: it is whom
+    others see when they look at the process."""
+    if threading.current_thread() is threading.main_thread():
+        return in_namespace(namespace, action)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(namespace)
+        try:
+            return action()
+        finally:
+            _enter(home)
+    finally:
+        os.close(home)
+
+
+def _enter(namespace: str | int) -> None:
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC) if isinstance(namespace, str) else namespace
+    try:
+        if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"enter network namespace: {os.strerror(code)}", str(namespace))
+    finally:
+        if isinstance(namespace, str):
+            os.close(descriptor)
 
 
 def _open_socket() -> socket.socket:

@@ -214,9 +214,10 @@ class BridgeNetwork:
                 # Left by an agent that was killed half-way, or by the pod's former sandbox.
                 link.execute(netlink.delete_link(name))
                 link.execute(pair, *port)
-            inside.execute(netlink.bring_up("lo"), netlink.bring_up("eth0"))
             eth0 = inside.index_of("eth0")
             inside.execute(
+                netlink.bring_up("lo"),
+                netlink.bring_up("eth0"),
                 netlink.add_address(eth0, f"{address}/32"),
                 netlink.add_route("0.0.0.0/0", gateway=str(self._pool.gateway), link=eth0, onlink=True),
             )

@@ -26,6 +26,7 @@ class AddressPool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._records: dict[str, ipaddress.IPv4Address] = {}
+        self._taken: set[ipaddress.IPv4Address] = set()
         self._number = 0
         self._last: ipaddress.IPv4Address | None = None
         self._last_pod = _CURSOR
@@ -56,18 +57,21 @@ class AddressPool:
         """
         if (address := self._records.get(pod_uid)) is not None:
             return address
-        address = next_free(self._network(), set(self._records.values()), self._last)
+        address = next_free(self._network(), self._taken, self._last)
         if address is None:
             raise NetworkFailure(f"no free address in {self.network}", reason="NoFreeAddress")
         os.symlink(f"{self._number + 1}:{address}", self._directory / pod_uid)
         self._number, self._last, self._last_pod = self._number + 1, address, pod_uid
         self._records[pod_uid] = address
+        self._taken.add(address)
         return address
 
     def release(self, pod_uid: str) -> None:
         """Free the pod's address. No error when it has none."""
-        if self._records.pop(pod_uid, None) is None:
+        address = self._records.pop(pod_uid, None)
+        if address is None:
             return
+        self._taken.discard(address)
         if pod_uid == self._last_pod:
             os.replace(self._directory / pod_uid, self._directory / _CURSOR)
             self._last_pod = _CURSOR
@@ -87,6 +91,7 @@ class AddressPool:
                 self._number, self._last, self._last_pod = int(number), given, link.name
             if link.name != _CURSOR:
                 self._records[link.name] = given
+                self._taken.add(given)
 
 
 def next_free(

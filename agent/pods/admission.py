@@ -6,7 +6,8 @@ Failed with the reason, as from the kubelet, and is never run here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,34 @@ class Rejection:
     message: str
 
 
-def admit(pod: Object, node: Object, running: Sequence[Mapping[str, int]]) -> Rejection | None:
-    """None when the node takes the pod beside the requests of those that run; else the first reason against it."""
+class Room:
+    """What pods request together: a running total, so that one pod more costs the same however many there are."""
+
+    def __init__(self, requests: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        self._requests: dict[str, Mapping[str, int]] = {}
+        self._total: Counter[str] = Counter()
+        for uid, wanted in (requests or {}).items():
+            self.add(uid, wanted)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, uid: str, requests: Mapping[str, int]) -> None:
+        """Count a pod. Nothing happens when it is counted already."""
+        if uid not in self._requests:
+            self._requests[uid] = requests
+            self._total.update(requests)
+
+    def remove(self, uid: str) -> None:
+        """Count a pod no more. Nothing happens when it is not."""
+        self._total.subtract(self._requests.pop(uid, {}))
+
+    def used(self, resource: str) -> int:
+        return self._total[resource]
+
+
+def admit(pod: Object, node: Object, running: Room) -> Rejection | None:
+    """None when the node takes the pod beside those that run; else the first reason against it."""
     if not _selects(pod["spec"], node):
         return Rejection("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match "
                          "Pod's node affinity/selector")  # fmt: skip
@@ -34,7 +61,7 @@ def admit(pod: Object, node: Object, running: Sequence[Mapping[str, int]]) -> Re
     if "pods" in allocatable and len(running) + 1 > allocatable["pods"]:
         return _out_of("pods", 1, len(running), allocatable["pods"])
     for resource, wanted in pod_requests(pod).items():
-        used = sum(requests.get(resource, 0) for requests in running)
+        used = running.used(resource)
         room = allocatable.get(resource, 0)
         if wanted and used + wanted > room and (resource in allocatable or resource not in _COUNTED):
             return _out_of(resource, wanted, used, room)

@@ -15,7 +15,7 @@ from pathlib import Path
 from agent.pods.observed import CONTAINER_NAME, GRACE, POD_NAME, POD_NAMESPACE
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
-from agent.pods.resources import BEST_EFFORT, BURSTABLE, GUARANTEED, cpu_shares, pod_requests, qos_cgroup
+from agent.pods.resources import BEST_EFFORT, BURSTABLE, GUARANTEED, cpu_shares, qos_cgroup
 from agent.runtime.contract import ContainerState, RuntimeFailure
 from agent.volumes.mounts import remove_tree
 from pyk.api.objects import Object
@@ -121,7 +121,7 @@ def make_qos_tree(parts: Parts) -> None:
     parts.cgroups.apply(qos_cgroup(root, BEST_EFFORT), {"cpu": {"shares": cpu_shares(0)}})
 
 
-def weigh_burstable(parts: Parts, pods: Iterable[Object]) -> None:
+def weigh_burstable(parts: Parts, millicores: int) -> None:
     """Give the burstable pods together the weight of what they request."""
-    shares = cpu_shares(sum(pod_requests(pod).get("cpu", 0) for pod in pods))
-    parts.cgroups.apply(qos_cgroup(parts.settings.cgroup_root, BURSTABLE), {"cpu": {"shares": shares}})
+    group = qos_cgroup(parts.settings.cgroup_root, BURSTABLE)
+    parts.cgroups.apply(group, {"cpu": {"shares": cpu_shares(millicores)}})

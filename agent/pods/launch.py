@@ -1,13 +1,16 @@
 """From a pod's container to the runtime's `ContainerConfig`: environment, user, mounts, files, document.
 
 The files that the node manages for a pod are below its directory: `etc-hosts`, `hostname`, `resolv.conf`,
-`containers/<name>/<attempt>` (the termination message) and `rootfs/<id>` (the writable layer).
+`message-<name>-<attempt>` (the termination message) and `rootfs/<id>` (the writable layer, which the runtime makes).
+Few files and plain system calls: each new inode and each look at one is a good part of what a start costs.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,7 @@ def log_directory(settings: PodSettings, pod: Object) -> Path:
 
 def message_file(pod_directory: Path, name: str, attempt: int) -> Path:
     """The host side of an attempt's termination message file."""
-    return pod_directory / "containers" / name / str(attempt)
+    return pod_directory / f"message-{name}-{attempt}"
 
 
 def pod_labels(pod: Object) -> dict[str, str]:
@@ -99,9 +102,7 @@ class Launcher:
         )
         directory = self._volumes.pod_directory(record.uid)
         writable = directory / "rootfs" / identifier
-        writable.mkdir(parents=True, exist_ok=True)
         log = log_directory(self._settings, pod) / name / f"{attempt}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         return (
             ContainerConfig(
                 id=identifier,
@@ -159,26 +160,29 @@ class Launcher:
     def _managed_files(self, pod: Object, container: Mapping[str, Any], attempt: int, facts: Facts) -> list[MountPoint]:
         """Write the files that every container has, and the mounts that show them."""
         directory = self._volumes.pod_directory(uid_of(pod))
-        domain = self._settings.cluster_domain
-        host_resolv = _read(self._settings.resolv_conf)
-        contents = {
-            "etc-hosts": hosts_file(pod, facts.pod_addresses, domain, _read(Path("/etc/hosts"))),
-            "hostname": (self.hostname(pod) if pod["spec"].get("hostNetwork") else hostname(pod)) + "\n",
-            "resolv.conf": resolv_conf(pod, host_resolv, self._settings.cluster_dns, domain),
+        contents: dict[str, Callable[[], str]] = {
+            "etc-hosts": lambda: self._hosts(pod, facts),
+            "hostname": lambda: (self.hostname(pod) if pod["spec"].get("hostNetwork") else hostname(pod)) + "\n",
+            "resolv.conf": lambda: self._resolv_conf(pod),
         }
         read_only = bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
         points = []
         for file, destination in _MANAGED.items():
-            path = directory / file
-            if not path.exists():  # a container may have changed it: it is the pod's as long as the pod lives
-                path.write_text(contents[file])
-                path.chmod(0o644)
-            points.append(MountPoint(str(path), destination, read_only=read_only))
-        message = message_file(directory, container["name"], attempt)
-        message.parent.mkdir(parents=True, exist_ok=True)
-        message.touch()
-        message.chmod(0o666)
-        return [*points, MountPoint(str(message), container.get("terminationMessagePath") or DEFAULT_MESSAGE_PATH)]
+            path = f"{directory}/{file}"
+            # A container may have changed it: it is the pod's as long as the pod lives.
+            _make_file(path, 0o644, contents[file])
+            points.append(MountPoint(path, destination, read_only=read_only))
+        message = str(message_file(directory, container["name"], attempt))
+        _make_file(message, 0o666, lambda: "")
+        return [*points, MountPoint(message, container.get("terminationMessagePath") or DEFAULT_MESSAGE_PATH)]
+
+    def _hosts(self, pod: Object, facts: Facts) -> str:
+        node_hosts = _read(Path("/etc/hosts")) if pod["spec"].get("hostNetwork") else ""
+        return hosts_file(pod, facts.pod_addresses, self._settings.cluster_domain, node_hosts)
+
+    def _resolv_conf(self, pod: Object) -> str:
+        settings = self._settings
+        return resolv_conf(pod, _read(settings.resolv_conf), settings.cluster_dns, settings.cluster_domain)
 
     def _localhost_profile(self, pod: Object, container: Mapping[str, Any]) -> dict[str, Any] | None:
         """The content of a Localhost seccomp profile, from `<state-dir>/seccomp/`."""
@@ -196,6 +200,23 @@ class Launcher:
         except ValueError as error:
             raise RuntimeFailure(f"cannot load seccomp profile {path}: {error}") from error
         return document
+
+
+def _make_file(path: str, mode: int, content: Callable[[], str]) -> None:
+    """A file of this mode and content, whole or not at all; one that is there stays as it is."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(fd, mode)  # whatever this process' umask
+        if (data := content().encode()) and os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
 
 
 def _read(path: Path) -> str:

@@ -23,7 +23,7 @@ from agent.images.watch import follow_directory
 from agent.network.contract import NetworkFailure, PodNetwork
 from agent.pods import adoption
 from agent.pods.actions import Action, Requeue
-from agent.pods.admission import admit
+from agent.pods.admission import Room, admit
 from agent.pods.decide import decide
 from agent.pods.handlers import Handlers
 from agent.pods.launch import log_directory
@@ -79,6 +79,7 @@ class PodManager:
         node: Callable[[], Object | None] = lambda: None,
     ) -> None:
         self._records: dict[str, PodRecord] = {}
+        self._room = Room()
         self._group: asyncio.TaskGroup | None = None
         self._backoff = Backoff(settings.restart_backoff_base, settings.restart_backoff_max)
         self.informer = Informer(client, POD, clock=clock, field_selector=f"spec.nodeName={settings.node_name}")
@@ -197,7 +198,8 @@ class PodManager:
                 known = {uid_of(pod) for pod in self.informer.values()} | self._records.keys()
                 alive = [record.uid for record in self._records.values() if record.sandbox is not None]
                 await adoption.sweep(known, alive, self._parts)
-                for uid in self._records:
+                for uid in list(self._records):  # what runs is counted before anything new is admitted
+                    self._refresh(uid)
                     self._controller.enqueue(uid)
                 group.create_task(self._follow_runtime())
                 group.create_task(follow_directory(self._parts.images.image_dir, self.images_changed))
@@ -304,8 +306,8 @@ class PodManager:
         return Result(UNREST_SECONDS)
 
     def _weigh_burstable(self) -> None:
-        running = (record.pod for record in self._records.values() if record.sandbox is not None)
-        adoption.weigh_burstable(self._parts, [pod for pod in running if qos_class(pod) == BURSTABLE])
+        running = (record for record in self._records.values() if record.sandbox is not None)
+        adoption.weigh_burstable(self._parts, sum(record.burstable_millicores() for record in running))
 
     def _refresh(self, uid: str) -> PodRecord | None:
         """The pod's record with the API object as it is now; None when there is nothing left to do for it."""
@@ -321,6 +323,8 @@ class PodManager:
             self._parts.references.register(pod)
             if not record.is_admitted:
                 self._admit(record)
+            if record.rejection is None:
+                self._room.add(uid, record.requests())
             return record
         if not record.gone:
             record.gone = record.has_remains = True  # its logs remain in any case
@@ -336,18 +340,21 @@ class PodManager:
         was_accepted = bool((pod.get("status") or {}).get("startTime"))
         if was_accepted or is_deleting(pod) or is_terminal(pod) or node is None:
             return
-        running = [
-            other.requests()
-            for other in self._records.values()
-            if other is not record and other.is_admitted and other.takes_room
-        ]
-        record.rejection = admit(pod, node, running)
+        record.rejection = admit(pod, node, self._room)
+        if record.rejection is not None:  # the room of those that have ended is counted as well, so look closely
+            running = (
+                other
+                for other in self._records.values()
+                if other is not record and other.is_admitted and other.takes_room
+            )
+            record.rejection = admit(pod, node, Room({other.uid: other.requests() for other in running}))
         if record.rejection is not None:
             self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
 
     def _forget(self, record: PodRecord) -> None:
         del self._records[record.uid]
         record.cancel_tasks()
+        self._room.remove(record.uid)
         self._parts.writer.forget(record.uid)
         self._parts.references.release(record.uid)
 

@@ -30,7 +30,7 @@ from agent.pods.observed import (
     views_of_status,
 )
 from agent.pods.probes import ContainerProbes
-from agent.pods.resources import pod_requests
+from agent.pods.resources import BURSTABLE, pod_requests, qos_class
 from agent.pods.status import is_terminal
 from agent.runtime.contract import ContainerState, Phase, Sandbox
 from pyk.api.objects import Object, is_deleting
@@ -74,6 +74,7 @@ class PodRecord:
     deleted_version: str = ""
     """The resourceVersion at which the API object was last deleted."""
     _requests: Mapping[str, int] | None = None
+    _burstable: int | None = None
 
     @property
     def takes_room(self) -> bool:
@@ -95,6 +96,12 @@ class PodRecord:
         if self._requests is None:
             self._requests = pod_requests(self.pod)
         return self._requests
+
+    def burstable_millicores(self) -> int:
+        """What the pod adds to the weight of the burstable ones, computed once."""
+        if self._burstable is None:
+            self._burstable = self.requests().get("cpu", 0) if qos_class(self.pod) == BURSTABLE else 0
+        return self._burstable
 
     def note(self, state: ContainerState, read_message: MessageReader) -> None:
         """Take in what the runtime says of a container; news that come late do not turn time back."""

@@ -31,7 +31,7 @@ from agent.runtime.teardown import Teardown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from agent.runtime.forker import Channel, Forker
@@ -167,6 +167,14 @@ class Containers:
 
     def list(self, request: Request) -> None:
         request.reply([record.wire() for record in self.records.values() if record.phase != CREATING])
+
+    def list_of(self, request: Request) -> None:
+        """The ids of a sandbox's containers."""
+        request.reply(self.of_sandbox(request.arguments["sandbox"]))
+
+    def of_sandbox(self, sandbox: str) -> Sequence[str]:
+        """The ids of a sandbox's containers, whatever their phase."""
+        return [record.id for record in self.records.values() if record.sandbox == sandbox]
 
     def get(self, request: Request) -> None:
         record = self.records.get(request.arguments["container"])

@@ -132,10 +132,9 @@ class NativeRuntime:
         return _sandbox(await self._call("run_sandbox", config=document))
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
-        containers = [state for state in await self.list_containers() if state.sandbox_id == sandbox_id]
         async with asyncio.TaskGroup() as group:
-            for state in containers:
-                group.create_task(self.remove_container(state.id))
+            for identifier in await self._call("containers_of", sandbox=sandbox_id):
+                group.create_task(self.remove_container(identifier))
         await self._call("remove_sandbox", sandbox=sandbox_id)
 
     async def list_sandboxes(self) -> list[Sandbox]:

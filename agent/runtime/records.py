@@ -44,10 +44,15 @@ def start_time(pid: int) -> int:
 def stat_fields(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the command's name, state first; none when it does not exist."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return []
+    try:
+        return os.read(fd, _PAGE).decode(errors="replace").rpartition(")")[2].split()
+    except ProcessLookupError:
+        return []
+    finally:
+        os.close(fd)
 
 
 class RecordFile:

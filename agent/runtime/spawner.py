@@ -59,6 +59,7 @@ class Spawner:
             "forget_container": self._containers.forget,
             "list_removed": self._containers.list_removed,
             "list_containers": self._containers.list,
+            "containers_of": self._containers.list_of,
             "container": self._containers.get,
             "update_container": self._containers.update,
             "reopen_log": self._containers.reopen_log,
@@ -97,7 +98,7 @@ class Spawner:
 
     def _remove_sandbox(self, request: Request) -> None:
         sandbox = request.arguments["sandbox"]
-        if inside := [record.id for record in self._containers.records.values() if record.sandbox == sandbox]:
+        if inside := self._containers.of_sandbox(sandbox):
             raise OperationFailed(f"sandbox {sandbox} still has containers: {', '.join(inside)}")
         self._sandboxes.remove(request)
 

@@ -5,7 +5,7 @@
     <state-dir>/pods/<uid>/...                               other files of the pod (hosts, termination messages)
 
 Everything is idempotent: `set_up` on what is there refreshes the content of configMap, secret, downwardAPI and
-projected volumes. Secrets stay in memory file systems. All work on files runs in a thread.
+projected volumes. Secrets stay in memory file systems. All work on the files of volumes runs in a thread.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class VolumeManager:
         `memory_limit` (bytes) is the pod's, which bounds memory-backed volumes. Raises `VolumeFailure` naming the
         volume that failed; the others are set up all the same.
         """
+        if not pod["spec"].get("volumes"):  # one directory is made sooner than a thread is asked to make it
+            return self._set_up(pod, sources, memory_limit)
         return await asyncio.to_thread(self._set_up, pod, sources, memory_limit)
 
     async def bind_subpath(self, uid: str, container: str, index: int, volume: Path, subpath: str) -> Path:

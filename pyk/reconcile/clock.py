@@ -8,6 +8,7 @@ the next sleeper whenever nothing else is left to do.
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import itertools
 import random
@@ -102,7 +103,13 @@ async def settle(rounds: int = 50) -> None:
 
 def timestamp(seconds: float) -> str:
     """`metav1.Time`: RFC 3339 in UTC with whole seconds (`2026-01-02T03:04:05Z`)."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _whole_second(int(seconds))
+
+
+@functools.lru_cache(maxsize=256)
+def _whole_second(seconds: int) -> str:
+    """Statuses and events name the same seconds over and over, and the C library looks at /etc/localtime each time."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def micro_timestamp(seconds: float) -> str:

@@ -246,15 +246,21 @@ def read(file: str, default: str | None = None) -> str:
         os.close(fd)
 
 
-def write(file: str, value: str) -> None:
-    """One write to a control file. The error names the file and the value."""
+def write(file: str, *values: str) -> None:
+    """Values to a control file, each in a write of its own. The error names the file and the value."""
     fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for value in values:
+            _write_one(fd, file, value)
+    finally:
+        os.close(fd)
+
+
+def _write_one(fd: int, file: str, value: str) -> None:
     try:
         os.write(fd, value.encode())
     except OSError as error:
         raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: write {value!r}", file) from error
-    finally:
-        os.close(fd)
 
 
 def flat_keyed(text: str) -> dict[str, int]:

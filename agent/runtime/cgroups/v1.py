@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 
 from agent.runtime.cgroups import Cgroups, Limits, Usage, count_of_list, flat_keyed, read, send_kill, write
@@ -72,8 +73,8 @@ class CgroupsV1(Cgroups):
             self._write(path, "pids", "pids.max", str(limit) if limit > 0 else "max")
         if resources.get("devices") is not None and "devices" in self._roots:
             group = self._directory(path, "devices")
-            for file, value in v1_writes(resources["devices"]):
-                write(f"{group}/{file}", value)
+            for file, writes in itertools.groupby(v1_writes(resources["devices"]), key=lambda one: one[0]):
+                write(f"{group}/{file}", *(value for _, value in writes))
 
     def usage(self, path: str) -> Usage:
         memory = self._directory(path, "memory")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.pods.admission import admit
+from agent.pods.admission import Room, admit
 from agent.pods.resources import (
     container_cgroup_resources,
     oom_score_adj,
@@ -112,12 +112,12 @@ NODE = {
 )
 def test_the_node_takes_what_fits_beside_the_others(pod: Any, spec: Any, reason: str | None) -> None:
     other = pod(container(requests={"cpu": "500m"}))
-    rejection = admit({**pod(), "spec": {**pod()["spec"], **spec}}, NODE, [pod_requests(other)])
+    rejection = admit({**pod(), "spec": {**pod()["spec"], **spec}}, NODE, Room({"other": pod_requests(other)}))
     assert (rejection and rejection.reason) == reason
 
 
 def test_the_node_takes_no_more_pods_than_it_may(pod: Any) -> None:
-    rejection = admit(pod(), NODE, [pod_requests(pod())] * 2)
+    rejection = admit(pod(), NODE, Room({"a": pod_requests(pod()), "b": pod_requests(pod())}))
     assert rejection is not None
     assert rejection.reason == "OutOfpods"
 
@@ -136,4 +136,4 @@ def test_the_node_takes_no_more_pods_than_it_may(pod: Any) -> None:
 )
 def test_required_node_affinity(pod: Any, term: Any, fits: bool) -> None:
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
-    assert (admit(pod(affinity={"nodeAffinity": required}), NODE, []) is None) == fits
+    assert (admit(pod(affinity={"nodeAffinity": required}), NODE, Room()) is None) == fits

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pyk.errors import UserError
 from pyk.lab import control
+from pyk.lab.defaults import default_data_dir
 from pyk.lab.layout import DEFAULT_NAME, Layout, Options
 from pyk.lab.state import ClusterState, is_ours
 
@@ -119,6 +122,7 @@ def run_down(arguments: argparse.Namespace) -> int:
 
 def run_node_stop(arguments: argparse.Namespace) -> int:
     """Power a node off."""
+    _need_root("pyk node stop")
     control.ask(_named(arguments)[1], {"operation": "stop-node", "node": arguments.node})
     print(f"{arguments.node} is off")
     return 0
@@ -126,6 +130,7 @@ def run_node_stop(arguments: argparse.Namespace) -> int:
 
 def run_node_start(arguments: argparse.Namespace) -> int:
     """Power a node on."""
+    _need_root("pyk node start")
     control.ask(_named(arguments)[1], {"operation": "start-node", "node": arguments.node})
     print(f"{arguments.node} is on")
     return 0
@@ -133,6 +138,7 @@ def run_node_start(arguments: argparse.Namespace) -> int:
 
 def run_node_list(arguments: argparse.Namespace) -> int:
     """Show which nodes have power."""
+    _need_root("pyk node list")
     data_dir = _named(arguments)[1]
     state = control.ask(data_dir, {"operation": "status"})
     layout = _running_layout(data_dir)
@@ -193,9 +199,11 @@ def _stay(running: Any) -> int:
         print("Ctrl-C stops the cluster; its data stays.", flush=True)
         status: int = running.process.wait()
     except KeyboardInterrupt:
-        print("\nstopping the cluster ...", flush=True)
+        with suppress(OSError):  # the terminal may be what went away
+            print("\nstopping the cluster ...", flush=True)
         _stop(running)
-        print(f"stopped; 'pyk up' continues with the data in {running.layout.data_dir}, 'pyk down' removes it")
+        down = f"pyk down{own_options(running.layout.options)}"
+        print(f"stopped; 'pyk up' continues with the data in {running.layout.data_dir}, '{down}' removes it")
         return 0
     _stop(running)
     raise UserError(f"the supervisor ended with status {status}: see {running.layout.log_dir / 'supervisor.log'}")
@@ -214,10 +222,14 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _need_root(command: str) -> None:
+    from pyk.lab import up
+
+    up.need_root(command)
+
+
 def _named(arguments: argparse.Namespace) -> tuple[str, Path]:
     """The name and the data folder that the options mean."""
-    from pyk.lab.defaults import default_data_dir
-
     name = arguments.name or DEFAULT_NAME
     data_dir = Path(arguments.data_dir).absolute() if arguments.data_dir else default_data_dir(name)
     state = ClusterState.load(data_dir) if is_ours(data_dir) else None
@@ -235,13 +247,19 @@ def _running_layout(data_dir: Path) -> Layout:
     return state.layout
 
 
+def own_options(options: Options) -> str:
+    """What `pyk down` and `pyk node` need to be told to mean this cluster and not the one of the default name."""
+    if options.data_dir != str(default_data_dir(options.name)):
+        return f" --data-dir {shlex.quote(options.data_dir)}"
+    return "" if options.name == DEFAULT_NAME else f" --name {options.name}"
+
+
 def _print_hints(layout: Layout) -> None:
     options: Options = layout.options
     nodes = "1 node" if options.nodes == 1 else f"{options.nodes} nodes"
     print(f"cluster {options.name}: {nodes}, API server {layout.server}, kubeconfig {options.kubeconfig}")
-    own = (
-        "" if options.kubeconfig == str(Path.home() / ".pyk" / "kubeconfig") else f" --kubeconfig {options.kubeconfig}"
-    )
+    is_default = options.kubeconfig == str(Path.home() / ".pyk" / "kubeconfig")
+    own = "" if is_default else f" --kubeconfig {shlex.quote(options.kubeconfig)}"
     pyk = sys.argv[0] if os.sep in sys.argv[0] else "pyk"
     print("try:")
     for command, what in (
@@ -249,7 +267,10 @@ def _print_hints(layout: Layout) -> None:
         (f"apply -f manifests/app.yaml{own}", "run an app"),
         (f"logs -f deployment/hello{own}", "what it says"),
         (f"scale deployment/hello --replicas=6{own}", "more of it"),
-        ("node stop node-2", "pull the plug of a node, and watch its pods move"),
-        ("down", "remove everything"),
+        (
+            f"node stop node-{min(2, options.nodes)}{own_options(options)}",
+            "pull the plug of a node, see its pods move",
+        ),
+        (f"down{own_options(options)}", "remove everything"),
     ):
         print(f"  {pyk} {command:<42} # {what}")

@@ -32,20 +32,21 @@ STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 
 
 def register(subparsers: Any) -> None:
-    parser = subparsers.add_parser("exec", help="run a command in a container")
+    usage = "pyk exec POD [OPTION ...] -- COMMAND [ARGUMENT ...]"
+    parser = subparsers.add_parser("exec", help="run a command in a container", usage=usage)
     parser.add_argument("pod", metavar="POD", help="web, pod/web or deployment/web")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("-c", "--container", default="", metavar="NAME", help="one container of the pod")
     parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal")
     add_connection_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, takes_command=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
-    if not command:
-        raise UserError("name the command: pyk exec POD -- COMMAND [ARGUMENT ...]")
+    command = arguments.behind
+    if not command or arguments.words:
+        raise UserError("name the command behind '--': pyk exec POD -- COMMAND [ARGUMENT ...]")
     session = Session(arguments)
     pod = find_pods(session, arguments.pod)[0]
     names = container_names(pod)

@@ -2,7 +2,8 @@
 
 Only the module of the command that was asked for is imported, so that `pyk get pods` starts in a blink; `pyk --help`
 reads all of them. A module of commands has `register(subparsers)`, and its commands set `run`, a function of the
-parsed arguments that returns the exit status.
+parsed arguments that returns the exit status. Those that take the words behind `--` also set `takes_command`, and find
+them as `arguments.behind`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = build_parser(given)
-        parsed = parser.parse_args(given)
+        words, behind = _split(given)
+        parsed = parser.parse_args(words)
+        parsed.behind = behind
+        if behind and not getattr(parsed, "takes_command", False):
+            raise UserError(f"nothing goes behind '--' here: {' '.join(behind)}")
         if not hasattr(parsed, "run"):
             parser.print_help()
             return 0 if not given else 1
@@ -82,6 +87,14 @@ def build_parser(given: Sequence[str]) -> argparse.ArgumentParser:
         if module in wanted:
             importlib.import_module(f"pyk.cli.{module}").register(subparsers)
     return parser
+
+
+def _split(given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our own words, and those behind the first `--`: a command for a container, whose options are not ours."""
+    if "--" not in given:
+        return given, ()
+    end = list(given).index("--")
+    return given[:end], given[end + 1 :]
 
 
 def _fail(message: str) -> int:

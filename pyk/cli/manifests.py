@@ -92,10 +92,13 @@ def _texts(sources: Sequence[str], recursive: bool) -> Iterator[tuple[str, str]]
 
 
 def _files(path: Path, recursive: bool) -> Iterable[Path]:
-    if not path.is_dir():
-        return [path]
     pattern = "**/*" if recursive else "*"
-    found = sorted(file for file in path.glob(pattern) if file.suffix in ENDINGS and file.is_file())
+    try:
+        if not path.is_dir():
+            return [path]
+        found = sorted(file for file in path.glob(pattern) if file.suffix in ENDINGS and file.is_file())
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
     if not found:
         raise ManifestError(f"{path}: no file that ends in {', '.join(ENDINGS)}")
     return found

@@ -69,11 +69,19 @@ def kubeconfig_paths(explicit: str | Path | None = None) -> list[Path]:
     if explicit:
         return [Path(explicit)]
     if listed := os.environ.get("KUBECONFIG"):
-        return [path for part in listed.split(":") if part and (path := Path(part)).exists()]
+        return [path for part in listed.split(":") if part and _is_there(path := Path(part))]
     for candidate in (default_kubeconfig(), Path.home() / ".kube" / "config"):
-        if candidate.exists():
+        if _is_there(candidate):
             return [candidate]
     return []
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; one that we may not look at counts, so that its reader is told why."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def load_kubeconfig(path: str | Path | None = None, context: str | None = None) -> ClientConfig:

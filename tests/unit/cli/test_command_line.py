@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from pyk.cli.cluster import own_options
 from pyk.cli.drain import pods_to_move
 from pyk.cli.exec import exit_status
 from pyk.cli.logs import seconds_of
 from pyk.cli.main import COMMANDS, main
 from pyk.cli.rollout import status_line
 from pyk.cli.session import parse_wanted
+from pyk.client.config import load_kubeconfig
 from pyk.errors import UserError
+from pyk.lab.layout import Options
 
 
 def words_of(text: list[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -44,6 +47,8 @@ def test_kinds_and_names_are_understood_as_kubectl_does() -> None:
         (["scale", "deploy/a", "--replicas=-1"], "must be 0 or more"),
         (["logs"], "name a pod"),
         (["exec", "a"], "name the command"),
+        (["exec", "a", "ls"], "behind '--'"),
+        (["get", "pods", "--", "a"], "nothing goes behind '--'"),
         (["get", "pods", "--kubeconfig", "/nonexistent"], "cannot read the kubeconfig"),
         (["delete", "pods"], "name the object"),
     ],
@@ -159,3 +164,36 @@ def test_a_drain_moves_what_can_come_back_and_refuses_what_cannot() -> None:
     leaving, refusals = pods_to_move(pods, options)
     assert [one["metadata"]["name"] for one in leaving] == ["kept", "alone", "data"]
     assert refusals == []
+
+
+def test_options_of_exec_stand_before_or_behind_the_pod_and_those_of_the_command_are_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[argparse.Namespace] = []
+    monkeypatch.setattr("pyk.cli.exec.run", lambda arguments: seen.append(arguments) or 0)
+    for words in (["-n", "x", "-it", "web"], ["web", "-it", "-n", "x"]):
+        assert main(["exec", *words, "--", "ls", "-n", "--", "y"]) == 0
+    for arguments in seen:
+        assert (arguments.pod, arguments.namespace, arguments.tty) == ("web", "x", True)
+        assert list(arguments.behind) == ["ls", "-n", "--", "y"]
+
+
+def test_what_to_try_names_the_cluster_that_was_started() -> None:
+    def down(**options: Any) -> str:
+        return own_options(Options(**options))
+
+    assert down(data_dir="/var/lib/pyk") == ""
+    assert down(name="b", data_dir="/var/lib/pyk-b") == " --name b"
+    assert down(name="b", data_dir="/tmp/a b") == " --data-dir '/tmp/a b'"
+
+
+def test_a_kubeconfig_that_may_not_be_read_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot read the kubeconfig .*: Permission denied"):
+        load_kubeconfig()

@@ -9,21 +9,25 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aiohttp import web
 
-from controlplane.apiserver import discovery, metrics, responses
+from controlplane.apiserver import discovery, metrics, responses, tokenrequests
+from controlplane.apiserver.apply import check_options, is_apply, read_apply
 from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.connections import Connections
-from controlplane.apiserver.decoding import parse_body
+from controlplane.apiserver.decoding import conform, parse_body
 from controlplane.apiserver.encoding import decode, dumps
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.listing import Lister
+from controlplane.apiserver.managedfields import manager_of
 from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.nodeproxy import NodeProxy
-from controlplane.apiserver.patch import parse_patch
+from controlplane.apiserver.patch import names_managers, parse_patch
+from controlplane.apiserver.podproxy import target_of
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.request import (
     Query,
@@ -38,7 +42,10 @@ from controlplane.apiserver.request import (
 )
 from controlplane.apiserver.reviews import Reviewer
 from controlplane.apiserver.streaming import WatchStream, open_watch
-from controlplane.apiserver.subresources import bind, scale_of, write_scale
+from controlplane.apiserver.subresources import apply_scale, bind, scale_of, write_scale
+from controlplane.apiserver.tokenrequests import TokenRequests
+from controlplane.apiserver.tokens import IssuerDocuments
+from controlplane.apiserver.views import shown, shown_lines, shown_listing, stored_kind, stored_options
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.apiserver.watchforms import render_for
 from controlplane.store.contract import StoreUnavailable
@@ -101,8 +108,10 @@ class Api:
         authorizer: Authorizer,
         proxy: NodeProxy,
         health: Health,
-        connections: Connections,
         reviewer: Reviewer,
+        token_requests: TokenRequests,
+        issuer_documents: IssuerDocuments,
+        connections: Connections,
         clock: Clock,
     ) -> None:
         self._cache = cache
@@ -112,8 +121,10 @@ class Api:
         self._authorizer = authorizer
         self._proxy = proxy
         self._health = health
-        self._connections = connections
         self._reviewer = reviewer
+        self._token_requests = token_requests
+        self._issuer_documents = issuer_documents
+        self._connections = connections
         self._clock = clock
         self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
             "get": self._get,
@@ -141,7 +152,7 @@ class Api:
 
     async def _answer(self, request: web.Request, info: RequestInfo, query: Query) -> web.StreamResponse:
         try:
-            user = impersonated(request.headers, self._authenticator.authenticate(request), self._authorizer)
+            user = impersonated(request.headers, await self._authenticator.authenticate(request), self._authorizer)
             call = Call(request, info, query, user)
             self._authorize(call)
             async with asyncio.timeout(None if metrics.is_stream(info) else REQUEST_SECONDS):
@@ -233,6 +244,9 @@ class Api:
             return await self._health.answer(path, call.query)
         if path.startswith("/openapi/"):
             return self._openapi(path, call.accept)
+        port = call.request.get_extra_info("sockname", ("", 0))[1]
+        if (issued := self._issuer_documents.at(path, port)) is not None:
+            return responses.plain(issued[0], content_type=issued[1])
         found = discovery.discovery_response(path.rstrip("/"), call.accept)
         if found is None:
             return web.Response(text="404 page not found\n", status=404)
@@ -261,21 +275,25 @@ class Api:
         accepted = negotiate(call.accept)
         versions = call.query.get("resourceVersion")
         version = parse_revision(versions[0]) if versions and versions[0] else None
-        entry = await self._cache.get(kind, call.info.namespace, call.info.name, version)
-        return responses.one(kind, entry.data, accepted, now=self._clock.time(), include=call.include)
+        entry = await self._cache.get(stored_kind(kind), call.info.namespace, call.info.name, version)
+        return responses.one(kind, shown(kind, entry.data), accepted, now=self._clock.time(), include=call.include)
 
     async def _list(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept)
-        listing = await self._lister.list(kind, call.info.namespace, list_options(call.query))
-        return responses.many(kind, listing, accepted, now=self._clock.time(), include=call.include)
+        options = stored_options(kind, list_options(call.query))
+        listing = await self._lister.list(stored_kind(kind), call.info.namespace, options)
+        return responses.many(
+            kind, shown_listing(kind, listing), accepted, now=self._clock.time(), include=call.include
+        )
 
     async def _watch(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept, is_stream=True)
         options = list_options(call.query, watch=True)
         if call.info.name and not options.fields:  # the old path of a watch of one object
             options = replace(options, fields=(FieldRequirement("metadata.name", True, call.info.name),))
-        render = render_for(accepted, kind, call.include, self._clock)
-        stream = await open_watch(self._cache, kind, call.info.namespace, options, render)
+        options = stored_options(kind, options)
+        render = shown_lines(kind, render_for(accepted, kind, call.include, self._clock))
+        stream = await open_watch(self._cache, stored_kind(kind), call.info.namespace, options, render)
         seconds = options.timeout_seconds or _SHORTEST_WATCH_SECONDS * (1 + self._clock.random.random())
         return await self._send_watch(call, kind, stream, seconds)
 
@@ -317,12 +335,23 @@ class Api:
     def _write(self, call: Call, kind: Kind) -> Write:
         info = call.info
         options = write_options(call.query, _OPTIONS_KINDS.get(info.verb, "DeleteOptions"))
-        return Write(call.user, kind, info.namespace, info.name, info.subresource, options)
+        view = kind if kind.stored_as is not None else None
+        return Write(
+            call.user,
+            stored_kind(kind),
+            info.namespace,
+            info.name,
+            info.subresource,
+            options,
+            view=view,
+            manager=options.field_manager or manager_of(call.request.headers.get("User-Agent", "")),
+        )
 
     def _written(self, call: Call, write: Write, wire: bytes, status: int = 200) -> web.Response:
+        kind = write.view or write.kind
         response = responses.one(
-            write.kind,
-            wire,
+            kind,
+            shown(kind, wire),
             negotiate(call.accept),
             now=self._clock.time(),
             include=call.include,
@@ -338,24 +367,51 @@ class Api:
             raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         document, doubled = await self._body(call)
         _check_type(document, kind)
+        if kind.is_question:
+            document.pop("status", None)  # the answer's place: clients send it with empty fields
+            question = self._registry.conform(write, document, doubled)
+            answered = await self._reviewer.answer(call.user, kind, call.info.namespace, question)
+            return self._written(call, write, dumps(answered), 201)
         return self._written(call, write, await self._registry.create(write, document, doubled), 201)
 
     async def _update(self, call: Call, kind: Kind) -> web.StreamResponse:
         write = self._write(call, kind)
         document, doubled = await self._body(call)
         _check_type(document, kind)
-        return self._written(call, write, await self._registry.update(write, document, doubled))
-        if kind.is_question:
-            document.pop("status", None)  # the answer's place: clients send it with empty fields
-            question = self._registry.conform(write, document, doubled)
-            answered = await self._reviewer.answer(call.user, kind, call.info.namespace, question)
-            return self._written(call, write, dumps(answered), 201)
+        try:
+            wire = await self._registry.update(write, document, doubled)
+        except ApiError as error:
+            if error.code != 404 or not kind.creates_on_update or write.subresource:
+                raise
+            return await self._create_by_update(call, write, document, doubled)
+        return self._written(call, write, wire)
+
+    def _authorize_creation(self, call: Call) -> None:
+        """Raises 403 `ApiError` when who asks to change an object may not create it."""
+        self._authorize(replace(call, info=replace(call.info, verb="create")))
+
+    async def _create_by_update(
+        self, call: Call, write: Write, document: Object, doubled: list[str]
+    ) -> web.StreamResponse:
+        """Create what a PUT of a kind that allows it did not find; who asks must be allowed to create."""
+        self._authorize_creation(call)
+        metadata = document.get("metadata")
+        if isinstance(metadata, dict):
+            metadata.pop("resourceVersion", None)  # of the object that was there before
+        return self._written(call, write, await self._registry.create(write, document, doubled), 201)
 
     async def _patch(self, call: Call, kind: Kind) -> web.StreamResponse:
         write = self._write(call, kind)
         body = await call.request.read()
-        patch = parse_patch(body, call.request.headers.get("Content-Type", ""), kind.model)
-        return self._written(call, write, await self._registry.patch(write, patch))
+        content_type = call.request.headers.get("Content-Type", "")
+        applies = is_apply(content_type)
+        check_options(write.options.field_manager, write.options.force, applies=applies)
+        if applies:
+            wire, is_new = await self._registry.apply(write, *read_apply(body), partial(self._authorize_creation, call))
+            return self._written(call, write, wire, 201 if is_new else 200)
+        patch = parse_patch(body, content_type, kind.model)
+        wire = await self._registry.patch(write, patch, sees_managers=names_managers(body))
+        return self._written(call, write, wire)
 
     async def _delete(self, call: Call, kind: Kind) -> web.StreamResponse:
         options = delete_options(call.query, await self._delete_body(call))
@@ -367,10 +423,13 @@ class Api:
         options = delete_options(call.query, await self._delete_body(call))
         write = self._write(call, kind)
         write.name = ""
-        listing = await self._lister.list(kind, call.info.namespace, list_options(call.query))
+        query = stored_options(kind, list_options(call.query))
+        listing = await self._lister.list(stored_kind(kind), call.info.namespace, query)
         await self._registry.delete_collection(write, listing.entries, options)
         accepted = negotiate(call.accept)
-        return responses.many(kind, listing, accepted, now=self._clock.time(), include=call.include)
+        return responses.many(
+            kind, shown_listing(kind, listing), accepted, now=self._clock.time(), include=call.include
+        )
 
     async def _delete_body(self, call: Call) -> Object:
         if not call.request.body_exists:
@@ -398,10 +457,16 @@ class Api:
                 return responses.document(scale_of(kind, decode(entry.data)), negotiate(call.accept))
             case "scale", "update" | "patch":
                 return await self._write_scale(call, kind)
+            case "token", "create":
+                return await self._create_token(call, kind)
             case "binding", "create":
                 return await self._create_binding(call, kind)
             case ("log", "get") | (("exec" | "attach" | "portforward"), ("get" | "create")):
                 return await self._pod_stream(call)
+            case "proxy", _ if kind is POD:
+                target = target_of(info.name)
+                entry = await self._cache.get(kind, info.namespace, target.name)
+                return await self._proxy.pod_proxy(call.request, decode(entry.data), target)
             case "proxy", _ if kind is NODE:
                 entry = await self._cache.get(kind, "", info.name)
                 return await self._proxy.node_proxy(call.request, decode(entry.data), info.rest)
@@ -415,11 +480,38 @@ class Api:
             document, doubled = await self._body(call)
             scale = await write_scale(self._registry, write, lambda _: document, doubled)
         else:
+            body = await call.request.read()
             content_type = call.request.headers.get("Content-Type", "")
-            patch = parse_patch(await call.request.read(), content_type, Scale)
-            scale = await write_scale(self._registry, write, patch.apply)
+            applies = is_apply(content_type)
+            check_options(write.options.field_manager, write.options.force, applies=applies)
+            if applies:
+                document, doubled = read_apply(body)
+                may_create = partial(self._authorize_creation, call)
+                scale = await apply_scale(self._registry, write, document, doubled, may_create)
+            else:
+                patch = parse_patch(body, content_type, Scale)
+                scale = await write_scale(self._registry, write, patch.apply)
         response = responses.document(scale, negotiate(call.accept))
         responses.add_warnings(response, write.warnings)
+        return response
+
+    async def _create_token(self, call: Call, kind: Kind) -> web.StreamResponse:
+        from pyk.api.authentication import TokenRequest
+
+        document, doubled = await self._body(call)
+        document.pop("status", None)
+        write = self._write(call, kind)
+        request, warnings = conform(
+            TokenRequest,
+            document,
+            kind=tokenrequests.KIND,
+            api_version=tokenrequests.GROUP_VERSION,
+            field_validation=write.options.field_validation,
+            doubled=doubled,
+        )
+        answer = await self._token_requests.answer(call.user, write.namespace, write.name, request)
+        response = responses.document(answer, negotiate(call.accept), 201)
+        responses.add_warnings(response, warnings)
         return response
 
     async def _create_binding(self, call: Call, kind: Kind) -> web.StreamResponse:

@@ -59,6 +59,7 @@ def main() -> int:
         addresses=arguments.bind or ["127.0.0.1"],
         port=arguments.port,
         default_toleration_seconds=arguments.default_toleration_seconds,
+        advertise_address=arguments.advertise_address,
     )
     store = open_store(arguments, clock)
     return run_component("apiserver", lambda: serve(store, options, clock), verbose=arguments.verbose)

@@ -2,7 +2,8 @@
 
 A certificate counts because the TLS layer verified it against the cluster's authority (`server_context`): its common
 name is the user, its organizations are the groups. Tokens come from a file of `token,user,uid,"group1,group2"` rows,
-read once. Whoever shows neither is `system:anonymous`; a token that nobody owns is a 401.
+read once; what is none of these may be a service account's (`tokens.py`). Whoever shows neither is `system:anonymous`;
+a token that nobody owns is a 401.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import csv
 import hashlib
 import hmac
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,15 +44,22 @@ def service_account_groups(namespace: str) -> tuple[str, ...]:
     return ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
 
 
+Verify = Callable[[str], Awaitable[UserInfo | None]]
+
+
 class Authenticator:
     """Turns requests into identities.
 
-    `ca_file` is the authority that signs client certificates, `tokens_file` the static tokens. Raises OSError when a
-    file cannot be read and ValueError when a row of tokens is not one.
+    `ca_file` is the authority that signs client certificates, `tokens_file` the static tokens; `verify` tells the owner
+    of any other token, or None. Raises OSError when a file cannot be read and ValueError when a row of tokens is not
+    one.
     """
 
-    def __init__(self, ca_file: Path | str, tokens_file: Path | str | None = None) -> None:
+    def __init__(
+        self, ca_file: Path | str, tokens_file: Path | str | None = None, verify: Verify | None = None
+    ) -> None:
         self._ca_file = Path(ca_file)
+        self._verify = verify
         self._tokens = list(_read_tokens(Path(tokens_file))) if tokens_file is not None else []
 
     def server_context(self, certificate: Path | str, key: Path | str) -> ssl.SSLContext:
@@ -64,7 +72,7 @@ class Authenticator:
         context.set_alpn_protocols(["http/1.1"])
         return context
 
-    def authenticate(self, request: web.BaseRequest) -> UserInfo:
+    async def authenticate(self, request: web.BaseRequest) -> UserInfo:
         """Who sends the request. Raises a 401 `ApiError` for a bearer token that nobody owns."""
         if request.transport is not None:
             certificate = request.transport.get_extra_info("peercert")
@@ -73,17 +81,23 @@ class Authenticator:
                 if user is not None:
                     return user
         token = _bearer_token(request)
-        return self._owner_of(token) if token else ANONYMOUS
+        if not token:
+            return ANONYMOUS
+        owner = self.owner_of(token)
+        if owner is None and self._verify is not None:
+            owner = await self._verify(token)
+        if owner is None:
+            raise unauthorized()
+        return owner
 
-    def _owner_of(self, token: str) -> UserInfo:
+    def owner_of(self, token: str) -> UserInfo | None:
+        """The owner of a static token."""
         digest = hashlib.sha256(token.encode()).digest()
         found: UserInfo | None = None
         # Every row is compared, in the same time, so that an answer's time tells nothing of the tokens.
         for known, user in self._tokens:
             if hmac.compare_digest(known, digest):
                 found = user
-        if found is None:
-            raise unauthorized()
         return found
 
 

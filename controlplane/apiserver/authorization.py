@@ -114,6 +114,8 @@ class Authorizer:
                 return None if asked.verb in ("create", "update", "patch") else ""
             case ("", "secrets" | "configmaps", ""):
                 return self._referenced(node, asked)
+            case ("", "serviceaccounts", "token"):
+                return self._account_of_own_pod(node, asked) if asked.verb == "create" else ""
             case ("", "services" | "namespaces", ""):
                 return None if asked.verb in ("get", "list", "watch") else ""
             case _:
@@ -143,6 +145,12 @@ class Authorizer:
             return "can only read resources of this type by name" if asked.verb in ("get", "list", "watch") else ""
         for pod in self._pods_of(node, asked.namespace):
             if asked.name in references(pod["spec"], asked.resource):
+                return None
+        return f"no relationship found between node '{node}' and this object"
+
+    def _account_of_own_pod(self, node: str, asked: Attributes) -> str | None:
+        for pod in self._pods_of(node, asked.namespace):
+            if pod["spec"].get("serviceAccountName") == asked.name:
                 return None
         return f"no relationship found between node '{node}' and this object"
 

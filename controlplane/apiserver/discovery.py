@@ -29,7 +29,9 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("nodes", "proxy"): ("NodeProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("namespaces", "finalize"): ("Namespace", ("update",)),
 }
+    ("serviceaccounts", "token"): ("TokenRequest", ("create",)),
 
+_OF_OTHER_GROUPS = {"TokenRequest": ("authentication.k8s.io", "v1")}
 
 def version_info() -> dict[str, str]:
     """The body of `/version`."""
@@ -97,7 +99,8 @@ def subresources_of(kind: Kind) -> Iterator[tuple[str, str, str, str, tuple[str,
     """Each subresource: its name; group, version and kind of what it takes or gives; its verbs."""
     for name in kind.subresources:
         response, verbs = _SUBRESOURCES[kind.plural, name]
-        yield name, kind.group, kind.version, response, verbs
+        group, version = _OF_OTHER_GROUPS.get(response, (kind.group, kind.version))
+        yield name, group, version, response, verbs
     if kind.scale is not None:
         yield "scale", "autoscaling", "v1", "Scale", _STATUS_VERBS
     if kind.has_status:

@@ -12,6 +12,7 @@ from typing import Any
 from controlplane.apiserver.discovery import resource_verbs, subresources_of
 from controlplane.apiserver.openapi_schemas import PATCH, Dialect, Schemas, group_version_kind
 from pyk.api.apps import Scale
+from pyk.api.authentication import TokenRequest
 from pyk.api.base import Model
 from pyk.api.core_pods import Binding
 from pyk.api.kinds import Kind
@@ -158,7 +159,7 @@ class _Writer:
             ]
             methods = [_METHODS[verb] for verb in verbs]
             return self._item(operations, has_name=True, methods=methods)
-        models: dict[str, type[Model]] = {"scale": Scale, "binding": Binding}
+        models: dict[str, type[Model]] = {"scale": Scale, "binding": Binding, "token": TokenRequest}
         model = self._schemas.of(models.get(name, self._kind.model))
         operations = []
         for verb in verbs:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from controlplane.apiserver.authentication import UserInfo
+from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer, node_name
+from controlplane.apiserver.tokens import InvalidToken, ServiceAccountTokens
 from controlplane.apiserver.watchcache import WatchCache
 from pyk.api.kinds import TABLE, Kind
 from pyk.api.objects import Object
@@ -24,9 +25,13 @@ _GROUP = "authorization.k8s.io"
 class Reviewer:
     """Answers questions by the same authorizer as every request."""
 
-    def __init__(self, authorizer: Authorizer, cache: WatchCache) -> None:
+    def __init__(
+        self, authorizer: Authorizer, cache: WatchCache, authenticator: Authenticator, tokens: ServiceAccountTokens
+    ) -> None:
         self._authorizer = authorizer
         self._cache = cache
+        self._authenticator = authenticator
+        self._tokens = tokens
 
     async def answer(self, user: UserInfo, kind: Kind, namespace: str, question: Object) -> Object:
         """The question with its `status`. Raises 400 and 422 `ApiError`."""
@@ -75,6 +80,20 @@ class Reviewer:
             status["evaluationError"] = "node authorizer does not support user rule resolution"
         return status
 
+    async def _whose_token(self, user: UserInfo, namespace: str, question: Object) -> dict[str, Any]:
+        token, wanted = question["spec"].get("token") or "", question["spec"].get("audiences") or ()
+        if not token:
+            raise bad_request("token is required for TokenReview in authentication")
+        owner, audiences = self._authenticator.owner_of(token), list(self._tokens.api_audiences)
+        if owner is not None:
+            audiences = [audience for audience in wanted or audiences if audience in audiences]
+        try:
+            if owner is None or not audiences:
+                owner, audiences = await self._tokens.verify(token, wanted)
+        except InvalidToken as error:
+            return {"user": {}, "error": f"[invalid bearer token, {error}]"}
+        return {"authenticated": True, "user": user_document(owner), "audiences": audiences}
+
     async def _decide(self, user: UserInfo, spec: dict[str, Any]) -> dict[str, Any]:
         # Whoever has just bound a role asks next whether it works.
         await self._cache.catch_up()
@@ -84,6 +103,7 @@ class Reviewer:
 Answer = Callable[[Reviewer, UserInfo, str, Object], Awaitable[dict[str, Any]]]
 _BY_NAME: dict[str, Answer] = {
     "SelfSubjectReview": Reviewer._who_am_i,
+    "TokenReview": Reviewer._whose_token,
     "SelfSubjectAccessReview": Reviewer._may_i,
     "SelfSubjectRulesReview": Reviewer._my_rules,
     "SubjectAccessReview": Reviewer._may_they,

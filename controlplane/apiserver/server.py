@@ -29,6 +29,8 @@ from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.rbac import book_from
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.reviews import Reviewer
+from controlplane.apiserver.tokenrequests import TokenRequests
+from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
 from controlplane.apiserver.watchcache import WatchCache, selection
 from controlplane.store.contract import Store, StoreError
 from pyk.api.kinds import NODE, POD
@@ -53,6 +55,8 @@ class ServerOptions:
     addresses: Sequence[str] = ("127.0.0.1",)
     port: int = 6443
     default_toleration_seconds: int = 300
+    advertise_address: str = ""
+    """Where others reach this server; the last of `addresses` when empty."""
 
 
 @asynccontextmanager
@@ -63,7 +67,10 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         cache = WatchCache(store, clock)
         connections = Connections()
         tokens = options.pki_dir / "tokens.csv"
-        authenticator = Authenticator(options.pki_dir / "ca.crt", tokens if tokens.exists() else None)
+        account_tokens = ServiceAccountTokens(SigningKey(options.pki_dir / "sa.key"), cache, clock)
+        authenticator = Authenticator(
+            options.pki_dir / "ca.crt", tokens if tokens.exists() else None, account_tokens.owner_of
+        )
         authorizer = Authorizer(_pods_of(cache), book_from(cache.of))
         admission = default_admission(cache, options.default_toleration_seconds)
         registry = Registry(store, cache, clock, authorizer, admission)
@@ -76,7 +83,9 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             authorizer=authorizer,
             proxy=proxy,
             health=Health(store, cache, connections),
-            reviewer=Reviewer(authorizer, cache),
+            reviewer=Reviewer(authorizer, cache, authenticator, account_tokens),
+            token_requests=TokenRequests(account_tokens, cache),
+            issuer_documents=IssuerDocuments(account_tokens, options.advertise_address or options.addresses[-1]),
             connections=connections,
             clock=clock,
         )

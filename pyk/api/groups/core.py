@@ -63,6 +63,7 @@ KINDS = (
         "core_config:ServiceAccount",
         short_names=("sa",),
         rules_path="rules.config:SERVICE_ACCOUNT",
+        subresources=("token",),
     ),
     Kind(
         "",

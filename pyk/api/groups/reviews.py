@@ -19,6 +19,7 @@ def _question(module: str, name: str, *, namespaced: bool = False) -> Kind:
 
 KINDS = (
     _question("authentication", "SelfSubjectReview"),
+    _question("authentication", "TokenReview"),
     _question("authorization", "SelfSubjectAccessReview"),
     _question("authorization", "SelfSubjectRulesReview"),
     _question("authorization", "SubjectAccessReview"),

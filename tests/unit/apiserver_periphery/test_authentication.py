@@ -38,32 +38,33 @@ def with_header(value: str, name: str = "Authorization") -> web.BaseRequest:
 
 
 @pytest.mark.parametrize("header", ["Bearer secret-1", "bearer   secret-1"])
-def test_a_token_is_its_owner(authenticator: Authenticator, header: str) -> None:
-    user = authenticator.authenticate(with_header(header))
+async def test_a_token_is_its_owner(authenticator: Authenticator, header: str) -> None:
+    user = await authenticator.authenticate(with_header(header))
     assert user == UserInfo("alice", "u1", ("dev", "ops", "system:authenticated"))
 
 
-def test_a_token_without_groups_is_just_authenticated(authenticator: Authenticator) -> None:
-    user = authenticator.authenticate(with_header("Bearer secret-2"))
+async def test_a_token_without_groups_is_just_authenticated(authenticator: Authenticator) -> None:
+    user = await authenticator.authenticate(with_header("Bearer secret-2"))
     assert user == UserInfo("bob", "u2", ("system:authenticated",))
 
 
 @pytest.mark.parametrize("header", ["Bearer nobody's", "Bearer secret", "Bearer secret-11", "Bearer secret-1 x"])
-def test_a_token_that_nobody_owns_is_refused(authenticator: Authenticator, header: str) -> None:
+async def test_a_token_that_nobody_owns_is_refused(authenticator: Authenticator, header: str) -> None:
     with pytest.raises(ApiError) as raised:
-        authenticator.authenticate(with_header(header))
+        await authenticator.authenticate(with_header(header))
     assert (raised.value.code, raised.value.reason) == (401, "Unauthorized")
 
 
 @pytest.mark.parametrize("header", ["", "Basic YTpi", "Bearer", "Bearer "])
-def test_whoever_shows_nothing_is_anonymous(authenticator: Authenticator, header: str) -> None:
-    assert authenticator.authenticate(with_header(header)) == ANONYMOUS
+async def test_whoever_shows_nothing_is_anonymous(authenticator: Authenticator, header: str) -> None:
+    assert await authenticator.authenticate(with_header(header)) == ANONYMOUS
 
 
-def test_a_browser_shows_its_token_as_a_sub_protocol(authenticator: Authenticator) -> None:
+async def test_a_browser_shows_its_token_as_a_sub_protocol(authenticator: Authenticator) -> None:
     encoded = base64.urlsafe_b64encode(b"secret-1").decode().rstrip("=")
     protocols = f"base64url.bearer.authorization.k8s.io.{encoded}, v5.channel.k8s.io"
-    assert authenticator.authenticate(with_header(protocols, "Sec-WebSocket-Protocol")).name == "alice"
+    user = await authenticator.authenticate(with_header(protocols, "Sec-WebSocket-Protocol"))
+    assert user.name == "alice"
 
 
 @pytest.mark.parametrize("row", ["token-only\n", "token,user\n", ",user,uid\n"])
@@ -81,7 +82,7 @@ def test_a_subject_without_common_name_is_nobody() -> None:
 @pytest.fixture
 async def server(authenticator: Authenticator, pki_dir: Path) -> AsyncIterator[TestServer]:
     async def whoami(request: web.Request) -> web.Response:
-        user = authenticator.authenticate(request)
+        user = await authenticator.authenticate(request)
         return web.json_response({"name": user.name, "groups": list(user.groups)})
 
     app = web.Application()

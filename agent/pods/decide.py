@@ -271,7 +271,8 @@ def _stop_all(
     sidecars = [container["name"] for container in init_containers(pod) if is_sidecar(container)]
     alive = _alive(observed)
     since = observed.stopping_since or timer.now
-    deadline = since + _grace(pod)
+    # Who removes a pod from the API before its containers have ended wants the end at once (a forced deletion).
+    deadline = since + (SHORTEST_GRACE_SECONDS if observed.gone else _grace(pod))
     targets = [view for view in alive if view.name not in sidecars]
     if not targets:
         targets = [view for name in reversed(sidecars) for view in alive if view.name == name][:1]

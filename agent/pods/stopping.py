@@ -13,7 +13,7 @@ from agent.pods.observed import ATTEMPT, CONTAINER_NAME, STOP_SIGNAL, Stop
 from agent.pods.parts import Parts, find_container, target_of
 from agent.pods.record import PodRecord
 from agent.pods.resources import pod_cgroups
-from agent.runtime.contract import RuntimeFailure
+from agent.runtime.contract import Phase, RuntimeFailure
 from agent.volumes.mounts import remove_tree
 from pyk.api.kinds import POD
 from pyk.api.objects import key_of, name_of, namespace_of
@@ -46,7 +46,7 @@ class Stopper:
         self._parts.spawn(record, f"stop {action.id}", self._stop_gracefully(record, action))
 
     async def _stop_gracefully(self, record: PodRecord, action: do.StopContainer) -> None:
-        """The preStop hook within the grace period, then the stop signal."""
+        """The preStop hook within the grace period, then the stop signal, which waits for a spawner that is away."""
         container = find_container(record.pod, action.container) or {}
         hook = (container.get("lifecycle") or {}).get("preStop")
         if hook is not None and record.post_start.get(action.id) != "running":
@@ -59,14 +59,17 @@ class Stopper:
             if stop is not None:  # the signal gets a chance even when the hook has used up the time
                 latest = max(stop.deadline, self._parts.clock.time() + _SHORTEST_AFTER_HOOK_SECONDS)
                 record.stops[action.id] = replace(stop, deadline=latest)
-        state = record.states.get(action.id)
-        if state is None:
-            return
-        number = stop_signal(state.labels.get(STOP_SIGNAL, ""))
-        try:
-            await self._parts.runtime.kill_container(action.id, number)
-        except RuntimeFailure as error:
-            log.warning("signal %d for container %s of %s: %s", number, action.container, name_of(record.pod), error)
+        delay = _FIRST_RETRY_SECONDS
+        while (state := record.states.get(action.id)) is not None and state.phase is not Phase.EXITED:
+            number = stop_signal(state.labels.get(STOP_SIGNAL, ""))
+            try:
+                await self._parts.runtime.kill_container(action.id, number)
+            except RuntimeFailure as error:
+                log.warning("signal %d for %s of %s: %s", number, action.container, name_of(record.pod), error)
+                await self._parts.clock.sleep(delay)
+                delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+            else:
+                return
 
     async def kill(self, record: PodRecord, container_id: str) -> None:
         """SIGKILL to all processes of a container."""

@@ -81,13 +81,16 @@ def test_a_deployment_scales_and_is_replaced(client: Client) -> None:
     client.create(Deployment.from_dict(deployment_document("web", 1)))
     scale = client.get(Deployment.Scale, "web")
     scale.spec = ScaleSpec(replicas=2)
+    assert scale.metadata is not None
+    scale.metadata.resourceVersion = None  # whatever the controllers write meanwhile
     client.replace(scale, "web")
     client.wait(Deployment, "web", for_conditions=["Available"])
     wait_for("two", lambda: (status := client.get(Deployment, "web").status) and status.readyReplicas == 2)
-    deployment = client.get(Deployment, "web")
     stale = client.get(Deployment, "web")
+    deployment = client.get(Deployment, "web")
     assert deployment.metadata is not None
     deployment.metadata.labels = {"new": "label"}
+    deployment.metadata.resourceVersion = None
     client.replace(deployment)
     assert stale.metadata is not None
     with pytest.raises(ApiError) as conflict:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.pods import actions as do
 from agent.pods.admission import Rejection
-from agent.pods.decide import decide
+from agent.pods.decide import SHORTEST_GRACE_SECONDS, decide
 from agent.pods.observed import Failure, Health, Observed, SandboxView, Stop
 from agent.pods.restart import Backoff
 from pyk.reconcile.clock import timestamp
@@ -232,8 +232,9 @@ def test_a_shorter_grace_brings_the_deadline_forward(pod: Any, observed: Any, vi
 
 
 def test_a_pod_gone_from_the_api_is_ended_with_its_logs(pod: Any, observed: Any, view: Any) -> None:
-    (stop,) = decided(pod("c"), observed(view(), gone=True))
+    (stop,) = decided(pod("c", terminationGracePeriodSeconds=60), observed(view(), gone=True))
     assert isinstance(stop, do.StopContainer)
+    assert stop.deadline == NOW + SHORTEST_GRACE_SECONDS
     assert decided(pod("c"), observed(view(phase="exited"), gone=True)) == [do.RemoveSandbox()]
     assert decided(pod("c"), observed(gone=True, sandbox=None)) == [do.TearDown(with_logs=True)]
     assert decided(pod("c"), observed(gone=True, sandbox=None, has_remains=False)) == []

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from agent import portforward, streams
 from agent.logs import LogOptions, read_log
+from agent.podproxy import PodProxy
 from agent.runtime.contract import ContainerState, ExecConfig, ExecSession, Phase, Runtime, RuntimeFailure
 from agent.stats import Stats
 from pyk.api.objects import Object
@@ -64,10 +65,12 @@ class NodeAPI:
         self._clock = clock
         self._memory_capacity = memory_capacity
         self._not_ready = not_ready
+        self._pod_proxy_client = PodProxy()
 
     def application(self) -> web.Application:
         """The routes, behind the check of who asks."""
         application = web.Application(middlewares=[_only_masters])
+        application.on_cleanup.append(self._close_proxy)
         application.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -78,6 +81,7 @@ class NodeAPI:
                 web.get("/exec/{namespace}/{pod}/{container}", self._exec),
                 web.get("/attach/{namespace}/{pod}/{container}", self._attach),
                 web.get("/portForward/{namespace}/{pod}", self._port_forward),
+                web.route("*", "/podProxy/{namespace}/{pod}/{scheme}/{port}/{path:.*}", self._pod_proxy),
             ]
         )
         return application
@@ -166,6 +170,16 @@ class NodeAPI:
             return socket
         await streams.serve(socket, session, clock=self._clock)
         return socket
+
+    async def _close_proxy(self, application: web.Application) -> None:
+        await self._pod_proxy_client.close()
+
+    async def _pod_proxy(self, request: web.Request) -> web.StreamResponse:
+        namespace, name = request.match_info["namespace"], request.match_info["pod"]
+        pod = self._pods.find(namespace, name)
+        if pod is None:
+            raise web.HTTPNotFound(text=f'pod "{name}" not found on this node')
+        return await self._pod_proxy_client.relay(request, pod)
 
     async def _port_forward(self, request: web.Request) -> web.StreamResponse:
         """Connect first: a client is told why there is no connection by the answer to its upgrade."""

@@ -26,6 +26,7 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("pods", "exec"): ("PodExecOptions", ("create", "get")),
     ("pods", "log"): ("Pod", ("get",)),
     ("pods", "portforward"): ("PodPortForwardOptions", ("create", "get")),
+    ("pods", "proxy"): ("PodProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("nodes", "proxy"): ("NodeProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("namespaces", "finalize"): ("Namespace", ("update",)),
 }

@@ -20,13 +20,16 @@ from urllib.parse import urlencode
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from controlplane.apiserver import portforward
 from controlplane.apiserver.channels import CHANNEL_PROTOCOLS, Codec, codec_of
 from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.podproxy import UNREACHABLE, Target, redirect_of
 from controlplane.apiserver.podtargets import container_for, log_parameters, node_address, waiting_message
 from pyk.api.objects import Object
 from pyk.api.status import ApiError, bad_request
+from pyk.relay import is_websocket, relay_http, relay_websocket
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,37 @@ class NodeProxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_FORWARDED}
         body = request.content if request.body_exists else None
         return await self._relay(request, request.method, url, headers=headers, body=body, passes_errors=True)
+
+    async def pod_proxy(self, request: web.Request, pod: Object, target: Target) -> web.StreamResponse:
+        """Any request below pods/NAME/proxy, sent on to the pod by its node. Raises `ApiError`."""
+        raw_path, metadata = request.rel_url.raw_path, pod["metadata"]
+        # /api/v1/namespaces/NAMESPACE/pods/NAME/proxy, and what follows
+        parts = raw_path.split("/", 8)
+        query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+        if len(parts) < 9 and request.method in ("GET", "HEAD"):
+            return web.Response(status=301, headers={"Location": f"{raw_path}/{query}"})
+        if not (pod["spec"].get("nodeName")):
+            raise bad_request(f"pod {metadata['name']} does not have a host assigned")
+        place = f"{metadata['namespace']}/{metadata['name']}/{target.scheme}/{target.port_of(pod)}"
+        path = f"/podProxy/{place}/{parts[8] if len(parts) > 8 else ''}{query}"
+        url = URL(self._url(pod["spec"]["nodeName"], path, []), encoded=True)
+        try:
+            if is_websocket(request):
+                return await relay_websocket(self._client(), request, url)
+            prefix = "/".join(parts[:8])
+            return await relay_http(
+                self._client(),
+                request,
+                url,
+                check=_refuse_unreachable,
+                location=lambda text: redirect_of(text, prefix),
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the client of a proxied request went away") from error
+            raise ApiError(
+                503, "ServiceUnavailable", f"error trying to reach service: {_why(error, url.authority)}"
+            ) from error
 
     async def pod_exec(self, request: web.Request, pod: Object, attach: bool = False) -> web.StreamResponse:
         """GET or POST pods/NAME/exec, or attach: a WebSocket on both sides. Raises `ApiError` before the upgrade."""
@@ -326,6 +360,13 @@ async def _refusal(upstream: aiohttp.ClientResponse) -> ApiError:
     """The node's own words as a `Status`."""
     text = (await upstream.content.read(_ERROR_BYTES)).decode(errors="replace").strip()
     return ApiError(upstream.status, _REASONS.get(upstream.status, ""), text or f"the node answered {upstream.status}")
+
+
+async def _refuse_unreachable(upstream: aiohttp.ClientResponse) -> None:
+    """Raise when the answer is the node's, not the pod's."""
+    if UNREACHABLE in upstream.headers:
+        text = (await upstream.content.read(_ERROR_BYTES)).decode(errors="replace")
+        raise ApiError(503, "ServiceUnavailable", text)
 
 
 async def _read_refused_upgrade(

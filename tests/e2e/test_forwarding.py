@@ -25,13 +25,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, body):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Path", self.path)
+        self.send_header("Content-Type", "text/plain")
         self.end_headers()
         self.wfile.write(body)
     def do_GET(self):
         self.answer(b"x" * 3000000 if self.path == "/big" else b"hello from the pod")
     def do_POST(self):
-        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Content-Length"]:
+            return self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.answer(body)
     def log_message(self, *words):
         pass
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
@@ -145,3 +151,24 @@ def test_kubectl_attaches(cluster: Cluster, namespace: str) -> None:
     finally:
         process.kill()
         process.communicate(timeout=10)
+
+
+def test_requests_reach_a_pod_through_the_api(cluster: Cluster, namespace: str, web: str) -> None:
+    base = f"/api/v1/namespaces/{namespace}/pods"
+    assert cluster.kubectl("get", "--raw", f"{base}/{web}:8080/proxy/").stdout == "hello from the pod"
+    assert cluster.kubectl("get", "--raw", f"{base}/http:{web}:8080/proxy/some/path?x=y").stdout == "hello from the pod"
+    assert len(cluster.kubectl("get", "--raw", f"{base}/{web}:8080/proxy/big").stdout) == 3_000_000
+    posted = cluster.kubectl("create", "--raw", f"{base}/{web}:8080/proxy/", "-f", "-", stdin="the body")
+    assert posted.stdout == "the body"
+    nothing = cluster.kubectl("get", "--raw", f"{base}/{web}:81/proxy/", check=False)
+    assert "error trying to reach service" in nothing.stderr
+    for name, words in (("nobody:1", "not found"), (f"{web}:x", "invalid pod request")):
+        refused = cluster.kubectl("get", "--raw", f"{base}/{name}/proxy/", check=False)
+        assert words in refused.stderr.lower()
+
+
+def test_the_old_word_proxy_of_the_python_client(cluster: Cluster, namespace: str, web: str) -> None:
+    loaded = client.Configuration()
+    config.load_kube_config(str(cluster.kubeconfig), client_configuration=loaded)
+    core = client.CoreV1Api(client.ApiClient(loaded))
+    assert core.connect_get_namespaced_pod_proxy_with_path(f"{web}:8080", namespace, "a/b") == "hello from the pod"

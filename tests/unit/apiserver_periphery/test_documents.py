@@ -74,6 +74,7 @@ def test_aggregated_discovery_has_all_resources_in_one_document(accept: str) -> 
         "exec",
         "log",
         "portforward",
+        "proxy",
         "status",
     }
     others, _ = discovered("/apis", accept)

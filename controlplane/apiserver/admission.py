@@ -6,48 +6,15 @@ The order matters: a later plugin sees what an earlier one changed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from controlplane.apiserver.authentication import UserInfo
+from controlplane.apiserver.admission_chain import Admission, Plugin, Review
 from controlplane.apiserver.watchcache import WatchCache
-from pyk.api.kinds import NAMESPACE, POD, Kind
-from pyk.api.objects import Object, is_deleting
+from pyk.api.kinds import NAMESPACE, POD
+from pyk.api.objects import is_deleting
 from pyk.api.status import forbidden, not_found
 
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
-
-
-@dataclass(slots=True)
-class Review:
-    """One write. `object` is the new state (None for a DELETE), `old` the present one (None for a CREATE)."""
-
-    operation: Literal["CREATE", "UPDATE", "DELETE"]
-    user: UserInfo
-    kind: Kind
-    namespace: str
-    name: str
-    subresource: str
-    object: Object | None
-    old: Object | None
-    dry_run: bool
-    warnings: list[str] = field(default_factory=list)
-
-
-Plugin = Callable[[Review], Awaitable[None]]
-
-
-class Admission:
-    """The chain."""
-
-    def __init__(self, plugins: Sequence[Plugin]) -> None:
-        self._plugins = tuple(plugins)
-
-    async def review(self, review: Review) -> None:
-        """Let every plugin see it. Raises what a plugin refuses with."""
-        for plugin in self._plugins:
-            await plugin(review)
 
 
 class NamespaceLifecycle:

@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from controlplane.apiserver.admission import Admission, Review
+from controlplane.apiserver import managedfields
+from controlplane.apiserver.admission_chain import Admission, Review
+from controlplane.apiserver.apply import Applier, apply, configuration
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.decoding import conform
@@ -37,7 +39,7 @@ from controlplane.store.contract import Conflict, KeyExists, Store
 from pyk.api.kinds import EVENT, NAMESPACE, NODE, POD, SERVICE_ACCOUNT, Kind
 from pyk.api.objects import Object
 from pyk.api.status import ApiError, FieldError, already_exists, conflict, invalid, not_found
-from pyk.reconcile.clock import Clock
+from pyk.reconcile.clock import Clock, timestamp
 
 _GENERATED_NAME_TRIES = 8
 _MODIFY_TRIES = 100
@@ -58,6 +60,8 @@ class Write:
     warnings: list[str] = field(default_factory=list)
     view: Kind | None = None
     """The kind that the client speaks, when it is a view of `kind`."""
+    manager: str = "kube-apiserver"
+    """Whose the written fields are in `managedFields`."""
 
     def warn(self, texts: Sequence[str]) -> None:
         self.warnings.extend(text for text in texts if text not in self.warnings)
@@ -80,8 +84,17 @@ class Registry:
         self._admission = admission
         self._event_leases = EventLeases(store, clock)
 
-    async def create(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
-        """Create an object; its wire form. Raises 400, 403, 404, 409 and 422 `ApiError`."""
+    async def create(
+        self,
+        write: Write,
+        document: Object,
+        doubled: Sequence[str] = (),
+        managers: list[managedfields.Entry] | None = None,
+    ) -> bytes:
+        """Create an object; its wire form. Raises 400, 403, 404, 409 and 422 `ApiError`.
+
+        `managers` are its `managedFields`; None for all fields being the writer's.
+        """
         kind = write.kind
         for attempt in range(_GENERATED_NAME_TRIES):
             obj = self.conform(write, document, doubled)
@@ -89,7 +102,7 @@ class Registry:
             place(kind, metadata, write.namespace, write.name)
             is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
             prepare_creation(kind, metadata, self._clock)
-            await self._finish_creation(write, obj)
+            await self._finish_creation(write, obj, managers)
             name = metadata["name"]
             key = kind.storage_key(write.namespace, name)
             stored = encode(obj)
@@ -105,17 +118,22 @@ class Registry:
                 break
         raise already_exists(kind.group, kind.plural, name)
 
-    async def _finish_creation(self, write: Write, obj: Object) -> None:
+    async def _finish_creation(self, write: Write, obj: Object, managers: list[managedfields.Entry] | None) -> None:
         kind, rules = write.kind, write.kind.rules
         if kind.has_status and kind is not NODE:  # a node registers itself with its status
             obj["status"] = {}  # never missing: clients written in Go and Python read its fields without asking
         rules.default(obj)
+        if managers is None:
+            now = obj["metadata"]["creationTimestamp"]
+            managers = managedfields.of_creation(kind, obj, write.manager, write.subresource, now)
         await self._review(write, obj, None)
         rules.prepare(obj, None)
         errors = [*check_creation(kind, obj), *rules.validate(obj, None), *_check_view(write, obj, None)]
         if errors:
             raise invalid(kind.group, kind.kind, obj["metadata"].get("name") or "", errors)
         self._authorizer.check_write(write.user, kind, None, obj, write.subresource)
+        if managers:
+            obj["metadata"]["managedFields"] = managers
 
     async def _review(self, write: Write, obj: Object | None, old: Object | None) -> None:
         operation: Literal["CREATE", "UPDATE", "DELETE"] = (
@@ -162,11 +180,17 @@ class Registry:
 
         return await self.modify(write, compute)
 
-    async def patch(self, write: Write, patch: Patch) -> bytes:
-        """Patch an object, or its subresource `status` or `finalize`; its wire form."""
+    async def patch(self, write: Write, patch: Patch, *, sees_managers: bool = True) -> bytes:
+        """Patch an object, or its subresource `status` or `finalize`; its wire form.
+
+        A patch that leaves `managedFields` alone need not see them, which spares copying and checking them.
+        """
 
         async def compute(old: Object) -> Object:
+            managers = None if sees_managers else old["metadata"].pop("managedFields", None)
             patched = patch.apply(shown_form(write.view or write.kind, old))
+            if managers is not None:
+                old["metadata"]["managedFields"] = managers
             try:
                 obj = self.conform(write, patched)
             except ApiError as error:
@@ -180,9 +204,53 @@ class Registry:
 
         return await self.modify(write, compute)
 
-    async def finish_update(self, write: Write, new: Object, old: Object) -> Object:
-        """The new state of an object as it may be stored, from what a client wants it to be. Raises `ApiError`."""
+    async def apply(
+        self, write: Write, document: Object, doubled: Sequence[str], may_create: Callable[[], None]
+    ) -> tuple[bytes, bool]:
+        """Apply a configuration (`apply.py`): the object's wire form, and whether it was created.
+
+        `may_create` raises when the user may not. Raises 400, 403, 404, 409 and 422 `ApiError`.
+        """
+        kind = write.view or write.kind
+        applied = configuration(kind, document, write.subresource)
+        applier = Applier(write.manager, write.subresource, bool(write.options.force), timestamp(self._clock.time()))
+
+        async def compute(old: Object) -> Object:
+            managers = old["metadata"].pop("managedFields", [])
+            new, after = apply(kind, shown_form(kind, old), managers, applied, applier)
+            obj = self.conform(write, decode(dumps(new)), doubled)
+            place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
+            old["metadata"]["managedFields"] = managers
+            return await self.finish_update(write, obj, old, after)
+
+        for _ in range(_MODIFY_TRIES):
+            try:
+                return await self.modify(write, compute), False
+            except ApiError as error:
+                if error.reason != "NotFound" or write.subresource:
+                    raise
+            may_create()
+            if uid := applied["metadata"].get("uid"):
+                detail = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                raise conflict(kind.group, kind.plural, write.name, detail)
+            new, after = apply(kind, None, [], applied, applier)
+            try:
+                return await self.create(write, decode(dumps(new)), doubled, after), True
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+        raise conflict(kind.group, kind.plural, write.name, MODIFIED)
+
+    async def finish_update(
+        self, write: Write, new: Object, old: Object, managers: list[managedfields.Entry] | None = None
+    ) -> Object:
+        """The new state of an object as it may be stored, from what a client wants it to be. Raises `ApiError`.
+
+        `managers` are its new `managedFields`; None for what changed being the writer's.
+        """
         kind, rules = write.kind, write.kind.rules
+        present = old["metadata"].pop("managedFields", [])
+        given = new["metadata"].pop("managedFields", None)
         is_part = write.subresource in ("status", "finalize")
         if is_part:
             new = _only_subresource(write.subresource, new, old)
@@ -195,6 +263,10 @@ class Registry:
         prepare_update(kind, new, old)
         if not is_part:
             rules.default(new)
+        if managers is None:
+            before = present if write.subresource else managedfields.given(given, present)
+            now = timestamp(self._clock.time())
+            managers = managedfields.of_update(kind, before, old, new, write.manager, write.subresource, now)
         await self._review(write, new, old)
         if not is_part:
             rules.prepare(new, old)
@@ -202,9 +274,15 @@ class Registry:
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         check = rules.validate_status if write.subresource == "status" else rules.validate
         errors: list[FieldError] = [*check_update(new, old), *check(new, old), *_check_view(write, new, old)]
+        if given:
+            errors.extend(managedfields.check(managers))
         if errors:
             raise invalid(kind.group, kind.kind, write.name, errors)
         self._authorizer.check_write(write.user, kind, old, new, write.subresource)
+        if new == old and managedfields.without_times(managers) == managedfields.without_times(present):
+            managers = present  # a time alone is no change
+        if managers:
+            new["metadata"]["managedFields"] = managers
         return new
 
     async def modify(self, write: Write, compute: Compute) -> bytes:

@@ -110,3 +110,15 @@ def format_binary(count: int) -> str:
 def format_millicores(amount: int) -> str:
     """Thousandths of a core as a cpu quantity: 1500 -> `1500m`, 2000 -> `2`."""
     return str(amount // 1000) if amount % 1000 == 0 else f"{amount}m"
+
+
+def format_amount(value: Fraction, *, binary: bool = False) -> str:
+    """A number as a quantity: with binary suffixes when asked for and it is whole, else with decimal ones."""
+    if value == 0:
+        return "0"
+    return format_binary(value.numerator) if binary and value.denominator == 1 else _format_decimal(value)
+
+
+def is_binary(text: str) -> bool:
+    """Whether a quantity is written with a binary suffix (`64Mi`)."""
+    return text[-2:] in _BINARY

@@ -7,7 +7,7 @@ import asyncio
 import orjson
 import pytest
 
-from controlplane.apiserver.admission import Admission
+from controlplane.apiserver.admission_chain import Admission
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.encoding import decode, encode

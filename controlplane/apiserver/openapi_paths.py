@@ -21,6 +21,7 @@ from pyk.api.meta import DeleteOptions, Status
 _JSON = "application/json"
 _READ_MEDIA = (_JSON, "application/yaml")
 _PATCH_MEDIA = (
+    "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",

@@ -1,8 +1,7 @@
 """Patches: what an object becomes by a JSON patch, a merge patch or a strategic merge patch.
 
 `parse_patch` reads the request once; `Patch.apply` is a pure function from document to document, so that a write that
-lost a race can be computed again. Server-side apply is another content type with state of its own (managedFields) and
-would be another class here; until it is served its content type is answered with 415.
+lost a race can be computed again. Server-side apply, which has state of its own, is in `apply.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from pyk.api.base import Model
 from pyk.api.objects import Object
 from pyk.api.status import ApiError, bad_request
 
+APPLY_PATCH = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
@@ -39,7 +39,7 @@ def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
     """Read a patch for documents of a model. Raises 400, 413 and 415 `ApiError`."""
     media = content_type.partition(";")[0].strip().lower()
     if media not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH):
-        raise unsupported_media_type((JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH))
+        raise unsupported_media_type((JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH))
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -49,6 +49,11 @@ def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
     if not isinstance(document, dict):
         raise bad_request("error decoding patch: a merge patch must be an object")
     return MergePatch(document) if media == MERGE_PATCH else StrategicMergePatch(document, model)
+
+
+def names_managers(body: bytes) -> bool:
+    """Whether a patch may read or write `managedFields`, so that it has to be given them."""
+    return b"managedFields" in body or b"\\" in body  # an escape can spell anything
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,11 +232,12 @@ def _watch_errors(options: ListOptions) -> list[FieldError]:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """Options of create, update and patch. `field_validation` is Strict, Warn or Ignore."""
+    """Options of writes. `field_validation` is Strict, Warn or Ignore; `force` is None when not given."""
 
     dry_run: bool = False
     field_manager: str = ""
     field_validation: str = "Warn"
+    force: bool | None = None
 
 
 _DEFAULT_WRITE = WriteOptions()
@@ -258,7 +259,8 @@ def write_options(query: Query, options_kind: str) -> WriteOptions:
         errors.append(FieldError.invalid("fieldManager", manager, "should only contain printable characters"))
     if errors:
         raise invalid(_META, options_kind, "", errors)
-    return WriteOptions(bool(query.get("dryRun")), manager, validation)
+    force = _flag(query, "force") if _text(query, "force") else None
+    return WriteOptions(bool(query.get("dryRun")), manager, validation, force)
 
 
 def _dry_run_errors(values: Sequence[str]) -> list[FieldError]:

@@ -92,6 +92,29 @@ async def write_scale(
     return scale_of(write.kind, decode(await registry.modify(write, compute)))
 
 
+async def apply_scale(
+    registry: Registry, write: Write, document: Object, doubled: Sequence[str], may_create: Callable[[], None]
+) -> Object:
+    """Apply a workload's scale: the new Scale. What is owned is the workload's field. Raises as `Registry.apply`."""
+    kind = write.kind
+    if (document.get("apiVersion"), document.get("kind")) != (_SCALE_VERSION, "Scale"):
+        raise bad_request(f"Incorrect version specified in apply patch, expected: {_SCALE_VERSION}, Kind=Scale")
+    scale, warnings = conform(
+        Scale,
+        document,
+        kind="Scale",
+        api_version=_SCALE_VERSION,
+        field_validation=write.options.field_validation,
+        doubled=doubled,
+    )
+    write.warn(warnings)
+    wanted: Object = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": write.name}}
+    if (scale.get("spec") or {}).get("replicas") is not None:
+        wanted = with_scale(kind, wanted, scale)
+    wire, _ = await registry.apply(write, wanted, (), may_create)
+    return scale_of(kind, decode(wire))
+
+
 async def bind(registry: Registry, write: Write, document: Object, clock: Clock) -> None:
     """Assign a pod to a node, once. Raises 404, 409 when it is assigned or being deleted, and 422 `ApiError`."""
     binding, warnings = conform(

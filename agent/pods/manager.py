@@ -51,7 +51,8 @@ from pyk.reconcile.controller import Controller, Result
 
 log = logging.getLogger(__name__)
 
-WORKERS = 32
+WORKERS = 16
+"""More at once bring no pod up sooner where the processor is what they wait for; each would only take longer."""
 MOST_ROUNDS = 100
 UNREST_SECONDS = 1.0
 _NODE = "node"

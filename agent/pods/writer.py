@@ -1,8 +1,9 @@
 """Write pod statuses to the API server, behind the loop's back: the latest status of a pod wins, nobody waits.
 
-A status that is merely on its way (Pending, nothing wrong) is held back for a moment, as the next one is often a few
-milliseconds off: a pod that starts quickly is written once, Running. While the API server is away each pod keeps its
-latest status and tries again with back-off. A pod that is gone, or of another UID, is not written to.
+A status that is merely on its way (Pending, nothing wrong) is held back, as the next one is often a few milliseconds
+off: a pod that starts is written once, Running, also when it starts beside hundreds of others. While the API server is
+away each pod keeps its latest status and tries again with back-off. A pod that is gone, or of another UID, is not
+written to.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from pyk.reconcile.clock import Clock
 log = logging.getLogger(__name__)
 
 HELD_BACK_SECONDS = 0.15
+NOTHING_BEGUN_SECONDS = 2.0
+"""As long as no container has begun, the status says hardly more than the pod's being bound to the node."""
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One pod's status: `base` is the newest state of the object that a write has returned."""
+    """One pod's status: `base` is the newest state of the object that a write has returned, `due` when (monotonic
+    seconds) the status is to be written, `sooner` set when that has come nearer."""
 
     status: Status
     base: Object | None = None
     is_dirty: bool = True
-    is_urgent: asyncio.Event = field(default_factory=asyncio.Event)
+    due: float = 0.0
+    sooner: asyncio.Event = field(default_factory=asyncio.Event)
     is_clean: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -55,11 +60,12 @@ class StatusWriter:
             entry = self._entries[uid] = _Entry(status)
         elif entry.status == status and entry.task is None and self._is_shown(uid, entry):
             return
+        due = self._clock.monotonic() + (0.0 if urgent else _patience(status))
+        entry.due = min(due, entry.due) if entry.task is not None and entry.is_dirty else due
+        entry.sooner.set()
         entry.status = status
         entry.is_dirty = True
         entry.is_clean.clear()
-        if urgent:
-            entry.is_urgent.set()
         if entry.task is None:
             entry.task = asyncio.get_running_loop().create_task(self._write(uid, entry), name=f"status of {uid}")
 
@@ -84,7 +90,8 @@ class StatusWriter:
         """Return when the pod's latest status is written, or can never be."""
         entry = self._entries.get(uid)
         if entry is not None and entry.task is not None:
-            entry.is_urgent.set()
+            entry.due = 0.0
+            entry.sooner.set()
             await entry.is_clean.wait()
 
     def forget(self, uid: str) -> None:
@@ -106,9 +113,7 @@ class StatusWriter:
         delay = FIRST_RETRY_SECONDS
         try:
             while entry.is_dirty:
-                if not entry.is_urgent.is_set():
-                    await self._hold_back(entry)
-                entry.is_urgent.clear()
+                await self._hold_back(entry)
                 entry.is_dirty = False
                 try:
                     await self._write_once(uid, entry)
@@ -119,21 +124,23 @@ class StatusWriter:
                     log.warning("the status of pod %s could not be written: %s; again in %.1f s", uid, error, delay)
                     entry.is_dirty = True
                     await self._clock.sleep(delay)
-                    entry.is_urgent.set()
+                    entry.due = 0.0
                     delay = min(2 * delay, LONGEST_RETRY_SECONDS)
         finally:
             entry.task = None
             entry.is_clean.set()
 
     async def _hold_back(self, entry: _Entry) -> None:
-        """Wait a moment, less when something urgent comes."""
-        moment = asyncio.ensure_future(self._clock.sleep(HELD_BACK_SECONDS))
-        urgent = asyncio.ensure_future(entry.is_urgent.wait())
-        try:
-            await asyncio.wait((moment, urgent), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moment.cancel()
-            urgent.cancel()
+        """Wait until the status is due, which may come nearer meanwhile."""
+        while (left := entry.due - self._clock.monotonic()) > 0:
+            entry.sooner.clear()
+            moment = asyncio.ensure_future(self._clock.sleep(left))
+            sooner = asyncio.ensure_future(entry.sooner.wait())
+            try:
+                await asyncio.wait((moment, sooner), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                moment.cancel()
+                sooner.cancel()
 
     async def _write_once(self, uid: str, entry: _Entry) -> None:
         pod = self._current(uid)
@@ -146,6 +153,13 @@ class StatusWriter:
         entry.base = await self._client.patch(
             POD, name_of(pod), namespace_of(pod), patch, content_type=STRATEGIC_MERGE_PATCH, subresource="status"
         )
+
+
+def _patience(status: Status) -> float:
+    """How long (seconds) a status that is not urgent may wait for the next one."""
+    entries = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    has_begun = any("waiting" not in entry["state"] for entry in entries)
+    return HELD_BACK_SECONDS if has_begun else NOTHING_BEGUN_SECONDS
 
 
 def _version(pod: Object) -> int:

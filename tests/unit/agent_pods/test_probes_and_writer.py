@@ -11,7 +11,7 @@ import pytest
 
 from agent.pods.handlers import Handlers, Outcome, Target, UnknownPort, port_of
 from agent.pods.probes import ContainerProbes, Streak, advance
-from agent.pods.writer import HELD_BACK_SECONDS, StatusWriter
+from agent.pods.writer import HELD_BACK_SECONDS, NOTHING_BEGUN_SECONDS, StatusWriter
 from pyk.api.status import ApiError
 from pyk.client.client import ClientUnavailable
 from pyk.reconcile.clock import VirtualClock, settle
@@ -247,8 +247,20 @@ async def test_a_step_on_the_way_is_held_back_and_the_last_status_wins(clock: Vi
 async def test_a_pod_that_stays_on_its_way_is_shown_soon(clock: VirtualClock, api: Api) -> None:
     writer = StatusWriter(api, clock, lambda uid: api.pod)  # type: ignore[arg-type]
     writer.set(api.pod["metadata"]["uid"], state("Pending"), urgent=False)
-    await clock.advance(HELD_BACK_SECONDS)
+    await clock.advance(NOTHING_BEGUN_SECONDS)
     assert api.patches == [{"phase": "Pending"}]
+
+
+async def test_what_has_begun_is_shown_sooner_than_what_has_not(clock: VirtualClock, api: Api) -> None:
+    writer = StatusWriter(api, clock, lambda uid: api.pod)  # type: ignore[arg-type]
+    uid = api.pod["metadata"]["uid"]
+    begun = {**state("Pending"), "initContainerStatuses": [{"name": "first", "state": {"running": {}}}]}
+    writer.set(uid, state("Pending"), urgent=False)
+    await clock.advance(HELD_BACK_SECONDS)
+    assert api.patches == []
+    writer.set(uid, begun, urgent=False)
+    await clock.advance(HELD_BACK_SECONDS)
+    assert [patch["initContainerStatuses"] for patch in api.patches] == [begun["initContainerStatuses"]]
 
 
 async def test_a_server_that_is_away_is_waited_for(clock: VirtualClock, api: Api) -> None:

@@ -247,6 +247,8 @@ def _apply(
     structure = structure_of(kind.model)
     wanted = tracked(kind, applied, applier.subresource)
     fields = fields_of(structure, wanted)
+    if not fields.get("f:metadata"):  # of a name alone
+        fields.pop("f:metadata", None)
     mine, others = None, {}
     for index, each in enumerate(entries):
         if managedfields.is_of(each, applier.manager, "Apply", applier.subresource, kind.api_version):

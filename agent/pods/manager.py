@@ -41,6 +41,7 @@ from agent.runtime.cgroups import Cgroups
 from agent.runtime.contract import ContainerState, Phase, Runtime, RuntimeFailure
 from agent.volumes.manager import VolumeManager
 from agent.volumes.references import References
+from agent.volumes.tokens import Tokens
 from pyk.api.kinds import POD
 from pyk.api.objects import Object, is_deleting, key_of, uid_of
 from pyk.client.client import Client
@@ -98,6 +99,7 @@ class PodManager:
             clock=clock,
             settings=settings,
             references=References(client, clock, self._on_reference),
+            tokens=Tokens(client, clock, self._on_reference),
             writer=StatusWriter(client, clock, self._current),
             handlers=Handlers(runtime, clock),
             node=node,
@@ -209,6 +211,7 @@ class PodManager:
             self._group = None
             await self._parts.writer.close()
             await self._parts.references.close()
+            await self._parts.tokens.close()
             await self._parts.handlers.close()
 
     def _on_pod(self, pod: Object) -> tuple[str, ...]:
@@ -358,6 +361,7 @@ class PodManager:
         self._room.remove(record.uid)
         self._parts.writer.forget(record.uid)
         self._parts.references.release(record.uid)
+        self._parts.tokens.release(record.uid)
 
     # Probes
 

@@ -21,6 +21,7 @@ from agent.runtime.cgroups import Cgroups
 from agent.runtime.contract import ContainerState, Runtime
 from agent.volumes.manager import VolumeManager
 from agent.volumes.references import References
+from agent.volumes.tokens import Tokens
 from pyk.api.kinds import Kind
 from pyk.api.objects import Object, name_of, namespace_of
 from pyk.client.client import Client
@@ -43,6 +44,7 @@ class Parts:
     clock: Clock
     settings: PodSettings
     references: References
+    tokens: Tokens
     writer: StatusWriter
     handlers: Handlers
     node: Callable[[], Object | None]

@@ -19,6 +19,7 @@ from agent.pods.resources import amounts, pod_cgroup, pod_cgroup_resources, pod_
 from agent.runtime.contract import RuntimeFailure, SandboxConfig
 from agent.volumes.projection import Sources, VolumeFailure
 from agent.volumes.references import ReferenceUnavailable
+from agent.volumes.tokens import TokenUnavailable
 from pyk.api.kinds import SECRET
 from pyk.api.objects import Object
 
@@ -83,10 +84,11 @@ class Starter:
         record.has_remains = True
         try:
             await self._parts.references.ready(record.pod)
+            await self._parts.tokens.ready(record.pod)
             record.volumes = await self._parts.volumes.set_up(
                 record.pod, self._sources(record), pod_limits(record.pod).get("memory")
             )
-        except (VolumeFailure, ReferenceUnavailable, OSError) as error:
+        except (VolumeFailure, ReferenceUnavailable, TokenUnavailable, OSError) as error:
             if first:
                 self._failed(record, VOLUMES, "FailedMount", str(error))
             else:  # what is mounted stays as it is; the next change tries again
@@ -113,7 +115,12 @@ class Starter:
             except UnknownField as error:
                 raise VolumeFailure(str(error)) from error
 
-        return Sources(lambda kind, name: self._parts.lookup(pod, kind, name), field, resource)
+        return Sources(
+            lambda kind, name: self._parts.lookup(pod, kind, name),
+            field,
+            resource,
+            lambda source: self._parts.tokens.lookup(record.uid, source),
+        )
 
     async def resolve_image(self, record: PodRecord, name: str) -> None:
         """The image of a container, in a task of its own when it has to be pulled."""

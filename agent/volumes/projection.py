@@ -26,11 +26,13 @@ class VolumeFailure(Exception):
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where content comes from: objects of the pod's namespace (None: not found), the pod's fields
-    (`metadata.labels`) and its containers' resources (a `ResourceFieldSelector`) as text."""
+    (`metadata.labels`) and its containers' resources (a `ResourceFieldSelector`) as text, and the token for a
+    `ServiceAccountTokenProjection` (None: there is none)."""
 
     lookup: Callable[[Kind, str], Object | None]
     field: Callable[[str], str]
     resource: Callable[[Mapping[str, Any]], str]
+    token: Callable[[Mapping[str, Any]], str | None]
 
 
 def volume_files(volume: Mapping[str, Any], sources: Sources) -> dict[str, File]:
@@ -51,6 +53,11 @@ def volume_files(volume: Mapping[str, Any], sources: Sources) -> dict[str, File]
             files |= _object_files(SECRET, secret.get("name", ""), secret, mode, sources)
         elif (downward := source.get("downwardAPI")) is not None:
             files |= _downward_files(downward.get("items") or (), mode, sources)
+        elif (token := source.get("serviceAccountToken")) is not None:
+            text = sources.token(token)
+            if text is None:
+                raise VolumeFailure("the service account token is not there yet")
+            files[token["path"]] = File(text.encode(), mode)
         else:
             raise VolumeFailure(f"projected source {'/'.join(source)} is not served by this node")
     return files
@@ -59,7 +66,7 @@ def volume_files(volume: Mapping[str, Any], sources: Sources) -> dict[str, File]
 def is_secret_bearing(volume: Mapping[str, Any]) -> bool:
     """Whether the volume's files must not reach a disk."""
     sources = (volume.get("projected") or {}).get("sources") or ()
-    return "secret" in volume or any("secret" in source for source in sources)
+    return "secret" in volume or any("secret" in source or "serviceAccountToken" in source for source in sources)
 
 
 def _mode_of(source: Mapping[str, Any]) -> int:

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     if cidr is not None and not cidr.prefixlen <= mask <= cidr.max_prefixlen:
         parser.error(f"--node-cidr-mask {mask} does not fit into --cluster-cidr {cidr}")
     config = load_kubeconfig(options.kubeconfig)
-    chosen = Options(cidr, mask, options.node_monitor_grace_seconds)
+    chosen = Options(cidr, mask, options.node_monitor_grace_seconds, config.ca.decode())
 
     async def run() -> None:
         async with Client(config, user_agent="kube-controller-manager/pyk") as client, asyncio.TaskGroup() as group:

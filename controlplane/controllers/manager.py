@@ -20,22 +20,28 @@ from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
 from controlplane.controllers.podgc import PodGarbageCollector
 from controlplane.controllers.replicaset import ReplicaSetLoop
 from controlplane.controllers.roleaggregation import RoleAggregationLoop
+from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
 from pyk.api.kinds import CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE_ACCOUNT
 from pyk.client.client import Client
 from pyk.client.events import EventRecorder
+from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 from pyk.reconcile.controller import Controller
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one."""
+    """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one.
+
+    `root_ca` is the certificate of the cluster's authority as PEM text, published in every namespace unless empty.
+    """
 
     cluster_cidr: Network | None = None
     node_cidr_mask: int = 24
     node_monitor_grace_seconds: float = 8.0
+    root_ca: str = ""
 
 
 class Loop(Protocol):
@@ -79,6 +85,14 @@ class Manager:
                 NodeIpamLoop(client, node_recorder, clock, nodes, options.cluster_cidr, options.node_cidr_mask)
             )
 
+        self._own_informers: list[Informer] = []
+        if options.root_ca:
+            publisher = RootCaLoop(
+                client, recorder("root-ca-certificate-publisher"), clock, namespaces, options.root_ca
+            )
+            self._own_informers.append(publisher.informer)
+            loops.append(publisher)
+
         self.loops = {loop.controller.name: loop for loop in loops}
 
     @property
@@ -89,7 +103,7 @@ class Manager:
     async def run(self) -> None:
         """Run every informer, recorder and loop until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for informer in self.informers.values():
+            for informer in (*self.informers.values(), *self._own_informers):
                 group.create_task(informer.run())
             for recorder in self._recorders:
                 group.create_task(recorder.run())

@@ -72,6 +72,7 @@ def sources(**objects: Any) -> Sources:
         lookup=lambda kind, name: objects.get(f"{kind.plural}_{name}"),
         field=lambda path: f"<{path}>",
         resource=lambda selector: f"<{selector['resource']}>",
+        token=lambda source: objects.get("token"),
     )
 
 
@@ -128,8 +129,8 @@ def test_a_projected_volume_joins_its_sources() -> None:
 
 
 def test_a_source_that_is_not_served_is_told() -> None:
-    with pytest.raises(VolumeFailure, match="serviceAccountToken is not served"):
-        contents({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}})
+    with pytest.raises(VolumeFailure, match="clusterTrustBundle is not served"):
+        contents({"projected": {"sources": [{"clusterTrustBundle": {"path": "t"}}]}})
 
 
 def test_everything_that_a_pod_refers_to_is_found(pod: Any) -> None:
@@ -188,3 +189,11 @@ def test_mounts_are_found_the_deepest_first() -> None:
     found = mounts_below(Path("/"))
     assert Path("/") in found
     assert found.index(Path("/proc")) < found.index(Path("/"))
+
+
+def test_a_service_account_token_is_a_file_that_reaches_no_disk() -> None:
+    volume = {"projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}
+    assert contents(volume, token="t") == {"token": (b"t", 0o644)}
+    assert is_secret_bearing(volume)
+    with pytest.raises(VolumeFailure, match="token is not there yet"):
+        contents(volume)

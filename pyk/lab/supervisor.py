@@ -2,7 +2,8 @@
 
 It waits on its children's ends, on signals and on its control socket, and does nothing in between. Rules:
 
-- A component that ends is started again, an agent after a second, each further time in a row after twice as long.
+- A component that ends is started again after a second, and after twice as long each further time in a row that it
+  ended by itself; one that somebody killed did nothing wrong, however often.
 - An agent that was killed, with nothing left alive in its node's control group a second later, is a machine that lost
   its power: its namespace and mounts go as well, and it stays off until `pyk node start`.
 - SIGTERM or SIGINT, or the end of the `pyk up` that started it and did not detach (its end of the lifeline closes),
@@ -42,13 +43,18 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 30.0
-HEALTHY_SECONDS = 60.0
+HEALTHY_SECONDS = 10.0
 POWER_LOSS_SECONDS = 1.0
 
 
 def restart_delay(failures: int) -> float:
     """Seconds to wait before the start that follows so many ends in a row (0: it ran well before)."""
     return float(min(FIRST_DELAY_SECONDS * 2**failures, LONGEST_DELAY_SECONDS))
+
+
+def counted_failures(failures: int, status: int, lived: float) -> int:
+    """How many ends in a row count when one more, after `lived` seconds, had this status (negative for a signal)."""
+    return 0 if lived >= HEALTHY_SECONDS or status == -signal.SIGKILL else failures
 
 
 class Supervisor:
@@ -114,8 +120,7 @@ class Supervisor:
             if part.node and (part.node in self._state.off or await self._lost_power(part.node, status)):
                 failures = 0
                 continue
-            lived = self._clock.monotonic() - started
-            failures = 0 if lived >= HEALTHY_SECONDS else failures
+            failures = counted_failures(failures, status, self._clock.monotonic() - started)
             await self._clock.sleep(max(0.0, restart_delay(failures) - (POWER_LOSS_SECONDS if part.node else 0.0)))
             failures += 1
 

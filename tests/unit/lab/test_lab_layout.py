@@ -13,7 +13,7 @@ from pyk.lab import kubeconfig, state
 from pyk.lab.defaults import with_defaults
 from pyk.lab.layout import SUBNETS, Layout, Options, check_options, cluster_cidr, free_subnets, node_subnet, prefix_of
 from pyk.lab.podroutes import pod_networks
-from pyk.lab.supervisor import restart_delay
+from pyk.lab.supervisor import HEALTHY_SECONDS, counted_failures, restart_delay
 from pyk.lab.teardown import unmount_below
 
 
@@ -144,6 +144,13 @@ def test_a_kubeconfig_is_known_by_its_first_line(tmp_path: Path) -> None:
 
 def test_restarts_back_off_up_to_half_a_minute() -> None:
     assert [restart_delay(failures) for failures in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_only_ends_of_a_components_own_soon_after_its_start_count_against_it() -> None:
+    assert counted_failures(3, status=1, lived=0.5) == 3
+    assert counted_failures(3, status=1, lived=HEALTHY_SECONDS) == 0
+    assert counted_failures(3, status=-9, lived=0.5) == 0
+    assert counted_failures(3, status=-11, lived=0.5) == 3
 
 
 def test_pods_are_routed_by_the_address_of_their_node() -> None:

@@ -29,10 +29,10 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("pods", "proxy"): ("PodProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("nodes", "proxy"): ("NodeProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("namespaces", "finalize"): ("Namespace", ("update",)),
-}
     ("serviceaccounts", "token"): ("TokenRequest", ("create",)),
-
+}
 _OF_OTHER_GROUPS = {"TokenRequest": ("authentication.k8s.io", "v1")}
+
 
 def version_info() -> dict[str, str]:
     """The body of `/version`."""

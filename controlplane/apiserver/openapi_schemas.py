@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+from controlplane.apiserver.descriptions import description_of
 from controlplane.apiserver.schema import FieldSchema, field_of
 from pyk.api.base import Model
 from pyk.api.kinds import TABLE, Kind
@@ -32,12 +33,6 @@ _SCALARS: dict[type, dict[str, str]] = {
     str: {"type": "string"},
     int: {"type": "integer", "format": "int64"},
     bool: {"type": "boolean"},
-}
-_TYPE_FIELDS = {
-    "apiVersion": "APIVersion defines the versioned schema of this representation of an object.",
-    "kind": "Kind is a string value representing the REST resource this object represents.",
-    "metadata": "Standard object's metadata.",
-    "items": "Items is the list of objects.",
 }
 PATCH = f"{_MACHINERY}.apis.meta.v1.Patch"
 WATCH_EVENT = f"{_MACHINERY}.apis.meta.v1.WatchEvent"
@@ -159,9 +154,9 @@ class Schemas:
                 "type": "object",
                 "required": ["items"],
                 "properties": {
-                    "apiVersion": {"type": "string", "description": _TYPE_FIELDS["apiVersion"]},
-                    "items": {"type": "array", "description": _TYPE_FIELDS["items"], "items": self.of(kind.model)},
-                    "kind": {"type": "string", "description": _TYPE_FIELDS["kind"]},
+                    "apiVersion": {"type": "string", "description": description_of("", "apiVersion")},
+                    "items": {"type": "array", "description": description_of("", "items"), "items": self.of(kind.model)},
+                    "kind": {"type": "string", "description": description_of("", "kind")},
                     "metadata": self.of(ListMeta),
                 },
                 "x-kubernetes-group-version-kind": [{**group_version_kind(kind), "kind": kind.list_kind}],
@@ -171,9 +166,7 @@ class Schemas:
     def _define(self, model: type[Model]) -> dict[str, Any]:
         properties, required = {}, []
         for name, schema in _fields(model):
-            properties[name] = self._property(schema)
-            if name in _TYPE_FIELDS and "$ref" not in properties[name]:
-                properties[name]["description"] = _TYPE_FIELDS[name]
+            properties[name] = self._described(self._property(schema), description_of(model.__name__, name))
             if schema.is_required:
                 required.append(name)
         definition: dict[str, Any] = {"type": "object", "properties": properties}
@@ -184,6 +177,15 @@ class Schemas:
         if not properties:
             del definition["properties"]
         return definition
+
+    def _described(self, schema: dict[str, Any], text: str) -> dict[str, Any]:
+        """The schema of a property with its description, which OpenAPI v3 does not allow beside a reference."""
+        if not text:
+            return schema
+        if "$ref" in schema and self.dialect is Dialect.V3:
+            reference = {"$ref": schema["$ref"]}
+            schema = {"allOf": [reference], **{key: value for key, value in schema.items() if key != "$ref"}}
+        return {**schema, "description": text}
 
     def _property(self, schema: FieldSchema) -> dict[str, Any]:
         if schema.is_map and schema.model is None and schema.scalar is None:

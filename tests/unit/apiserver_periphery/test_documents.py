@@ -191,7 +191,8 @@ def test_schemas_tell_how_lists_are_merged() -> None:
     assert schemas["io.k8s.api.core.v1.Container"]["properties"]["args"]["x-kubernetes-list-type"] == "atomic"
     metadata = schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"]
     assert metadata["finalizers"]["x-kubernetes-list-type"] == "set"
-    assert metadata["creationTimestamp"]["$ref"].endswith("io.k8s.apimachinery.pkg.apis.meta.v1.Time")
+    (time,) = metadata["creationTimestamp"]["allOf"]
+    assert time["$ref"].endswith("io.k8s.apimachinery.pkg.apis.meta.v1.Time")
     assert metadata["labels"] == {"type": "object", "additionalProperties": {"type": "string"}}
     strategy = schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"]
     assert strategy["x-kubernetes-patch-strategy"] == "retainKeys"

@@ -155,7 +155,11 @@ class Schemas:
                 "required": ["items"],
                 "properties": {
                     "apiVersion": {"type": "string", "description": description_of("", "apiVersion")},
-                    "items": {"type": "array", "description": description_of("", "items"), "items": self.of(kind.model)},
+                    "items": {
+                        "type": "array",
+                        "description": description_of("", "items"),
+                        "items": self.of(kind.model),
+                    },
                     "kind": {"type": "string", "description": description_of("", "kind")},
                     "metadata": self.of(ListMeta),
                 },

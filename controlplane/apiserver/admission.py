@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlplane.apiserver.admission_automount import TokenAutomount
 from controlplane.apiserver.admission_chain import Admission, Plugin, Review
+from controlplane.apiserver.admission_classes import DefaultClasses, Priority, RuntimeClasses
+from controlplane.apiserver.admission_limits import LimitRanger
+from controlplane.apiserver.admission_podsecurity import PodSecurity
+from controlplane.apiserver.admission_quota import ResourceQuotas
+from controlplane.apiserver.admission_serviceaccount import ServiceAccounts
 from controlplane.apiserver.watchcache import WatchCache
+from controlplane.store.contract import Store
 from pyk.api.kinds import NAMESPACE, POD
 from pyk.api.objects import is_deleting
 from pyk.api.status import forbidden, not_found
+from pyk.reconcile.clock import Clock
 
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 
@@ -49,14 +57,6 @@ class NamespaceLifecycle:
             raise refusal
 
 
-async def service_account(review: Review) -> None:
-    """A pod runs as a service account: `default` when it names none."""
-    if review.kind is POD and review.operation == "CREATE" and not review.subresource and review.object:
-        spec = review.object["spec"]
-        if not spec.get("serviceAccountName"):
-            spec["serviceAccountName"] = spec["serviceAccount"] = "default"
-
-
 def default_tolerations(seconds: int) -> Plugin:
     """Every pod stays for `seconds` on a node that is not ready or unreachable, unless it says otherwise."""
 
@@ -78,6 +78,21 @@ def _tolerates_execution(toleration: dict[str, Any], key: str) -> bool:
     return toleration.get("effect") in (None, "", "NoExecute") and toleration.get("key") in (None, "", key)
 
 
-def default_admission(cache: WatchCache, toleration_seconds: int) -> Admission:
-    """The chain that the server runs."""
-    return Admission((NamespaceLifecycle(cache), service_account, default_tolerations(toleration_seconds)))
+def default_admission(cache: WatchCache, store: Store, clock: Clock, toleration_seconds: int) -> Admission:
+    """The chain that the server runs: first what fills in, then what refuses, and the quota last."""
+    limits = LimitRanger(cache)
+    return Admission(
+        (
+            NamespaceLifecycle(cache),
+            limits.defaults,
+            ServiceAccounts(cache, clock),
+            TokenAutomount(cache),
+            Priority(cache),
+            default_tolerations(toleration_seconds),
+            DefaultClasses(cache),
+            RuntimeClasses(cache),
+            limits.check,
+            PodSecurity(cache),
+            ResourceQuotas(cache, store),
+        )
+    )

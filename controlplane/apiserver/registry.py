@@ -36,7 +36,7 @@ from controlplane.apiserver.request import DeleteOptions, WriteOptions
 from controlplane.apiserver.views import shown_form, stored_form
 from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
 from controlplane.store.contract import Conflict, KeyExists, Store
-from pyk.api.kinds import EVENT, NAMESPACE, NODE, POD, SERVICE_ACCOUNT, Kind
+from pyk.api.kinds import EVENT, NODE, POD, SERVICE_ACCOUNT, Kind
 from pyk.api.objects import Object
 from pyk.api.status import ApiError, FieldError, already_exists, conflict, invalid, not_found
 from pyk.reconcile.clock import Clock, timestamp
@@ -58,6 +58,8 @@ class Write:
     subresource: str = ""
     options: WriteOptions = field(default_factory=WriteOptions)
     warnings: list[str] = field(default_factory=list)
+    give_back: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What admission took for this write, to be undone when it certainly comes to nothing."""
     view: Kind | None = None
     """The kind that the client speaks, when it is a view of `kind`."""
     manager: str = "kube-apiserver"
@@ -102,18 +104,20 @@ class Registry:
             place(kind, metadata, write.namespace, write.name)
             is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
             prepare_creation(kind, metadata, self._clock)
-            await self._finish_creation(write, obj, managers)
-            name = metadata["name"]
-            key = kind.storage_key(write.namespace, name)
-            stored = encode(obj)
-            if write.options.dry_run:
+            name = metadata.get("name") or ""
+            try:
+                await self._finish_creation(write, obj, managers)
+                key = kind.storage_key(write.namespace, name)
+                stored = encode(obj)
+                if not write.options.dry_run:
+                    return splice(stored, await self._store.create(key, stored, lease=await self._lease_for(kind)))
                 if await self._read(kind, write.namespace, name) is None:
                     return dumps(obj)
-            else:
-                try:
-                    return splice(stored, await self._store.create(key, stored, lease=await self._lease_for(kind)))
-                except KeyExists:
-                    pass
+            except ApiError:
+                await _give_back(write)
+                raise
+            except KeyExists:
+                await _give_back(write)
             if not is_generated or attempt == _GENERATED_NAME_TRIES - 1:
                 break
         raise already_exists(kind.group, kind.plural, name)
@@ -152,6 +156,7 @@ class Registry:
                 old,
                 write.options.dry_run,
                 write.warnings,
+                write.give_back,
             )
         )
 
@@ -216,6 +221,9 @@ class Registry:
         applier = Applier(write.manager, write.subresource, bool(write.options.force), timestamp(self._clock.time()))
 
         async def compute(old: Object) -> Object:
+            version = applied["metadata"].get("resourceVersion")
+            if version and version != old["metadata"]["resourceVersion"]:  # conflicts would tell of another object
+                raise conflict(kind.group, kind.plural, write.name, MODIFIED)
             managers = old["metadata"].pop("managedFields", [])
             new, after = apply(kind, shown_form(kind, old), managers, applied, applier)
             obj = self.conform(write, decode(dumps(new)), doubled)
@@ -302,6 +310,7 @@ class Registry:
             try:
                 new = await compute(decode(entry.data))
             except ApiError:
+                await _give_back(write)
                 # Right or wrong by an old state is no answer: only a fresh one decides.
                 if is_fresh:
                     raise
@@ -323,6 +332,7 @@ class Registry:
             try:
                 return await self._write(kind, key, new, entry.revision)
             except Conflict as error:
+                await _give_back(write)
                 current, is_fresh = error.current, True
                 entry = make_entry(kind, key, current.value, current.revision) if current is not None else None
         raise conflict(kind.group, kind.plural, write.name, MODIFIED)
@@ -405,15 +415,23 @@ class Registry:
     async def _lease_for(self, kind: Kind) -> int:
         return await self._event_leases.current() if kind is EVENT else 0
 
-    async def ensure_namespaces(self, user: UserInfo, names: Sequence[str]) -> None:
-        """Create the namespaces that a cluster begins with, where they are missing."""
-        for name in names:
-            if await self._read(NAMESPACE, "", name) is None:
+    async def ensure(self, user: UserInfo, objects: Iterable[tuple[Kind, Object]]) -> None:
+        """Create the objects that a cluster begins with, where they are missing."""
+        for kind, obj in objects:
+            metadata = obj["metadata"]
+            namespace = metadata.get("namespace") or ""
+            if await self._read(kind, namespace, metadata["name"]) is None:
                 try:
-                    await self.create(Write(user, NAMESPACE, ""), {"metadata": {"name": name}})
+                    await self.create(Write(user, kind, namespace), obj)
                 except ApiError as error:
                     if error.reason != "AlreadyExists":
                         raise
+
+
+async def _give_back(write: Write) -> None:
+    """Undo what admission took for a write that has not happened."""
+    while write.give_back:
+        await write.give_back.pop()()
 
 
 def _check_view(write: Write, obj: Object, old: Object | None) -> Iterable[FieldError]:

@@ -33,8 +33,9 @@ from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
 from controlplane.apiserver.watchcache import WatchCache, selection
 from controlplane.store.contract import Store, StoreError
-from pyk.api.kinds import NODE, POD
+from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE_ACCOUNT, Kind
 from pyk.api.objects import Object
+from pyk.api.rules.classes import SYSTEM_PRIORITIES
 from pyk.api.selectors import FieldRequirement
 from pyk.reconcile.clock import Clock
 
@@ -45,6 +46,16 @@ _COMPACT_SECONDS = 300.0
 _SELF = UserInfo("system:apiserver", "", ("system:masters", "system:authenticated"))
 
 log = logging.getLogger(__name__)
+
+
+def first_objects() -> Iterator[tuple[Kind, Object]]:
+    """What a cluster begins with besides its policy."""
+    for name in FIRST_NAMESPACES:
+        yield NAMESPACE, {"metadata": {"name": name}}
+    # Usable at once; those of later namespaces are the service account loop's.
+    yield SERVICE_ACCOUNT, {"metadata": {"name": "default", "namespace": "default"}}
+    for name, (value, description) in SYSTEM_PRIORITIES.items():
+        yield PRIORITY_CLASS, {"metadata": {"name": name}, "value": value, "description": description}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             options.pki_dir / "ca.crt", tokens if tokens.exists() else None, account_tokens.owner_of
         )
         authorizer = Authorizer(_pods_of(cache), book_from(cache.of))
-        admission = default_admission(cache, options.default_toleration_seconds)
+        admission = default_admission(cache, store, clock, options.default_toleration_seconds)
         registry = Registry(store, cache, clock, authorizer, admission)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
         api = Api(
@@ -92,7 +103,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         tasks = [asyncio.create_task(cache.run()), asyncio.create_task(_compact(store, clock))]
         try:
             await _ready(cache, tasks[0])
-            await registry.ensure_namespaces(_SELF, FIRST_NAMESPACES)
+            await registry.ensure(_SELF, first_objects())
             await ensure_policy(registry, cache, _SELF)
             runner = web.ServerRunner(
                 HttpServer(api.handle, connections, body_bytes=BODY_BYTES),

@@ -93,7 +93,6 @@ async def test_an_object_of_every_kind_is_stored_shown_and_deleted(api: Any, plu
     assert made.status == 201, made.body
     assert (await api("GET", f"{path}/one")).body == made.body
     table = (await api("GET", path, headers=TABLE)).body
-    assert table["rows"][-1]["cells"][:1] == ["one"]
     row = next(row["cells"] for row in table["rows"] if row["cells"][0] == "one")
     assert row[1 : 1 + len(cells)] == cells
     again = await api("PUT", f"{path}/one", made.body)

@@ -38,6 +38,7 @@ from pyk.api.status import ApiError, FieldError, bad_request, invalid
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _BEFORE_FIRST_APPLY = "before-first-apply"
 _KUBECTL = "kubectl"
+_LONGEST_SHOWN = 100
 _LONGEST_LAST_APPLIED = 256 * 1024
 
 
@@ -92,7 +93,8 @@ def configuration(kind: Kind, document: Object, subresource: str) -> Object:
     typed: Object = _typed(structure_of(kind.model), whole, (), problems)
     if problems:
         shown = ", ".join(problems) if len(problems) == 1 else "errors:\n" + "\n".join(f"  {each}" for each in problems)
-        place = "/".join(str(metadata.get(part)) for part in ("namespace", "name") if metadata.get(part))
+        named = metadata if isinstance(metadata, dict) else {}
+        place = "/".join(str(named[part])[:_LONGEST_SHOWN] for part in ("namespace", "name") if named.get(part))
         raise bad_request(
             f"failed to create typed patch object ({place}; {kind.api_version}, Kind={kind.kind}): {shown}"
         )
@@ -203,7 +205,7 @@ def _typed_leaf(structure: Structure, value: Any, path: tuple[str, ...], problem
 
 def _shown(value: Any) -> str:
     text = orjson.dumps(value).decode()
-    return text if len(text) <= 100 else text[:100] + "..."
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
 
 
 # The algorithm
@@ -255,11 +257,11 @@ def _apply(
             mine = each
         else:
             others[index] = each
-    new = merged(
-        structure, live, {name: value for name, value in applied.items() if name not in ("kind", "apiVersion")}
-    )
+    configured = {name: value for name, value in applied.items() if name not in ("kind", "apiVersion")}
+    new = merged(structure, live, configured)
     if mine is not None:
         new = _pruned(structure, new, mine["fieldsV1"], fields, [each["fieldsV1"] for each in others.values()])
+        new = merged(structure, new, configured)  # a list that is applied as empty stays one
     before, after = tracked(kind, live, applier.subresource), tracked(kind, new, applier.subresource)
     changed, removed = compared(structure, before, after)
     conflicts = {}

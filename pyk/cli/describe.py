@@ -9,7 +9,7 @@ from typing import Any
 from pyk.api.kinds import EVENT, NODE, POD, Kind
 from pyk.api.objects import Object, annotations_of, labels_of, name_of, namespace_of, uid_of
 from pyk.api.quantity import format_millicores, millicores, whole
-from pyk.cli.apply import LAST_APPLIED
+from pyk.cli.serverside import LAST_APPLIED
 from pyk.cli.session import Session, add_connection_options, parse_wanted
 from pyk.reconcile.clock import RealClock, parse_timestamp
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pyk.api.kinds import Column, Rules
-from pyk.api.objects import Object, name_of
+from pyk.api.objects import Object
 from pyk.api.rules.common import AGE, NAME
 from pyk.api.status import FieldError
 
@@ -13,8 +13,9 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 
 
 def _prepare(namespace: Object, old: Object | None) -> None:
-    labels = namespace["metadata"].get("labels") or {}
-    namespace["metadata"]["labels"] = labels | {NAME_LABEL: name_of(namespace)}
+    metadata = namespace["metadata"]
+    if name := metadata.get("name"):  # one without a name is refused by the checks that follow
+        metadata["labels"] = (metadata.get("labels") or {}) | {NAME_LABEL: name}
     spec = namespace.get("spec") or {}
     if old is None:
         finalizers = spec.get("finalizers") or []

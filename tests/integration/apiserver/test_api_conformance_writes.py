@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 import pytest
+
+from pyk.api.kinds import TABLE
 
 CONFIGS = "/api/v1/namespaces/default/configmaps"
 SECRETS = "/api/v1/namespaces/default/secrets"
@@ -263,6 +266,23 @@ async def test_yaml_is_a_body_of_patches_and_deletes_too(api, new_config):
     assert empty.status == 400
     broken = await api("POST", CONFIGS, b'{"metadata":')
     assert broken.status == 400
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.resource)
+async def test_the_emptiest_documents_of_every_kind_are_answered(api, kind):
+    path = kind.path("default")
+    for document in (
+        {},
+        {"metadata": {}},
+        {"metadata": {"name": ""}},
+        {"metadata": {"generateName": "x-"}},
+        {"spec": {}},
+    ):
+        answer = await api("POST", path, document, dryRun="All")
+        assert answer.status in (200, 201, 400, 403, 422), answer.body
+        assert answer.body["kind"]
+    for document in ([], "text", 1, None):
+        assert (await api("POST", path, orjson.dumps(document))).status == 400
 
 
 async def test_racing_creators_of_one_name_have_one_winner(api, new_config):

@@ -14,7 +14,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -109,35 +109,31 @@ def exit_status(document: bytes) -> int:
 
 async def _send_input(socket: aiohttp.ClientWebSocketResponse) -> None:
     """Pass standard input on until it ends, and then say so."""
-    with _readable(sys.stdin.fileno()) as read:
-        while data := await read():
-            await socket.send_bytes(bytes([STDIN]) + data)
+    while data := await read_when_ready(sys.stdin.fileno()):
+        await socket.send_bytes(bytes([STDIN]) + data)
     if socket.protocol == PROTOCOLS[0]:
         await socket.send_bytes(bytes([CLOSE, STDIN]))
 
 
-@contextmanager
-def _readable(descriptor: int) -> Iterator[Callable[[], Any]]:
-    """An awaitable read of a descriptor, whether it is a terminal, a pipe or a file."""
+async def read_when_ready(descriptor: int) -> bytes:
+    """What a terminal, a pipe or a file has next, empty at its end. Only the reading itself would block the loop."""
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    polled = True
-    try:
-        loop.add_reader(descriptor, ready.set)
-    except (PermissionError, OSError):  # a plain file, which cannot be polled and is always ready
-        polled = False
+    ready = loop.create_future()
 
-    async def read() -> bytes:
-        if polled:
-            await ready.wait()
-            ready.clear()
+    def on_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    try:
+        loop.add_reader(descriptor, on_ready)
+    except PermissionError:  # a plain file, which cannot be polled and is always ready
         return os.read(descriptor, 32768)
-
     try:
-        yield read
+        await ready
     finally:
-        if polled:
-            loop.remove_reader(descriptor)
+        # A reader that stays would tell of these bytes a second time when they are read already.
+        loop.remove_reader(descriptor)
+    return os.read(descriptor, 32768)
 
 
 async def _send_sizes(socket: aiohttp.ClientWebSocketResponse) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from pyk.cli.cluster import own_options
 from pyk.cli.drain import pods_to_move
-from pyk.cli.exec import exit_status
+from pyk.cli.exec import exit_status, read_when_ready
 from pyk.cli.logs import seconds_of
 from pyk.cli.main import COMMANDS, main
 from pyk.cli.rollout import status_line
@@ -197,3 +199,22 @@ def test_a_kubeconfig_that_may_not_be_read_is_told_of(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UserError, match=r"cannot read the kubeconfig .*: Permission denied"):
         load_kubeconfig()
+
+
+async def test_input_is_read_only_when_there_is_some() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)  # a read too early is an error here, and a hang on a terminal
+    try:
+        for word in (b"one", b"two"):
+            reading = asyncio.create_task(read_when_ready(reader))
+            await asyncio.sleep(0)
+            os.write(writer, word)
+            assert await reading == word
+        reading = asyncio.create_task(read_when_ready(reader))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not reading.done()
+        os.close(writer)
+        assert await reading == b""
+    finally:
+        os.close(reader)

@@ -51,7 +51,7 @@ def test_a_deployment_is_scaled_and_patched(api: kr8s.Api, namespace: str) -> No
 def test_watches_and_kinds_found_by_discovery(api: kr8s.Api, namespace: str) -> None:
     ConfigMap({"metadata": {"name": "a"}, "data": {"k": "1"}}, api=api, namespace=namespace).create()
     seen = []
-    for event, config in api.watch("configmaps"):
+    for event, config in api.watch("configmaps", field_selector="metadata.name=a"):
         seen.append((event, config.name, config.data.get("k")))
         if len(seen) == 1:
             config.patch({"data": {"k": "2"}})

@@ -83,7 +83,7 @@ def read_manifests(sources: Sequence[str], *, recursive: bool = False) -> list[M
 def _texts(sources: Sequence[str], recursive: bool) -> Iterator[tuple[str, str]]:
     for source in sources:
         if source == "-":
-            yield "standard input", sys.stdin.read()
+            yield "standard input", _decoded("standard input", sys.stdin.buffer.read())
         elif source.startswith(("http://", "https://")):
             yield source, _fetch(source)
         else:
@@ -106,11 +106,17 @@ def _files(path: Path, recursive: bool) -> Iterable[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        content = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from None
+    return _decoded(str(path), content)
+
+
+def _decoded(source: str, content: bytes) -> str:
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        raise ManifestError(f"{source}: is not UTF-8 text (byte {error.start})") from None
 
 
 def _fetch(url: str) -> str:
@@ -124,7 +130,7 @@ def _fetch(url: str) -> str:
         raise ManifestError(f"{url}: cannot be fetched: {getattr(error, 'reason', error)}") from None
     if len(content) > LONGEST_DOCUMENT:
         raise ManifestError(f"{url}: is larger than {LONGEST_DOCUMENT} bytes")
-    return content.decode(errors="replace")
+    return _decoded(url, content)
 
 
 def _documents(source: str, text: str, mistakes: list[str]) -> Iterator[Manifest]:

@@ -98,3 +98,15 @@ def test_a_file_without_objects_says_so(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"gone\.yaml: No such file"):
         read_manifests([str(tmp_path / "gone.yaml")])
+
+
+def test_bytes_that_are_no_text_are_told_from_wherever_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.yaml").write_bytes(b"ab\xff")
+    with pytest.raises(ManifestError, match=r"app.yaml: is not UTF-8 text \(byte 2\)"):
+        read_manifests([str(tmp_path / "app.yaml")])
+    with (tmp_path / "app.yaml").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        with pytest.raises(ManifestError, match=r"standard input: is not UTF-8 text \(byte 2\)"):
+            read_manifests(["-"])

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from controlplane.apiserver import discovery, metrics, responses, tokenrequests
 from controlplane.apiserver.apply import check_options, is_apply, read_apply
-from controlplane.apiserver.authentication import Authenticator, UserInfo
+from controlplane.apiserver.authentication import ANONYMOUS, Authenticator, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.connections import Connections
 from controlplane.apiserver.decoding import conform, parse_body
@@ -154,7 +154,7 @@ class Api:
         try:
             user = impersonated(request.headers, await self._authenticator.authenticate(request), self._authorizer)
             call = Call(request, info, query, user)
-            self._authorize(call)
+            await self._authorize_now(call)
             async with asyncio.timeout(None if metrics.is_stream(info) else REQUEST_SECONDS):
                 response = await self._route(call)
         except ApiError as error:
@@ -188,6 +188,16 @@ class Api:
         response = responses.failure(error, accepted)
         responses.finish(request, response, parse_query(request.rel_url.raw_query_string))
         return response
+
+    async def _authorize_now(self, call: Call) -> None:
+        """Whether they may, by roles and bindings as they are: a refusal counts once the cache has caught up."""
+        try:
+            self._authorize(call)
+        except ApiError:
+            if call.user.name == ANONYMOUS.name:
+                raise
+            await self._cache.catch_up()
+            self._authorize(call)
 
     def _authorize(self, call: Call) -> None:
         info = call.info

@@ -231,7 +231,7 @@ def _problem(charge: Charge, quota: Object, share: Amounts, added: Amounts) -> s
     exceeded = [each for each in share if present[each] + share[each] > parse_quantity(hard[each])]
     if not exceeded:
         return ""
-    requested, present_used = quantities(share, hard), quantities(present, {**hard, **used})
+    requested, present_used = quantities(share, hard), quantities(present, {**used, **hard})
     parts = [shown({each: values[each] for each in exceeded}) for values in (requested, present_used, hard)]
     return f"exceeded quota: {name}, requested: {parts[0]}, used: {parts[1]}, limited: {parts[2]}"
 
@@ -241,4 +241,4 @@ def _with_used(quota: Object, added: Amounts) -> Object:
     status = quota["status"]
     used = status.get("used") or {}
     amounts = {name: max(parse_quantity(used.get(name, "0")) + amount, amount * 0) for name, amount in added.items()}
-    return {**quota, "status": {**status, "used": {**used, **quantities(amounts, {**status["hard"], **used})}}}
+    return {**quota, "status": {**status, "used": {**used, **quantities(amounts, {**used, **status["hard"]})}}}

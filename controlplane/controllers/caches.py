@@ -9,13 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from controlplane.controllers.pods import node_of
-from pyk.api.kinds import CLUSTER_ROLE, DEPLOYMENT, EVENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, TABLE, Kind
+from pyk.api.kinds import (
+    CLUSTER_ROLE,
+    DEPLOYMENT,
+    EVENT,
+    LEASE,
+    NAMESPACE,
+    NODE,
+    POD,
+    REPLICA_SET,
+    RESOURCE_QUOTA,
+    TABLE,
+    Kind,
+)
 from pyk.api.objects import Object, controller_of, namespace_of
 from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 
-KEPT_WHOLE = (CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET)
+KEPT_WHOLE = (CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, RESOURCE_QUOTA)
 NOT_CACHED = (EVENT,)
 """Events come and go in numbers and own nothing; they are cleaned with their namespace by a live list."""
 

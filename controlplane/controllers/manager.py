@@ -19,6 +19,7 @@ from controlplane.controllers.nodeipam import Network, NodeIpamLoop
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
 from controlplane.controllers.podgc import PodGarbageCollector
 from controlplane.controllers.replicaset import ReplicaSetLoop
+from controlplane.controllers.resourcequota import ResourceQuotaLoop
 from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
@@ -79,6 +80,7 @@ class Manager:
             TaintEvictionLoop(client, recorder("taint-eviction-controller"), clock, nodes, pods),
             RoleAggregationLoop(client, clock, self.informers[CLUSTER_ROLE]),
             PodGarbageCollector(client, recorder("pod-garbage-collector"), clock, pods, nodes),
+            ResourceQuotaLoop(client, recorder("resourcequota-controller"), clock, self.informers),
         ]
         if options.cluster_cidr is not None:
             loops.append(

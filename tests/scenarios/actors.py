@@ -11,15 +11,24 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from controlplane.controllers import deployment, namespace, nodelifecycle, podgc, replicaset, tainteviction
+from controlplane.controllers import (
+    deployment,
+    namespace,
+    nodelifecycle,
+    podgc,
+    replicaset,
+    resourcequota,
+    tainteviction,
+)
 from controlplane.controllers.claims import claim, claim_actions
 from controlplane.controllers.ownergraph import Item, Owner, OwnerGraph
 from controlplane.controllers.ownergraph import decide as decide_collection
 from controlplane.controllers.revisions import revision_of
 from pyk.api.kinds import TABLE
 from pyk.api.objects import Object, controller_of, owner_reference, uid_of
+from pyk.api.quota import shown
 from pyk.api.selectors import from_document
-from pyk.reconcile.actions import Action
+from pyk.reconcile.actions import Action, UpdateStatus
 from pyk.reconcile.clock import timestamp
 from tests.scenarios.world import World
 
@@ -320,6 +329,34 @@ class Actors:
                     lines.append(f"finalize {name}: {finalized['spec']['finalizers']}")
                 case _:
                     lines += self._told_conditions(action)
+        return lines
+
+    def do_quota(self, name: str, settings: Settings) -> list[str]:
+        """A ResourceQuota: `hard=pods=3,cpu=1`; `used=...` is what it says already."""
+
+        def amounts(field: str) -> dict[str, str]:
+            return dict(part.split("=") for part in settings.get(field, "").split(",") if part)
+
+        def change(obj: Object) -> None:
+            if "hard" in settings:
+                obj["spec"]["hard"] = amounts("hard")
+            if "used" in settings:
+                obj["status"] = {"hard": obj["spec"]["hard"], "used": amounts("used")}
+
+        return self._set("ResourceQuota", "v1", name, change)
+
+    def do_recount(self, name: str, settings: Settings) -> list[str]:
+        """The resource quota loop looks at a quota; `unsettled` when it was charged a moment ago."""
+        quota = self.world.get("ResourceQuota", name) or _missing(name)
+        content = {
+            kind: [obj for obj in self.world.all(kind.kind) if obj["apiVersion"] == kind.api_version]
+            for kind in resourcequota.counted_kinds(quota, TABLE)
+        }
+        lines = []
+        for action in resourcequota.decide(quota, content, is_settled="unsettled" not in settings):
+            self.world.carry_out(action)
+            used = action.obj["status"]["used"] if isinstance(action, UpdateStatus) else {}
+            lines.append(f"{name}: used {shown(used)}")
         return lines
 
     def _told_conditions(self, action: Action) -> list[str]:

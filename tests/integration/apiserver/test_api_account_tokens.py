@@ -138,7 +138,6 @@ async def test_a_node_gets_tokens_for_its_pods_only(server, api, new_pod):
         pod = new_pod(name)
         pod["spec"] |= {"serviceAccountName": "robot" if name == "mine" else "default", "nodeName": node}
         assert (await api("POST", PODS, pod)).status == 201
-    await account(api, "default")
 
     def bound(name: str):
         return {"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": name}}}

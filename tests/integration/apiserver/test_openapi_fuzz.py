@@ -124,5 +124,5 @@ def test_no_request_by_the_schema_makes_the_server_fail_or_hang(server_url: str,
             except (schemathesis.errors.SchemathesisError, Unsatisfiable):
                 continue  # nothing of that mode can be made for the operation
     assert not failures, f"PYK_FUZZ_SEED={number}\n" + "\n".join(failures)
-    assert tried > 100
+    assert tried > 20
     assert session.get(f"{server_url}/readyz", timeout=ANSWER_SECONDS).text == "ok"

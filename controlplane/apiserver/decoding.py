@@ -217,11 +217,20 @@ def _repair(
             else:
                 missing.append(FieldError.required(dotted(path)))
         elif problem["input"] is None and path and isinstance(path[-1], str):
-            _parent(document, path).pop(path[-1], None)  # null is the same as nothing
+            if _is_text_of_map(model, path):
+                _parent(document, path)[path[-1]] = ""  # as in Go, where such a value cannot be missing
+            else:
+                _parent(document, path).pop(path[-1], None)  # null is the same as nothing
             is_mended = True
         else:
             raise bad_request(f"{subject} cannot be handled as a {model.__name__}: {_type_error(model, problem)}")
     return unknown, [] if is_mended else missing
+
+
+def _is_text_of_map(model: type[Model], path: tuple[str | int, ...]) -> bool:
+    """Whether a path leads to the value of a key in a map of texts."""
+    schema = struct_at(model, path[:-1])[1] if len(path) > 1 else None
+    return schema is not None and schema.is_map and schema.scalar is str and schema.named in ("", "byte")
 
 
 def _parent(document: Any, path: tuple[str | int, ...]) -> Any:

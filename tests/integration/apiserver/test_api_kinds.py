@@ -269,3 +269,29 @@ async def test_a_put_creates_events_and_leases(api: Any, path: str, body: dict[s
 async def test_a_put_creates_nothing_else(api: Any) -> None:
     answer = await api("PUT", "/api/v1/namespaces/default/configmaps/put", {"metadata": {"name": "put"}})
     assert answer.status == 404
+
+
+async def test_a_null_in_a_map_of_texts_is_an_empty_text(api: Any) -> None:
+    body = {"metadata": {"name": "nulls", "labels": {"a": None}}, "data": {"k": None, "v": "1"}}
+    made = (await api("POST", "/api/v1/namespaces/default/configmaps", body)).body
+    assert made["data"] == {"k": "", "v": "1"}
+    assert made["metadata"]["labels"] == {"a": ""}
+
+
+async def test_labels_of_a_deployment_do_not_change_with_its_status(api: Any) -> None:
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    body = {
+        "metadata": {"name": "d", "labels": {"keep": "me"}},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template},
+    }
+    path = "/apis/apps/v1/namespaces/default/deployments"
+    await api("POST", path, body)
+    change = {"metadata": {"labels": {"keep": "not"}}, "status": {"observedGeneration": 1}}
+    changed = (await api.patch(f"{path}/d/status", change)).body
+    assert (changed["metadata"]["labels"], changed["status"]) == ({"keep": "me"}, {"observedGeneration": 1})
+
+
+async def test_a_pod_status_without_a_qos_class_keeps_it(api: Any, new_pod: Any) -> None:
+    made = (await api("POST", "/api/v1/namespaces/default/pods", new_pod("q"))).body
+    answer = await api("PUT", "/api/v1/namespaces/default/pods/q/status", {**made, "status": {"phase": "Running"}})
+    assert answer.body["status"] == {"phase": "Running", "qosClass": "BestEffort"}

@@ -91,7 +91,8 @@ async def test_an_orphaned_replica_set_is_adopted_by_the_next_deployment(cluster
 
     async def is_orphan() -> bool:
         (only,) = (await cluster.client.list(REPLICA_SET, "default")).items
-        return controller_of(only) is None
+        # The owner goes when what it owned has been let go.
+        return controller_of(only) is None and not (await cluster.client.list(DEPLOYMENT, "default")).items
 
     await eventually("orphaned", is_orphan)
     await cluster.client.create(DEPLOYMENT, deployment(replicas=2))

@@ -1,17 +1,21 @@
 """Set up the volumes of a pod, keep their content live, and take everything away again.
 
     <state-dir>/pods/<uid>/volumes/<kind>/<name>/            what containers mount (the kubelet's layout)
+    <state-dir>/secrets/<uid>/<name>/                        the same for what must not reach a disk
     <state-dir>/pods/<uid>/volume-subpaths/<container>/<n>   binds of subPaths
     <state-dir>/pods/<uid>/...                               other files of the pod (hosts, termination messages)
 
 Everything is idempotent: `set_up` on what is there refreshes the content of configMap, secret, downwardAPI and
-projected volumes. Secrets stay in memory file systems. All work on the files of volumes runs in a thread.
+projected volumes. Secrets and tokens are in memory: in one file system for the node, since each mount of the host is
+copied into every sandbox and container that is made. All work on the files of volumes runs in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,8 @@ class VolumeManager:
 
     def __init__(self, state_dir: Path, clock: Clock) -> None:
         self._pods = state_dir / "pods"
+        self._secrets = state_dir / "secrets"
+        self._secrets_lock = threading.Lock()
         self._clock = clock
 
     def pod_directory(self, uid: str) -> Path:
@@ -64,19 +70,34 @@ class VolumeManager:
 
     async def tear_down(self, uid: str) -> None:
         """Unmount and remove everything of the pod. No error when there is nothing. Raises OSError."""
-        await asyncio.to_thread(mounts.remove_tree, self.pod_directory(uid))
+        await asyncio.to_thread(self._tear_down, uid)
 
     async def sweep(self, live: Collection[str]) -> None:
         """Take away what belongs to no pod in `live` (UIDs)."""
         for uid in await asyncio.to_thread(self._uids):
             if uid not in live:
                 await self.tear_down(uid)
+        await asyncio.to_thread(self._unmount_unused)
 
-    def _uids(self) -> list[str]:
-        try:
-            return os.listdir(self._pods)
-        except FileNotFoundError:
-            return []
+    def _uids(self) -> set[str]:
+        return {path.name for root in (self._pods, self._secrets) if root.is_dir() for path in root.iterdir()}
+
+    def _tear_down(self, uid: str) -> None:
+        mounts.remove_tree(self.pod_directory(uid))
+        if (secrets := self._secrets / uid).exists():
+            shutil.rmtree(secrets)
+
+    def _mount_secrets(self) -> None:
+        """The memory file system, made by the first that needs it. Only the node's owner can look into it by its path;
+        containers see the directories that are theirs."""
+        with self._secrets_lock:
+            self._secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mounts.mount_tmpfs(self._secrets, size=None, mode=0o700)
+
+    def _unmount_unused(self) -> None:
+        with self._secrets_lock:
+            if self._secrets.is_mount() and not any(self._secrets.iterdir()):
+                mounts.unmount_below(self._secrets)
 
     def _set_up(self, pod: Object, sources: Sources, memory_limit: int | None) -> dict[str, Path]:
         directory = self.pod_directory(uid_of(pod))
@@ -114,9 +135,10 @@ class VolumeManager:
             return path
         assert kind in PROJECTED_SOURCES
         files = volume_files(volume, sources)
-        path.mkdir(parents=True, exist_ok=True)
         if is_secret_bearing(volume):
-            mounts.mount_tmpfs(path, size=memory_limit, mode=0o777)
+            self._mount_secrets()
+            path = self._secrets / directory.name / str(volume["name"])
+        path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o777)
         write_atomically(path, files, self._clock.time(), group)
         return path

@@ -47,10 +47,12 @@ def mount_tmpfs(path: Path, *, size: int | None, mode: int, group: int | None = 
     syscalls.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, ",".join(options).encode())
 
 
-def unmount_below(path: Path) -> None:
-    """Unmount everything at and below `path`."""
-    for point in mounts_below(path):
+def unmount_below(path: Path) -> bool:
+    """Unmount everything at and below `path`; says whether there was anything."""
+    points = mounts_below(path)
+    for point in points:
         syscalls.detach(os.fsencode(point))
+    return bool(points)
 
 
 def remove_tree(path: Path) -> None:
@@ -60,8 +62,7 @@ def remove_tree(path: Path) -> None:
     """
     if not path.exists():
         return
-    unmount_below(path)
-    if remaining := mounts_below(path):
+    if unmount_below(path) and (remaining := mounts_below(path)):
         raise OSError(f"{remaining[0]} is still mounted: {path} stays")
     shutil.rmtree(path)
 

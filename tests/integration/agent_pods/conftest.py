@@ -287,6 +287,7 @@ def shell_pod() -> Callable[..., Object]:
                 "nodeName": "n1",
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 2,
+                "automountServiceAccountToken": False,  # no controllers run here that would make what its volume shows
                 "containers": [main],
                 **spec,
             },

@@ -322,8 +322,9 @@ async def test_secrets_never_reach_the_disk(node: Any, shell_pod: Any) -> None:
     }
     async with node.agent():
         pod = await node.running(shell_pod("quiet", "cat /s/pw; sleep 1000", **spec))
-        path = node.settings.state_dir / "pods" / pod["metadata"]["uid"] / "volumes/kubernetes.io~secret/s"
-        assert path.is_mount()
+        path = node.settings.state_dir / "secrets" / pod["metadata"]["uid"] / "s"
+        assert (node.settings.state_dir / "secrets").is_mount()
+        assert not any(node.settings.state_dir.glob("pods/*/volumes/*/s"))
         await node.client.patch(SECRET, "sec", "default", {"data": {"pw": base64.b64encode(b"new").decode()}})
         async with asyncio.timeout(20):
             while (path / "pw").read_bytes() != b"new":

@@ -19,10 +19,9 @@ import contextlib
 import os
 import signal
 import sys
-import time
 
 from agent.runtime import child as child_process
-from agent.runtime import records, syscalls
+from agent.runtime import clock, records, syscalls
 from agent.runtime.forker import wait_status
 from agent.runtime.records import CREATED, CREATING, EXITED, REMOVING, RUNNING, STARTING, ContainerRecord
 from agent.runtime.server import OperationFailed
@@ -97,7 +96,7 @@ class Containers:
             raise OperationFailed(f"container {identifier} is being removed")
         sandbox = self._sandboxes.living(plan["sandbox"])
         record = ContainerRecord(self._directory, plan)
-        record.created_at = time.time()
+        record.created_at = clock.now()
         record.file.create(record.state(), plan)
         self.records[identifier] = record
         self._creating[identifier] = [request]
@@ -122,7 +121,7 @@ class Containers:
             self._starting[record.id].append(request)
         else:
             self._starting[record.id] = [request]
-            record.started_at = time.time()
+            record.started_at = clock.now()
             record.save(RUNNING)
             if record.phase == CREATED:
                 record.phase = STARTING
@@ -258,7 +257,7 @@ class Containers:
 
     def _failed_to_fork(self, record: ContainerRecord, text: str) -> None:
         record.exit_code = _FAILED_EXIT
-        record.finished_at = time.time()
+        record.finished_at = clock.now()
         record.phase = EXITED
         record.save()
         if streams := self.streams.pop(record.id, None):
@@ -291,7 +290,7 @@ class Containers:
             report = channel.failure
         if not record.private_pids:
             self._forker.cgroups.kill(record.cgroup)
-        record.finished_at = time.time()
+        record.finished_at = clock.now()
         record.exit_unknown = status is None
         record.exit_code, record.signal = (_UNKNOWN_EXIT, 0) if status is None else wait_status(status)
         if report:
@@ -347,7 +346,7 @@ class Containers:
         self._forker.cgroups.kill(record.cgroup)
         record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
         record.exit_code, record.exit_unknown = _UNKNOWN_EXIT, True
-        record.finished_at = time.time()
+        record.finished_at = clock.now()
         record.phase = EXITED
         record.save()
 

@@ -12,7 +12,8 @@ import os
 import select
 import signal
 import socket
-import time
+
+from agent.runtime import clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Loop:
             self._epoll.unregister(fd)
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), action))
+        heapq.heappush(self._timers, (clock.monotonic() + seconds, next(self._order), action))
 
     def stop(self) -> None:
         self._running = False
@@ -68,11 +69,11 @@ class Loop:
         while self._running:
             timeout = -1.0
             if self._timers:
-                timeout = max(0.0, self._timers[0][0] - time.monotonic())
+                timeout = max(0.0, self._timers[0][0] - clock.monotonic())
             for fd, events in self._epoll.poll(timeout):
                 if handler := self._handlers.get(fd):  # an earlier handler of this round may have removed it
                     handler(events)
-            while self._timers and self._timers[0][0] <= time.monotonic():
+            while self._timers and self._timers[0][0] <= clock.monotonic():
                 heapq.heappop(self._timers)[2]()
 
     def _on_signal(self, _events: int) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 
 from agent.runtime import child as child_process
+from agent.runtime import clock, syscalls
 from agent.runtime import sandbox as sandbox_process
-from agent.runtime import syscalls
 from agent.runtime.records import RecordFile, SandboxRecord, boot_id, start_time
 from agent.runtime.server import OperationFailed
 from agent.runtime.teardown import Teardown
@@ -79,7 +78,7 @@ class Sandboxes:
         except ValueError as error:
             raise OperationFailed(str(error), _REASON) from None
         record = SandboxRecord(self._directory, config)
-        record.created_at = time.time()
+        record.created_at = clock.now()
         record.file.create(record.state(), config)
         try:
             self._forker.cgroups.create(record.cgroup)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from agent.runtime import clock
 from agent.runtime.server import OperationFailed
 
 TYPE_CHECKING = False
@@ -23,7 +22,7 @@ class _Job:
         self.is_dead = is_dead
         self.finish = finish
         self.requests: list[Request] = []
-        self.deadline = time.monotonic() + _PATIENCE
+        self.deadline = clock.monotonic() + _PATIENCE
         self.pause = _FIRST_PAUSE
 
 
@@ -67,7 +66,7 @@ class Teardown:
                 request.reply(result)
             return
         self._cgroups.kill(job.cgroup)
-        if time.monotonic() > job.deadline:
+        if clock.monotonic() > job.deadline:
             del self._jobs[identifier]
             survivors = self._cgroups.processes(job.cgroup)[:8]
             for request in job.requests:

@@ -14,10 +14,9 @@ import errno
 import os
 import select
 import signal
-import time
 from abc import ABC, abstractmethod
 
-from agent.runtime import syscalls
+from agent.runtime import clock, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,10 +137,10 @@ class Cgroups(ABC):
         Raises:
             OSError: EBUSY, a process would not die.
         """
-        deadline = time.monotonic() + timeout
+        deadline = clock.monotonic() + timeout
         while not self.try_remove(path):
             self.kill(path)
-            left = deadline - time.monotonic()
+            left = deadline - clock.monotonic()
             if left <= 0:
                 raise OSError(errno.EBUSY, f"cgroup {path} still has processes {self.processes(path)[:8]}")
             wait_for_death(self.processes(path), left)
@@ -197,7 +196,7 @@ def detect(root: str = "/sys/fs/cgroup", mountinfo: str = "/proc/self/mountinfo"
 
 def wait_for_death(pids: Sequence[int], timeout: float) -> None:
     """Wait until these processes have ended, at most `timeout` seconds for all."""
-    deadline = time.monotonic() + timeout
+    deadline = clock.monotonic() + timeout
     waiting = False
     for pid in pids:
         try:
@@ -208,7 +207,7 @@ def wait_for_death(pids: Sequence[int], timeout: float) -> None:
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            poll.poll(max(0.0, deadline - clock.monotonic()) * 1000)
         finally:
             os.close(pidfd)
     if not waiting:

@@ -1,4 +1,4 @@
-"""How fast the API server is: `python benchmarks/bench_api.py [--store sqlite|etcd ...] [--pods 12000]`.
+"""How fast the API server is: `python -m benchmarks.bench_api [--store sqlite|etcd ...] [--pods 12000]`.
 
 Starts a server of its own on loopback, with TLS, authorization and a data directory that is removed afterwards, and
 loads it from this process with `--in-flight` connections that each have one request under way. Prints, for each kind
@@ -17,12 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import uvloop
 
+from benchmarks.etcd import etcd_server
 from pyk import pki
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -253,14 +255,16 @@ def start_server(folder: Path, options: argparse.Namespace) -> tuple[subprocess.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", choices=("sqlite", "etcd"), default="sqlite")
-    parser.add_argument("--etcd-endpoints", default="127.0.0.1:2379")
+    parser.add_argument("--etcd-endpoints", default="", help="an empty etcd (default: start one)")
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--pods", type=int, default=12_000, help="how many there are when memory is read")
     parser.add_argument("--watchers", type=int, default=1000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pyk-bench-") as name:
-        folder = Path(name)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyk-bench-")))
+        if options.store == "etcd" and not options.etcd_endpoints:
+            options.etcd_endpoints = stack.enter_context(etcd_server(f"{folder}/etcd"))
         pki.ensure_cluster_pki(folder / "pki", server_addresses=["127.0.0.1"])
         process, port = start_server(folder, options)
         try:

@@ -1,4 +1,4 @@
-"""Measure the stores: `python benchmarks/bench_store.py [--engine sqlite|etcd] [--endpoint HOST:PORT]`.
+"""Measure the stores: `python -m benchmarks.bench_store [--engine sqlite|etcd] [--endpoint HOST:PORT]`.
 
 Prints, per engine, rates of creates, compare-and-swap updates, gets, deletes and listed entries, with the CPU time
 of this process an operation. 600-byte values, 64 callers in flight unless said otherwise. Without `--endpoint` an
@@ -11,16 +11,15 @@ import argparse
 import asyncio
 import contextlib
 import os
-import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import uvloop
 
+from benchmarks.etcd import etcd_server
 from controlplane.store import open_store
 from controlplane.store.contract import Store, StoreUnavailable
 from pyk.reconcile.clock import RealClock
@@ -99,29 +98,6 @@ async def bench(store: Store) -> None:
     await measure("deletes, 64 in flight", ENTRIES, 64, delete)
 
 
-@contextlib.asynccontextmanager
-async def etcd_endpoint(directory: str) -> AsyncIterator[str]:
-    """An etcd server of our own."""
-    with socket.socket() as client, socket.socket() as peer:
-        client.bind(("127.0.0.1", 0))
-        peer.bind(("127.0.0.1", 0))
-        ports = client.getsockname()[1], peer.getsockname()[1]
-    client_url, peer_url = (f"http://127.0.0.1:{port}" for port in ports)
-    process = await asyncio.create_subprocess_exec(
-        *("etcd", "--data-dir", directory, "--log-level", "error", "--logger", "zap"),
-        *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
-        *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url),
-        *("--initial-cluster", f"default={peer_url}"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield f"127.0.0.1:{ports[0]}"
-    finally:
-        process.kill()
-        await process.wait()
-
-
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["sqlite", "etcd"], help="measure only this one")
@@ -133,7 +109,7 @@ async def main() -> None:
             if engine == "sqlite":
                 store = open_store("sqlite", path=Path(directory) / "store.db", clock=RealClock())
             else:
-                endpoint = arguments.endpoint or await stack.enter_async_context(etcd_endpoint(f"{directory}/etcd"))
+                endpoint = arguments.endpoint or stack.enter_context(etcd_server(f"{directory}/etcd"))
                 store = open_store("etcd", endpoints=[endpoint], clock=RealClock())
             try:
                 await store.open()

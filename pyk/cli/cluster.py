@@ -85,7 +85,9 @@ def run_up(arguments: argparse.Namespace) -> int:
     if arguments.hints:
         _print_hints(_running_layout(Path(options.data_dir)))
         return 0
-    # A kill is treated like Ctrl-C: the half-started cluster is taken back.
+    # A kill is treated like Ctrl-C: the half-started cluster is taken back. Ctrl-C counts even where it was ignored by
+    # whoever started us, as it is for what a shell script starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     with Steps() as tell:

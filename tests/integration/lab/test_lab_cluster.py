@@ -213,6 +213,8 @@ def test_a_killed_agent_comes_back_and_a_killed_node_stays_off(lab: Lab) -> None
     agent = lab.processes["agent-node-1"]
     os.kill(agent.pid, signal.SIGKILL)
     wait_for("another agent", lambda: lab.processes.get("agent-node-1", agent) != agent)
+    group, another = lab.layout.node_cgroup("node-1"), lab.processes["agent-node-1"].pid
+    wait_for("it is on its node", lambda: f"{group}/" in Path(f"/proc/{another}/cgroup").read_text())
     LabCgroups.detect().kill(lab.layout.node_cgroup("node-1"))
     wait_for("the node is off", lambda: "node-1  off" in lab.node("list").stdout)
     assert not Path(lab.layout.namespace("node-1")).exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,18 @@ def test_bytes_that_are_no_text_are_told_from_wherever_they_come(
         monkeypatch.setattr("sys.stdin", stream)
         with pytest.raises(ManifestError, match=r"standard input: is not UTF-8 text \(byte 2\)"):
             read_manifests(["-"])
+
+
+def test_a_url_is_fetched_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        assert [str(manifest) for manifest in read_manifests([f"{address}/app.yaml"])] == [
+            "configmap/one",
+            "deployment.apps/web",
+        ]
+        with pytest.raises(ManifestError, match=r"gone\.yaml: cannot be fetched"):
+            read_manifests([f"{address}/gone.yaml"])
+        server.shutdown()

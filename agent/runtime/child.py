@@ -42,7 +42,6 @@ FAILED_STATUS = 125
 """What a child that reported an error exits with."""
 
 _TIOCSPTLCK, _TIOCGPTN, _TIOCGPTPEER = 0x40045431, 0x80045430, 0x5441
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)
 
 _step = "start"
 
@@ -144,8 +143,9 @@ def _begin(child: Child, kept: Sequence[int]) -> None:
     at("leave the spawner")
     syscalls.close_all_but([0, 1, 2, *kept, *(fd for fd in child.stdio if fd is not None)])
     os.setsid()
-    for number in _DEFAULT_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is not signal.SIG_DFL:  # what is ignored stays so through exec(2)
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_NOFILE, child.open_files)
     at("join the cgroup")

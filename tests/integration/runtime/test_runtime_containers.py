@@ -71,6 +71,25 @@ async def test_a_death_by_signal_is_told_with_the_signal(node: Node) -> None:
     await node.runtime.kill_container("d", signal.SIGKILL)  # it has ended: no error
 
 
+async def test_a_container_ignores_no_signal_that_its_spawner_ignores(tmp_path: Path) -> None:
+    numbers = (
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+    )  # a shell starts its background jobs with the first two ignored
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    node = Node(tmp_path)
+    try:
+        await node.runtime.start()
+        _, output = await node.run("grep SigIgn: /proc/self/status")
+        assert int(output.split()[1], 16) == 0
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        await node.clean_up()
+        node.cgroups.remove(node.group)
+
+
 async def test_an_out_of_memory_kill_is_reported(node: Node) -> None:
     limited = {"memory": {"limit": 24 << 20}, "pids": {"limit": 64}}
     script = "x=0123456789abcdef; while :; do x=$x$x; done"

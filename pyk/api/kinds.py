@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, cluster, coordination, core, rbac, reviews
+from pyk.api.groups import apps, cluster, coordination, core, policy, rbac, reviews
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -21,6 +21,7 @@ TABLE: tuple[Kind, ...] = (
     *apps.KINDS,
     *coordination.KINDS,
     *cluster.KINDS,
+    *policy.KINDS,
     *rbac.KINDS,
     *reviews.KINDS,
 )
@@ -67,3 +68,4 @@ RUNTIME_CLASS = BY_KIND["node.k8s.io/v1", "RuntimeClass"]
 STORAGE_CLASS = BY_KIND["storage.k8s.io/v1", "StorageClass"]
 INGRESS_CLASS = BY_KIND["networking.k8s.io/v1", "IngressClass"]
 INGRESS = BY_KIND["networking.k8s.io/v1", "Ingress"]
+POD_DISRUPTION_BUDGET = BY_KIND["policy/v1", "PodDisruptionBudget"]

@@ -6,6 +6,7 @@ A check is a generator of `FieldError`s; `path` is where the checked value stand
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,16 @@ IMMUTABLE = "field is immutable"
 AT_LEAST_ZERO = "must be greater than or equal to 0"
 MAX_INT32 = 2**31 - 1
 _ANNOTATIONS_LIMIT = 256 * 1024
+_TRUTHS = ("False", "True", "Unknown")
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?\Z")
+_REASON_FORM = (
+    "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric "
+    "characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or "
+    "'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is "
+    "'[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')"
+)
+_LONGEST_REASON = 1024
+_LONGEST_MESSAGE = 32 * 1024
 
 
 def set_default(document: dict[str, Any], key: str, value: Any) -> None:
@@ -128,6 +139,32 @@ def check_label_selector(selector: Mapping[str, Any] | None, path: str) -> Itera
         yield from check_optional_name(names.qualified_name, f"{where}.key", expression["key"])
         for position, value in enumerate(values):
             yield from check_optional_name(names.label_value, f"{where}.values[{position}]", value)
+
+
+def check_conditions(status: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    """The `metav1.Condition`s of a status (apimachinery `ValidateConditions`); `path` is that of their list."""
+    conditions = some(status, path.rpartition(".")[2])
+    yield from check_unique(path, conditions, "type")
+    for index, condition in enumerate(conditions):
+        where = f"{path}[{index}]"
+        kind, reason = condition.get("type") or "", condition.get("reason")
+        if (problem := names.qualified_name(kind)) is not None:
+            yield FieldError.invalid(f"{where}.type", kind, problem)
+        if condition.get("status") not in _TRUTHS:
+            yield FieldError.not_supported(f"{where}.status", condition.get("status") or "", _TRUTHS)
+        if (condition.get("observedGeneration") or 0) < 0:
+            detail = "must be greater than or equal to zero"
+            yield FieldError.invalid(f"{where}.observedGeneration", condition["observedGeneration"], detail)
+        if not condition.get("lastTransitionTime"):
+            yield FieldError.required(f"{where}.lastTransitionTime", "must be set")
+        if not reason:
+            yield FieldError.required(f"{where}.reason", "must be set")
+        elif _REASON.match(reason) is None:
+            yield FieldError.invalid(f"{where}.reason", reason, _REASON_FORM)
+        if len(reason or "") > _LONGEST_REASON:
+            yield FieldError.too_long(f"{where}.reason", f"may not be more than {_LONGEST_REASON} bytes")
+        if len((condition.get("message") or "").encode()) > _LONGEST_MESSAGE:
+            yield FieldError.too_long(f"{where}.message", f"may not be more than {_LONGEST_MESSAGE} bytes")
 
 
 def check_unique(path: str, items: Iterable[Mapping[str, Any]], field: str) -> Iterator[FieldError]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyk.api.kinds import Column, Rules
 from pyk.api.objects import Object
-from pyk.api.rules.common import AGE, AT_LEAST_ZERO, NAME, check_choice, check_not_negative, set_default
+from pyk.api.rules.common import AGE, NAME, check_choice, check_not_negative, set_default
 from pyk.api.rules.pods_defaults import default_template
-from pyk.api.rules.workloads import TEMPLATE_COLUMNS, check_selector_and_template, check_status_counts, count
+from pyk.api.rules.workloads import (
+    TEMPLATE_COLUMNS,
+    check_at_most_all,
+    check_count_or_percent,
+    check_selector_and_template,
+    check_status_counts,
+    count,
+)
 from pyk.api.status import FieldError
-
-_PERCENT = re.compile(r"[0-9]+%\Z")
 
 
 def _default(deployment: Object) -> None:
@@ -53,25 +57,12 @@ def _check_strategy(strategy: dict[str, Any]) -> Iterator[FieldError]:
     elif strategy["type"] == "RollingUpdate":
         rolling = strategy["rollingUpdate"]
         unavailable, surge = rolling["maxUnavailable"], rolling["maxSurge"]
-        yield from _check_count_or_percent(unavailable, f"{where}.maxUnavailable")
-        yield from _check_count_or_percent(surge, f"{where}.maxSurge")
+        yield from check_count_or_percent(unavailable, f"{where}.maxUnavailable")
+        yield from check_count_or_percent(surge, f"{where}.maxSurge")
         if unavailable in (0, "0%") and surge in (0, "0%"):
             detail = "may not be 0 when `maxSurge` is 0"
             yield FieldError.invalid(f"{where}.maxUnavailable", unavailable, detail)
-        if isinstance(unavailable, str) and _PERCENT.match(unavailable) and int(unavailable[:-1]) > 100:
-            yield FieldError.invalid(f"{where}.maxUnavailable", unavailable, "must not be greater than 100%")
-
-
-def _check_count_or_percent(value: int | str, path: str) -> Iterator[FieldError]:
-    if isinstance(value, int):
-        if value < 0:
-            yield FieldError.invalid(path, value, AT_LEAST_ZERO)
-    elif _PERCENT.match(value) is None:
-        detail = (
-            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', "
-            "regex used for validation is '[0-9]+%')"
-        )
-        yield FieldError.invalid(path, value, detail)
+        yield from check_at_most_all(unavailable, f"{where}.maxUnavailable")
 
 
 def _validate_status(deployment: Object, old: Object | None) -> Iterable[FieldError]:

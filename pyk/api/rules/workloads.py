@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from pyk.api.kinds import Column
 from pyk.api.objects import Object
-from pyk.api.rules.common import check_label_selector, check_not_negative, check_unchanged, some
+from pyk.api.rules.common import AT_LEAST_ZERO, check_label_selector, check_not_negative, check_unchanged, some
 from pyk.api.rules.pods_validation import check_template
 from pyk.api.selectors import BadSelector, format_selector, from_document, matches
 from pyk.api.status import FieldError
 
 Document = dict[str, Any]
+
+_PERCENT = re.compile(r"[0-9]+%\Z")
 
 
 def check_selector_and_template(spec: Document, old: Document | None, kind: str) -> Iterator[FieldError]:
@@ -55,6 +58,25 @@ def check_status_counts(status: Document, *fields: str) -> Iterator[FieldError]:
     if (status.get("availableReplicas") or 0) > ready:
         detail = "cannot be greater than readyReplicas"
         yield FieldError.invalid("status.availableReplicas", status["availableReplicas"], detail)
+
+
+def check_count_or_percent(value: int | str, path: str) -> Iterator[FieldError]:
+    """A count that is not negative, or a share such as `25%`."""
+    if isinstance(value, int):
+        if value < 0:
+            yield FieldError.invalid(path, value, AT_LEAST_ZERO)
+    elif _PERCENT.match(value) is None:
+        detail = (
+            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', "
+            "regex used for validation is '[0-9]+%')"
+        )
+        yield FieldError.invalid(path, value, detail)
+
+
+def check_at_most_all(value: int | str, path: str) -> Iterator[FieldError]:
+    """A share, when it is one, is at most 100%."""
+    if isinstance(value, str) and _PERCENT.match(value) and int(value[:-1]) > 100:
+        yield FieldError.invalid(path, value, "must not be greater than 100%")
 
 
 def count(section: str, field: str) -> Any:

@@ -77,6 +77,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[Any]]] = {
         {"spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}},
         ["<none>", "*", "", "80"],
     ),
+    "poddisruptionbudgets": (
+        "/apis/policy/v1/namespaces/default",
+        {"spec": {"minAvailable": "50%", "selector": {"matchLabels": {"a": "b"}}}},
+        ["50%", "N/A", 0],
+    ),
     "endpointslices": (
         "/apis/discovery.k8s.io/v1/namespaces/default",
         {"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]},
@@ -141,6 +146,10 @@ REFUSED = [
     ("endpoints", {"subsets": [{"addresses": [{"ip": "127.0.0.1"}]}]}, "may not be in the loopback range"),
     ("endpointslices", {"addressType": "IPv4", "endpoints": [{"addresses": ["x"]}]}, "must be an IPv4 address"),
     ("controllerrevisions", {"revision": 1}, "data is mandatory"),
+    ("poddisruptionbudgets", {"spec": {"minAvailable": 1, "maxUnavailable": 1}}, "cannot be both set"),
+    ("poddisruptionbudgets", {"spec": {"minAvailable": "101%"}}, "must not be greater than 100%"),
+    ("poddisruptionbudgets", {"spec": {"maxUnavailable": -1}}, "must be greater than or equal to 0"),
+    ("poddisruptionbudgets", {"spec": {"unhealthyPodEvictionPolicy": "Never"}}, "Unsupported value"),
 ]
 
 

@@ -1,0 +1,77 @@
+"""PodDisruptionBudgets. Source: `pkg/apis/policy/validation/validation.go`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pyk.api.kind import Column, Rules
+from pyk.api.objects import Object
+from pyk.api.rules.common import AGE, NAME, check_choice, check_conditions, check_label_selector, check_not_negative
+from pyk.api.rules.workloads import check_at_most_all, check_count_or_percent, count
+from pyk.api.status import FieldError
+
+ALWAYS_ALLOW = "AlwaysAllow"
+IF_HEALTHY_BUDGET = "IfHealthyBudget"
+_COUNTS = ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods")
+
+
+def _prepare(budget: Object, old: Object | None) -> None:
+    if old is None:  # the counts are never missing, as for clients written in Go
+        budget["status"] = dict.fromkeys(_COUNTS, 0)
+
+
+def _validate(budget: Object, old: Object | None) -> Iterable[FieldError]:
+    spec = budget.get("spec") or {}
+    if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
+        yield FieldError.invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set")
+    yield from _check_share(spec, "minAvailable")
+    yield from _check_share(spec, "maxUnavailable")
+    yield from check_label_selector(spec.get("selector"), "spec.selector")
+    yield from check_choice(spec, "spec", "unhealthyPodEvictionPolicy", (ALWAYS_ALLOW, IF_HEALTHY_BUDGET))
+
+
+def _check_share(spec: dict[str, Any], field: str) -> Iterator[FieldError]:
+    value = spec.get(field)
+    if value is not None:
+        yield from check_count_or_percent(value, f"spec.{field}")
+        yield from check_at_most_all(value, f"spec.{field}")
+
+
+def _validate_status(budget: Object, old: Object | None) -> Iterable[FieldError]:
+    status = budget.get("status") or {}
+    yield from check_conditions(status, "status.conditions")
+    yield from check_not_negative(status, "status", *_COUNTS)
+
+
+def _share(field: str) -> Any:
+    def cell(budget: Object, now: float) -> str:
+        value = (budget.get("spec") or {}).get(field)
+        return "N/A" if value is None else str(value)
+
+    return cell
+
+
+POD_DISRUPTION_BUDGET = Rules(
+    prepare=_prepare,
+    validate=_validate,
+    validate_status=_validate_status,
+    columns=(
+        NAME,
+        Column(
+            "Min Available", _share("minAvailable"), description="The minimum number of pods that must be available."
+        ),
+        Column(
+            "Max Unavailable",
+            _share("maxUnavailable"),
+            description="The maximum number of pods that may be unavailable.",
+        ),
+        Column(
+            "Allowed Disruptions",
+            count("status", "disruptionsAllowed"),
+            kind="integer",
+            description="Calculated number of pods that may be disrupted at this time.",
+        ),
+        AGE,
+    ),
+)

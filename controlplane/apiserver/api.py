@@ -8,26 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 
-from controlplane.apiserver import discovery, metrics, responses, tokenrequests
+from controlplane.apiserver import metrics, responses, tokenrequests
 from controlplane.apiserver.apply import check_options, is_apply, read_apply
-from controlplane.apiserver.authentication import ANONYMOUS, Authenticator, UserInfo
+from controlplane.apiserver.authentication import ANONYMOUS, Authenticator
 from controlplane.apiserver.authorization import Attributes, Authorizer
-from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.call import Call
 from controlplane.apiserver.decoding import conform, parse_body
 from controlplane.apiserver.encoding import decode, dumps
-from controlplane.apiserver.health import Health
 from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.managedfields import manager_of
 from controlplane.apiserver.negotiation import negotiate
-from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.patch import names_managers, parse_patch
-from controlplane.apiserver.podproxy import target_of
+from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.request import (
     Query,
@@ -41,17 +39,14 @@ from controlplane.apiserver.request import (
     write_options,
 )
 from controlplane.apiserver.reviews import Reviewer
-from controlplane.apiserver.streaming import WatchStream, open_watch
+from controlplane.apiserver.streams import Streams
 from controlplane.apiserver.subresources import apply_scale, bind, scale_of, write_scale
 from controlplane.apiserver.tokenrequests import TokenRequests
-from controlplane.apiserver.tokens import IssuerDocuments
-from controlplane.apiserver.views import shown, shown_lines, shown_listing, stored_kind, stored_options
+from controlplane.apiserver.views import shown, shown_listing, stored_kind, stored_options
 from controlplane.apiserver.watchcache import WatchCache
-from controlplane.apiserver.watchforms import render_for
 from controlplane.store.contract import StoreUnavailable
-from pyk.api.kinds import NAMESPACE, NODE, POD, Kind
+from pyk.api.kinds import NAMESPACE, POD, Kind
 from pyk.api.objects import Object
-from pyk.api.selectors import FieldRequirement
 from pyk.api.status import (
     ApiError,
     bad_request,
@@ -61,38 +56,13 @@ from pyk.api.status import (
     unavailable,
 )
 from pyk.reconcile.clock import Clock
-from pyk.reconcile.metrics import exposition
 
 REQUEST_SECONDS = 60.0
 """As kube-apiserver's --request-timeout; streams have their own."""
-_SHORTEST_WATCH_SECONDS = 1800.0
 _OPTIONS_KINDS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
 _MOST_FIELD = 200
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Call:
-    """One request on its way."""
-
-    request: web.Request
-    info: RequestInfo
-    query: Query
-    user: UserInfo
-
-    @property
-    def accept(self) -> str:
-        return self.request.headers.get("Accept", "")
-
-    @property
-    def include(self) -> str:
-        """What a Table row holds of its object: None, Metadata or Object. Raises 400."""
-        values = self.query.get("includeObject")
-        wanted = values[0] if values and values[0] else "Metadata"
-        if wanted not in ("None", "Metadata", "Object"):
-            raise bad_request(f'includeObject: Invalid value: "{wanted}": must be Metadata, Object, None, or empty')
-        return wanted
 
 
 class Api:
@@ -106,12 +76,10 @@ class Api:
         registry: Registry,
         authenticator: Authenticator,
         authorizer: Authorizer,
-        proxy: NodeProxy,
-        health: Health,
+        streams: Streams,
+        paths: Paths,
         reviewer: Reviewer,
         token_requests: TokenRequests,
-        issuer_documents: IssuerDocuments,
-        connections: Connections,
         clock: Clock,
     ) -> None:
         self._cache = cache
@@ -119,17 +87,15 @@ class Api:
         self._registry = registry
         self._authenticator = authenticator
         self._authorizer = authorizer
-        self._proxy = proxy
-        self._health = health
+        self._streams = streams
+        self._paths = paths
         self._reviewer = reviewer
         self._token_requests = token_requests
-        self._issuer_documents = issuer_documents
-        self._connections = connections
         self._clock = clock
         self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
             "get": self._get,
             "list": self._list,
-            "watch": self._watch,
+            "watch": streams.watch,
             "create": self._create,
             "update": self._update,
             "patch": self._patch,
@@ -223,7 +189,7 @@ class Api:
     async def _route(self, call: Call) -> web.StreamResponse:
         info, kind = call.info, call.info.kind
         if not info.is_resource:
-            return await self._non_resource(call)
+            return await self._paths.answer(call)
         if kind is None:
             if (info.group, info.version, info.resource, info.verb) == ("", "v1", "bindings", "create"):
                 return await self._create_binding(call, POD)
@@ -242,45 +208,6 @@ class Api:
             raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         return await verb(call, kind)
 
-    async def _non_resource(self, call: Call) -> web.StreamResponse:
-        path = call.info.path
-        if call.request.method not in ("GET", "HEAD"):
-            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-        if path == "/metrics":
-            for cache in self._cache.kinds.values():
-                metrics.OBJECTS.labels(cache.kind.group, cache.kind.plural).set(len(cache))
-            return web.Response(body=exposition(), content_type="text/plain", charset="utf-8")
-        if self._health.serves(path):
-            return await self._health.answer(path, call.query)
-        if path.startswith("/openapi/"):
-            return self._openapi(path, call.accept)
-        port = call.request.get_extra_info("sockname", ("", 0))[1]
-        if (issued := self._issuer_documents.at(path, port)) is not None:
-            return responses.plain(issued[0], content_type=issued[1])
-        found = discovery.discovery_response(path.rstrip("/"), call.accept)
-        if found is None:
-            return web.Response(text="404 page not found\n", status=404)
-        body, content_type = found
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    def _openapi(self, path: str, accept: str) -> web.Response:
-        # Builds the models' schemas, so not before someone asks.
-        from controlplane.apiserver import openapi, openapi_proto
-
-        body: bytes | None = None
-        if path == "/openapi/v2":
-            if "+protobuf" in accept:
-                body = openapi.openapi_v2_protobuf()
-                return web.Response(body=body, headers={"Content-Type": openapi_proto.MEDIA_TYPE})
-            body = openapi.openapi_v2()
-        elif path.rstrip("/") == "/openapi/v3":
-            body = openapi.openapi_v3_index()
-        elif path.startswith("/openapi/v3/"):
-            body = openapi.openapi_v3(path.removeprefix("/openapi/v3/"))
-        if body is None:
-            return web.Response(text="404 page not found\n", status=404)
-        return responses.plain(body)
-
     async def _get(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept)
         versions = call.query.get("resourceVersion")
@@ -295,49 +222,6 @@ class Api:
         return responses.many(
             kind, shown_listing(kind, listing), accepted, now=self._clock.time(), include=call.include
         )
-
-    async def _watch(self, call: Call, kind: Kind) -> web.StreamResponse:
-        accepted = negotiate(call.accept, is_stream=True)
-        options = list_options(call.query, watch=True)
-        if call.info.name and not options.fields:  # the old path of a watch of one object
-            options = replace(options, fields=(FieldRequirement("metadata.name", True, call.info.name),))
-        options = stored_options(kind, options)
-        render = shown_lines(kind, render_for(accepted, kind, call.include, self._clock))
-        stream = await open_watch(self._cache, stored_kind(kind), call.info.namespace, options, render)
-        seconds = options.timeout_seconds or _SHORTEST_WATCH_SECONDS * (1 + self._clock.random.random())
-        return await self._send_watch(call, kind, stream, seconds)
-
-    async def _send_watch(self, call: Call, kind: Kind, stream: WatchStream, seconds: float) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
-        )
-        response.enable_chunked_encoding()
-        labels = (kind.group, kind.version, kind.kind)
-        running = metrics.LONG_RUNNING.labels(*metrics.labels_of(call.info), "apiserver")
-        metrics.WATCHERS.labels(*labels).inc()
-        running.inc()
-        sent = metrics.WATCH_BYTES.labels(*labels)
-
-        def cut_off() -> None:
-            metrics.OVERRUN.labels(kind.plural).inc()
-            if call.request.transport is not None:
-                call.request.transport.abort()
-
-        stream.on_overrun = cut_off
-        try:
-            async with self._connections.ends_with(call.request, stream, seconds):
-                await response.prepare(call.request)
-                async for chunk in stream.chunks():
-                    sent.inc(len(chunk))
-                    await response.write(chunk)
-                await response.write_eof()
-        except ConnectionError:
-            log.debug("a watcher of %s went away", kind.plural)
-        finally:
-            self._cache.of(kind).unwatch(stream)
-            metrics.WATCHERS.labels(*labels).dec()
-            running.dec()
-        return response
 
     async def _body(self, call: Call) -> tuple[Object, list[str]]:
         return parse_body(await call.request.read(), call.request.headers.get("Content-Type", ""))
@@ -472,14 +356,9 @@ class Api:
             case "binding", "create":
                 return await self._create_binding(call, kind)
             case ("log", "get") | (("exec" | "attach" | "portforward"), ("get" | "create")):
-                return await self._pod_stream(call)
-            case "proxy", _ if kind is POD:
-                target = target_of(info.name)
-                entry = await self._cache.get(kind, info.namespace, target.name)
-                return await self._proxy.pod_proxy(call.request, decode(entry.data), target)
-            case "proxy", _ if kind is NODE:
-                entry = await self._cache.get(kind, "", info.name)
-                return await self._proxy.node_proxy(call.request, decode(entry.data), info.rest)
+                return await self._streams.pod_stream(call)
+            case "proxy", _:
+                return await self._streams.proxy(call, kind)
         raise method_not_supported(kind.group, f"{kind.plural}/{info.subresource}", info.verb)
 
     async def _write_scale(self, call: Call, kind: Kind) -> web.StreamResponse:
@@ -533,15 +412,6 @@ class Api:
             write.name = str(metadata.get("name") or "") if isinstance(metadata, dict) else ""
         await bind(self._registry, write, document, self._clock)
         return responses.document(responses.success(code=201), negotiate(call.accept), 201)
-
-    async def _pod_stream(self, call: Call) -> web.StreamResponse:
-        entry = await self._cache.get(POD, call.info.namespace, call.info.name)
-        pod = decode(entry.data)
-        if call.info.subresource == "log":
-            return await self._proxy.pod_log(call.request, pod)
-        if call.info.subresource == "portforward":
-            return await self._proxy.port_forward(call.request, pod)
-        return await self._proxy.pod_exec(call.request, pod, attach=call.info.subresource == "attach")
 
 
 def _check_type(document: Object, kind: Kind) -> None:

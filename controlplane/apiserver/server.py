@@ -26,9 +26,11 @@ from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.nodeproxy import NodeProxy
+from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.rbac import book_from
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.reviews import Reviewer
+from controlplane.apiserver.streams import Streams
 from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
 from controlplane.apiserver.watchcache import WatchCache, selection
@@ -92,12 +94,14 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             registry=registry,
             authenticator=authenticator,
             authorizer=authorizer,
-            proxy=proxy,
-            health=Health(store, cache, connections),
+            streams=Streams(cache, proxy, connections, clock),
+            paths=Paths(
+                cache,
+                Health(store, cache, connections),
+                IssuerDocuments(account_tokens, options.advertise_address or options.addresses[-1]),
+            ),
             reviewer=Reviewer(authorizer, cache, authenticator, account_tokens),
             token_requests=TokenRequests(account_tokens, cache),
-            issuer_documents=IssuerDocuments(account_tokens, options.advertise_address or options.addresses[-1]),
-            connections=connections,
             clock=clock,
         )
         tasks = [asyncio.create_task(cache.run()), asyncio.create_task(_compact(store, clock))]

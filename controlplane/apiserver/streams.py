@@ -1,0 +1,105 @@
+"""Requests whose answers last: watches, and what a pod or a node answers itself (logs, exec, port-forward, proxy)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from aiohttp import web
+
+from controlplane.apiserver import metrics
+from controlplane.apiserver.call import Call
+from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.encoding import decode
+from controlplane.apiserver.negotiation import negotiate
+from controlplane.apiserver.nodeproxy import NodeProxy
+from controlplane.apiserver.podproxy import target_of
+from controlplane.apiserver.request import list_options
+from controlplane.apiserver.streaming import WatchStream, open_watch
+from controlplane.apiserver.views import shown_lines, stored_kind, stored_options
+from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.watchforms import render_for
+from pyk.api.kinds import NODE, POD, Kind
+from pyk.api.selectors import FieldRequirement
+from pyk.api.status import method_not_supported
+from pyk.reconcile.clock import Clock
+
+_SHORTEST_WATCH_SECONDS = 1800.0
+
+log = logging.getLogger(__name__)
+
+
+class Streams:
+    """Answers as long as the client wants, or the server's end allows."""
+
+    def __init__(self, cache: WatchCache, proxy: NodeProxy, connections: Connections, clock: Clock) -> None:
+        self._cache = cache
+        self._proxy = proxy
+        self._connections = connections
+        self._clock = clock
+
+    async def watch(self, call: Call, kind: Kind) -> web.StreamResponse:
+        """Send the events of a kind until the client, the time-out or the server ends it. Raises 400, 406 and 504."""
+        accepted = negotiate(call.accept, is_stream=True)
+        options = list_options(call.query, watch=True)
+        if call.info.name and not options.fields:  # the old path of a watch of one object
+            options = replace(options, fields=(FieldRequirement("metadata.name", True, call.info.name),))
+        options = stored_options(kind, options)
+        render = shown_lines(kind, render_for(accepted, kind, call.include, self._clock))
+        stream = await open_watch(self._cache, stored_kind(kind), call.info.namespace, options, render)
+        seconds = options.timeout_seconds or _SHORTEST_WATCH_SECONDS * (1 + self._clock.random.random())
+        return await self._send_watch(call, kind, stream, seconds)
+
+    async def _send_watch(self, call: Call, kind: Kind, stream: WatchStream, seconds: float) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
+        )
+        response.enable_chunked_encoding()
+        labels = (kind.group, kind.version, kind.kind)
+        running = metrics.LONG_RUNNING.labels(*metrics.labels_of(call.info), "apiserver")
+        metrics.WATCHERS.labels(*labels).inc()
+        running.inc()
+        sent = metrics.WATCH_BYTES.labels(*labels)
+
+        def cut_off() -> None:
+            metrics.OVERRUN.labels(kind.plural).inc()
+            if call.request.transport is not None:
+                call.request.transport.abort()
+
+        stream.on_overrun = cut_off
+        try:
+            async with self._connections.ends_with(call.request, stream, seconds):
+                await response.prepare(call.request)
+                async for chunk in stream.chunks():
+                    sent.inc(len(chunk))
+                    await response.write(chunk)
+                await response.write_eof()
+        except ConnectionError:
+            log.debug("a watcher of %s went away", kind.plural)
+        finally:
+            self._cache.of(kind).unwatch(stream)
+            metrics.WATCHERS.labels(*labels).dec()
+            running.dec()
+        return response
+
+    async def pod_stream(self, call: Call) -> web.StreamResponse:
+        """log, exec, attach or portforward of a pod, by its node."""
+        entry = await self._cache.get(POD, call.info.namespace, call.info.name)
+        pod = decode(entry.data)
+        if call.info.subresource == "log":
+            return await self._proxy.pod_log(call.request, pod)
+        if call.info.subresource == "portforward":
+            return await self._proxy.port_forward(call.request, pod)
+        return await self._proxy.pod_exec(call.request, pod, attach=call.info.subresource == "attach")
+
+    async def proxy(self, call: Call, kind: Kind) -> web.StreamResponse:
+        """Pass the request on to a pod or a node. Raises 405 for other kinds."""
+        info = call.info
+        if kind is POD:
+            target = target_of(info.name)
+            entry = await self._cache.get(kind, info.namespace, target.name)
+            return await self._proxy.pod_proxy(call.request, decode(entry.data), target)
+        if kind is NODE:
+            entry = await self._cache.get(kind, "", info.name)
+            return await self._proxy.node_proxy(call.request, decode(entry.data), info.rest)
+        raise method_not_supported(kind.group, f"{kind.plural}/{info.subresource}", info.verb)

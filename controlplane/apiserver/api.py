@@ -20,6 +20,7 @@ from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.call import Call
 from controlplane.apiserver.decoding import conform, parse_body
 from controlplane.apiserver.encoding import decode, dumps
+from controlplane.apiserver.evictions import Evictor
 from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.managedfields import manager_of
@@ -353,6 +354,8 @@ class Api:
                 return await self._write_scale(call, kind)
             case "token", "create":
                 return await self._create_token(call, kind)
+            case "eviction", "create":
+                return await self._evict(call, kind)
             case "binding", "create":
                 return await self._create_binding(call, kind)
             case ("log", "get") | (("exec" | "attach" | "portforward"), ("get" | "create")):
@@ -401,6 +404,14 @@ class Api:
         answer = await self._token_requests.answer(call.user, write.namespace, write.name, request)
         response = responses.document(answer, negotiate(call.accept), 201)
         responses.add_warnings(response, warnings)
+        return response
+
+    async def _evict(self, call: Call, kind: Kind) -> web.StreamResponse:
+        document, doubled = await self._body(call)
+        write = self._write(call, kind)
+        await Evictor(self._registry, self._cache, self._clock).evict(write, document, doubled)
+        response = responses.document(responses.success(code=201), negotiate(call.accept), 201)
+        responses.add_warnings(response, write.warnings)
         return response
 
     async def _create_binding(self, call: Call, kind: Kind) -> web.StreamResponse:

@@ -9,7 +9,7 @@ on the NodeRestriction admission plugin.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import MASTERS, check_grant
@@ -106,6 +106,8 @@ class Authorizer:
             case ("", "pods", "status"):
                 # Whose pod an update is for, `check_write` sees.
                 return None if asked.verb in ("update", "patch") else self._own_pods(node, asked)
+            case ("", "pods", "eviction"):
+                return self._own_pods(node, replace(asked, verb="delete")) if asked.verb == "create" else ""
             case ("coordination.k8s.io", "leases", ""):
                 if asked.namespace != _LEASE_NAMESPACE or asked.name not in ("", node):
                     return f"can only access node lease with the same name as the requesting node '{node}'"

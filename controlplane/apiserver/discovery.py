@@ -23,6 +23,7 @@ _STATUS_VERBS = ("get", "patch", "update")
 _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("pods", "attach"): ("PodAttachOptions", ("create", "get")),
     ("pods", "binding"): ("Binding", ("create",)),
+    ("pods", "eviction"): ("Eviction", ("create",)),
     ("pods", "exec"): ("PodExecOptions", ("create", "get")),
     ("pods", "log"): ("Pod", ("get",)),
     ("pods", "portforward"): ("PodPortForwardOptions", ("create", "get")),
@@ -31,7 +32,7 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("namespaces", "finalize"): ("Namespace", ("update",)),
     ("serviceaccounts", "token"): ("TokenRequest", ("create",)),
 }
-_OF_OTHER_GROUPS = {"TokenRequest": ("authentication.k8s.io", "v1")}
+_OF_OTHER_GROUPS = {"Eviction": ("policy", "v1"), "TokenRequest": ("authentication.k8s.io", "v1")}
 
 
 def version_info() -> dict[str, str]:

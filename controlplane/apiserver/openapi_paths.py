@@ -17,6 +17,7 @@ from pyk.api.base import Model
 from pyk.api.core_pods import Binding
 from pyk.api.kinds import Kind
 from pyk.api.meta import DeleteOptions, Status
+from pyk.api.policy import Eviction
 
 _JSON = "application/json"
 _READ_MEDIA = (_JSON, "application/yaml")
@@ -160,7 +161,12 @@ class _Writer:
             ]
             methods = [_METHODS[verb] for verb in verbs]
             return self._item(operations, has_name=True, methods=methods)
-        models: dict[str, type[Model]] = {"scale": Scale, "binding": Binding, "token": TokenRequest}
+        models: dict[str, type[Model]] = {
+            "scale": Scale,
+            "binding": Binding,
+            "eviction": Eviction,
+            "token": TokenRequest,
+        }
         model = self._schemas.of(models.get(name, self._kind.model))
         operations = []
         for verb in verbs:

@@ -17,6 +17,7 @@ from pyk.api.kinds import (
     NAMESPACE,
     NODE,
     POD,
+    POD_DISRUPTION_BUDGET,
     REPLICA_SET,
     RESOURCE_QUOTA,
     TABLE,
@@ -27,7 +28,7 @@ from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 
-KEPT_WHOLE = (CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, RESOURCE_QUOTA)
+KEPT_WHOLE = (CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, POD_DISRUPTION_BUDGET, REPLICA_SET, RESOURCE_QUOTA)
 NOT_CACHED = (EVENT,)
 """Events come and go in numbers and own nothing; they are cleaned with their namespace by a live list."""
 

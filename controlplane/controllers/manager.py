@@ -13,6 +13,7 @@ from typing import Protocol
 
 from controlplane.controllers.caches import shared_informers
 from controlplane.controllers.deployment import DeploymentLoop
+from controlplane.controllers.disruption import DisruptionLoop
 from controlplane.controllers.garbagecollector import GarbageCollector
 from controlplane.controllers.namespace import NamespaceLoop
 from controlplane.controllers.nodeipam import Network, NodeIpamLoop
@@ -80,6 +81,7 @@ class Manager:
             TaintEvictionLoop(client, recorder("taint-eviction-controller"), clock, nodes, pods),
             RoleAggregationLoop(client, clock, self.informers[CLUSTER_ROLE]),
             PodGarbageCollector(client, recorder("pod-garbage-collector"), clock, pods, nodes),
+            DisruptionLoop(client, recorder("controllermanager"), clock, self.informers),
             ResourceQuotaLoop(client, recorder("resourcequota-controller"), clock, self.informers),
         ]
         if options.cluster_cidr is not None:

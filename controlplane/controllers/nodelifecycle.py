@@ -8,7 +8,7 @@ goes.
 
 A silence counts only if it is the node's. It is counted from the last moment at which this process had trouble hearing
 the API server; it must be confirmed by a live read, twice, a moment apart; and while all nodes are silent at once
-(`disruption`) nothing is evicted. NoExecute taints, which evict, are given to one node in ten seconds at most.
+(`zones`) nothing is evicted. NoExecute taints, which evict, are given to one node in ten seconds at most.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.controllers.conditions import Conditions, find, with_condition
-from controlplane.controllers.disruption import (
+from controlplane.controllers.nodetaints import evicting_key, is_evicting, readiness, taints_of, wanted_taints
+from controlplane.controllers.pods import is_ready
+from controlplane.controllers.zones import (
     REDUCED_EVICTIONS_PER_SECOND,
     evictions_per_second,
     is_total,
     zone_of,
     zones_of,
 )
-from controlplane.controllers.nodetaints import evicting_key, is_evicting, readiness, taints_of, wanted_taints
-from controlplane.controllers.pods import is_ready
 from pyk.api.kinds import LEASE, NODE, POD
 from pyk.api.objects import Object, condition_of, name_of, namespace_of, uid_of
 from pyk.api.status import ApiError

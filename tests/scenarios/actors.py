@@ -13,6 +13,7 @@ from typing import Any
 
 from controlplane.controllers import (
     deployment,
+    disruption,
     namespace,
     nodelifecycle,
     podgc,
@@ -301,6 +302,51 @@ class Actors:
         """The pod garbage collector finds that a node is gone."""
         pods = [pod for pod in self.world.all("Pod") if pod["spec"].get("nodeName") == name]
         return self._carry_out(podgc.decide_orphaned(pods, self.world.now))
+
+    # Disruption budgets
+
+    def do_budget(self, name: str, settings: Settings) -> list[str]:
+        """A PodDisruptionBudget for `app=APP`: `min=` or `max=`; `granted=POD` notes an eviction as the server does."""
+
+        def change(obj: Object) -> None:
+            spec = obj["spec"]
+            for setting, field in {"min": "minAvailable", "max": "maxUnavailable"}.items():
+                if setting in settings:
+                    share = settings[setting]
+                    spec[field] = share if share.endswith("%") else int(share)
+            if "app" in settings:
+                spec["selector"] = {"matchLabels": {"app": settings["app"]}}
+            if "granted" in settings:
+                status = obj["status"]
+                status["disruptionsAllowed"] -= 1
+                noted = {settings["granted"]: timestamp(self.world.now)}
+                status["disruptedPods"] = {**(status.get("disruptedPods") or {}), **noted}
+
+        return self._set("PodDisruptionBudget", "policy/v1", name, change)
+
+    def do_account(self, name: str, settings: Settings) -> list[str]:
+        """The disruption loop counts a budget's pods; their owners want `wanted=`, or have no scale: `unknown=`."""
+        budget = self.world.find("PodDisruptionBudget", name)
+        labels = budget["spec"]["selector"]["matchLabels"]
+        pods = [pod for pod in self.world.all("Pod") if (pod["metadata"].get("labels") or {}) == labels]
+        wanted = int(settings["wanted"]) if "wanted" in settings else None
+        observed = disruption.Observed(budget, pods, self.world.now, wanted, settings.get("unknown", ""))
+        wait = disruption.seconds_to_recheck(observed)
+        lines = self._carry_out(disruption.decide(observed))
+        return lines + ([] if wait is None else [f"looks again in {wait:.0f} s"])
+
+    def do_target(self, name: str, settings: Settings) -> list[str]:
+        """Somebody means to disrupt a pod, and says so in its conditions."""
+
+        def change(obj: Object) -> None:
+            condition = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": timestamp(self.world.now)}
+            obj["status"]["conditions"] = [condition]
+
+        return self._set("Pod", "v1", name, change)
+
+    def do_doubt(self, name: str, settings: Settings) -> list[str]:
+        """The disruption loop looks at a pod that was to be disrupted."""
+        return self._carry_out(disruption.decide_stale(self.world.find("Pod", name), self.world.now))
 
     # Namespaces
 

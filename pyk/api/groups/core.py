@@ -42,7 +42,7 @@ KINDS = (
         rules_path="rules.pods:RULES",
         has_status=True,
         has_generation=True,
-        subresources=("binding", "log", "exec", "attach", "portforward", "proxy"),
+        subresources=("binding", "eviction", "log", "exec", "attach", "portforward", "proxy"),
         graceful_deletion=True,
     ),
     Kind(

@@ -13,7 +13,31 @@ from pyk.api.status import FieldError
 
 ALWAYS_ALLOW = "AlwaysAllow"
 IF_HEALTHY_BUDGET = "IfHealthyBudget"
+DISRUPTION_ALLOWED = "DisruptionAllowed"
 _COUNTS = ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods")
+
+
+def set_disruption_allowed(status: dict[str, Any], now: str, message: str = "") -> dict[str, Any]:
+    """A budget's status with the condition that its `disruptionsAllowed` calls for; `now` is the time as text.
+
+    A `message` tells why the budget could not be counted.
+    """
+    allowed = (status.get("disruptionsAllowed") or 0) > 0
+    condition = {
+        "type": DISRUPTION_ALLOWED,
+        "status": "True" if allowed else "False",
+        "reason": "SyncFailed" if message else "SufficientPods" if allowed else "InsufficientPods",
+        "message": message,
+        "lastTransitionTime": now,
+        "observedGeneration": status.get("observedGeneration") or 0,
+    }
+    others = []
+    for known in status.get("conditions") or ():
+        if known["type"] != DISRUPTION_ALLOWED:
+            others.append(known)
+        elif known["status"] == condition["status"]:
+            condition["lastTransitionTime"] = known["lastTransitionTime"]
+    return {**status, "conditions": [*others, condition]}
 
 
 def _prepare(budget: Object, old: Object | None) -> None:

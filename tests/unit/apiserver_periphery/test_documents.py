@@ -71,6 +71,7 @@ def test_aggregated_discovery_has_all_resources_in_one_document(accept: str) -> 
     assert {sub["subresource"] for sub in pods["subresources"]} == {
         "attach",
         "binding",
+        "eviction",
         "exec",
         "log",
         "portforward",

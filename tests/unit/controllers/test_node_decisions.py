@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from controlplane.controllers.disruption import Zone, evictions_per_second, is_total, zones_of
 from controlplane.controllers.nodeipam import decide as decide_ranges
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
 from controlplane.controllers.nodetaints import wanted_taints
 from controlplane.controllers.podgc import decide_terminated, decide_unscheduled
 from controlplane.controllers.tainteviction import Observed, eviction_time, tolerates
+from controlplane.controllers.zones import Zone, evictions_per_second, is_total, zones_of
 from pyk.api.kinds import LEASE, NODE, POD
 from pyk.api.objects import Object, name_of
 from pyk.api.status import ApiError

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 
 from agent.api import NodeAPI
 from agent.capacity import NodeResources
 from agent.config import AgentConfig, parse
 from agent.heartbeat import Heartbeat
+from agent.images.collect import ImageCollector
+from agent.images.pull import Puller
+from agent.images.registries import RegistriesFile
 from agent.images.store import ImageStore
 from agent.network.bridge import BridgeNetwork
 from agent.network.loop import NetworkLoop
@@ -50,6 +54,7 @@ async def run(config: AgentConfig) -> None:
         state_dir=config.state_dir / "network",
     )
     images = ImageStore(config.image_dir, clock)
+    images.source = Puller(images, RegistriesFile(config.registries), clock)
     readiness = Readiness(clock)
     identity = Identity(config.node_name, config.node_ip, config.port, config.labels, machine_info())
     resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
@@ -68,7 +73,7 @@ async def run(config: AgentConfig) -> None:
             clock=clock,
             reserved=config.reserved,
             not_ready=lambda: readiness.not_ready,
-            images=lambda: [shown_image(image) for image in images.list()],
+            images=lambda: [shown_image(image) for image in images.all()],
         )
         recorder = EventRecorder(client, "kubelet", config.node_name, clock=clock)
         pods = PodManager(
@@ -109,7 +114,14 @@ async def run(config: AgentConfig) -> None:
         group.create_task(recorder.run())
         group.create_task(pods.run())
         group.create_task(api.serve(config.node_ip, config.port, config.pki_dir))
+        group.create_task(ImageCollector(images, clock, _image_trouble(recorder, config.node_name)).run())
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
+
+
+def _image_trouble(recorder: EventRecorder, node_name: str) -> Callable[[str], None]:
+    """Tells of a disk that cannot be freed, as an event of the node."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name, "uid": node_name}}
+    return lambda message: recorder.event(node, "Warning", "FreeDiskSpaceFailed", message)
 
 
 async def _keep_runtime(runtime: NativeRuntime, readiness: Readiness) -> None:

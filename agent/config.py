@@ -26,6 +26,7 @@ class AgentConfig:
     port: int
     state_dir: Path
     image_dir: Path
+    registries: Path | None
     cgroup_root: str
     pki_dir: Path
     cluster_cidr: str
@@ -49,6 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser.add_argument("--port", type=int, default=10250, help="of the node API (default 10250)")
     parser.add_argument("--state-dir", type=Path, required=True, help="pods, volumes, containers and logs")
     parser.add_argument("--image-dir", type=Path, required=True, help="the image store; nodes may share one")
+    parser.add_argument("--registries", type=Path, help="a registries.yaml: mirrors, certificates and credentials")
     parser.add_argument("--cgroup-root", default="/pyk", help="the node's control group (default /pyk)")
     parser.add_argument("--pki-dir", type=Path, required=True, help="kubelet.crt, kubelet.key and ca.crt")
     parser.add_argument("--cluster-cidr", type=_network, required=True, help="the range of all pods' addresses")
@@ -73,6 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         port=given.port,
         state_dir=given.state_dir.absolute(),
         image_dir=given.image_dir.absolute(),
+        registries=given.registries,
         cgroup_root="/" + given.cgroup_root.strip("/"),
         pki_dir=given.pki_dir,
         cluster_cidr=given.cluster_cidr,

@@ -130,7 +130,8 @@ def largest_images(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 def shown_image(image: Image) -> dict[str, Any]:
     """An image as `status.images` has it."""
-    return {"names": [image.name], "sizeBytes": image.size}
+    names = [f"{image.repository}@{image.digest}"] if image.digest else []
+    return {"names": [*names, *([] if image.name in names else [image.name])], "sizeBytes": image.size}
 
 
 def is_due(node: Object, desired: Mapping[str, Any], now: float) -> bool:

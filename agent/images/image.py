@@ -58,7 +58,7 @@ class ImageConfig:
 class Image:
     """An image that is here. `name` is the full reference, `id` the digest of its configuration, `layers` its
     unpacked layers, topmost first; `size` is in bytes. `read_only_binds` are host paths that the image shows
-    read-only (inside -> host)."""
+    read-only (inside -> host). `digest` is that of its manifest, of an image that came from a registry."""
 
     name: str
     id: str
@@ -67,11 +67,19 @@ class Image:
     size: int = 0
     created_at: float = 0.0
     read_only_binds: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def repository(self) -> str:
+        """The name without tag and digest."""
+        bare = self.name.partition("@")[0]
+        path, colon, tag = bare.rpartition(":")
+        return path if colon and "/" not in tag else bare
 
     @property
     def image_id(self) -> str:
         """What a container's status carries as `imageID`: repository and digest."""
-        return f"{self.name.partition('@')[0].rpartition(':')[0]}@{self.id}"
+        return f"{self.repository}@{self.digest or self.id}"
 
 
 class ImageSource(Protocol):

@@ -127,19 +127,24 @@ class Starter:
         container = container_named(record.pod, name)
         text = container.get("image") or ""
         policy = container.get("imagePullPolicy") or _default_pull_policy(text)
+        pulls = self._parts.images.needs_pull(text, policy)
 
         async def resolve() -> None:
+            if pulls:
+                self._parts.event(record, "Normal", "Pulling", f'Pulling image "{text}"', name)
+            began = self._parts.clock.monotonic()
             try:
                 credentials = [] if not record.pod["spec"].get("imagePullSecrets") else await self._credentials(record)
                 image, pulled = await self._parts.images.resolve(text, policy, credentials)
             except (ImageUnavailable, ReferenceUnavailable, OSError) as error:
                 self._image_failed(record, name, text, error)
             else:
-                self._image_resolved(record, name, image, pulled=pulled)
+                took = self._parts.clock.monotonic() - began if pulled else None
+                self._image_resolved(record, name, image, took)
             finally:
                 record.pulling.discard(name)
 
-        if self._parts.images.needs_pull(text, policy):
+        if pulls:
             record.pulling.add(name)
             self._parts.spawn(record, image_of(name), resolve())
         else:
@@ -159,12 +164,16 @@ class Starter:
         self._parts.event(record, "Warning", "Failed", message, name)
         self._parts.event(record, "Warning", "Failed", f"Error: {reason}", name)
 
-    def _image_resolved(self, record: PodRecord, name: str, image: Image, *, pulled: bool) -> None:
+    def _image_resolved(self, record: PodRecord, name: str, image: Image, took: float | None) -> None:
+        """Note the image, which was here or `took` so many seconds to pull."""
         record.images[name] = image
         record.failures.pop(image_of(name), None)
-        text = f'Successfully pulled image "{image.name}"' if pulled else (
-            f'Container image "{container_named(record.pod, name).get("image")}" already present on machine'
-        )  # fmt: skip
+        asked = container_named(record.pod, name).get("image")
+        text = f'Container image "{asked}" already present on machine'
+        if took is not None:
+            shown = f"{took:.3f}s"
+            text = f'Successfully pulled image "{asked}" in {shown} ({shown} including waiting).'
+            text += f" Image size: {image.size} bytes."
         self._parts.event(record, "Normal", "Pulled", text, name)
 
     async def launch(self, record: PodRecord, action: do.Launch) -> None:

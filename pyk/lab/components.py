@@ -18,7 +18,7 @@ import pyk
 from pyk.api.quantity import millicores, whole
 from pyk.errors import UserError
 from pyk.lab.cgroups import LabCgroups
-from pyk.lab.layout import Layout
+from pyk.lab.layout import REGISTRIES_FILE, Layout
 
 NODE_API_PORT = 10250
 METRICS_PORTS = 2
@@ -70,6 +70,7 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
         "--port": NODE_API_PORT,
         "--state-dir": directory,
         "--image-dir": layout.data_dir / "images",
+        "--registries": layout.data_dir / REGISTRIES_FILE,
         "--cgroup-root": layout.node_cgroup(node),
         "--pki-dir": directory / "pki",
         "--cluster-cidr": layout.cluster_cidr,

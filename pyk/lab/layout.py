@@ -19,6 +19,8 @@ from pyk.api.quantity import BadQuantity, millicores, whole
 from pyk.errors import UserError
 
 DEFAULT_NAME = "pyk"
+REGISTRIES_FILE = "registries.yaml"
+"""In the cluster's folder: mirrors, certificates and credentials of image registries, if the user puts it there."""
 MOST_NODES = 200
 MOST_PODS = 1020
 SUBNETS = 156

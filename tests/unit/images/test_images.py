@@ -74,7 +74,7 @@ def test_an_imported_directory_is_kept_as_it_is(store: ImageStore, rootfs: Path)
     assert tool.st_mode & 0o7777 == 0o4755
     assert tool.st_ino == (layer / "bin/twin").stat().st_ino
     assert os.readlink(layer / "bin/alias") == "tool"
-    assert next(image.name for image in store.list()) == found.name
+    assert next(image.name for image in store.all()) == found.name
 
 
 def test_the_same_content_is_kept_once(store: ImageStore, rootfs: Path) -> None:
@@ -117,15 +117,18 @@ async def test_an_unknown_image_says_what_there_is_and_how_to_get_more(store: Im
 
 async def test_a_registry_is_asked_when_the_policy_says_so(tmp_path: Path, rootfs: Path) -> None:
     asked: list[str] = []
-    local = ImageStore(tmp_path / "images", VirtualClock())
-    known = local.import_rootfs("app:1", rootfs)
+    store = ImageStore(tmp_path / "images", VirtualClock())
+    layer = store.layers.add(archive(("f", {}, b"x")))
+    known = store.add(parse_reference("app:1"), b"{}", [layer], digest=DIGEST)
 
     class Source:
         async def pull(self, reference: str, credentials: Any) -> Any:
             asked.append(reference)
             return known
 
-    store = ImageStore(tmp_path / "images", VirtualClock(), source=Source())
+    store.source = Source()
+    store.import_rootfs("made-here:1", rootfs)
+    assert not store.needs_pull("made-here:1", "Always")
     assert not store.needs_pull("app:1", "IfNotPresent")
     assert store.needs_pull("app:1", "Always")
     assert store.needs_pull("new", "IfNotPresent")

@@ -14,11 +14,11 @@ from controlplane.apiserver.admission_chain import Review
 from controlplane.apiserver.watchcache import WatchCache
 from pyk.api.kinds import SERVICE_ACCOUNT
 from pyk.api.objects import Object, annotations_of
+from pyk.api.rules.pods_validation import MIRROR
 
 MOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS = 3607
 """An hour and a bit, by which Kubernetes tells these tokens from those that somebody asked for."""
-_MIRROR = "kubernetes.io/config.mirror"
 _PREFIX = "kube-api-access-"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -31,7 +31,7 @@ class TokenAutomount:
 
     async def __call__(self, review: Review) -> None:
         pod = review.new_pod
-        if pod is None or _MIRROR in annotations_of(pod):
+        if pod is None or MIRROR in annotations_of(pod):
             return
         account = self._cache.lookup(SERVICE_ACCOUNT, review.namespace, pod["spec"].get("serviceAccountName") or "")
         if account is not None and wants_token(pod["spec"], account):

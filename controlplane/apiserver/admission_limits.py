@@ -12,7 +12,7 @@ from typing import Any
 from controlplane.apiserver.admission_chain import Review
 from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.watchcache import WatchCache
-from pyk.api.kinds import LIMIT_RANGE, PERSISTENT_VOLUME_CLAIM
+from pyk.api.kinds import LIMIT_RANGE, PERSISTENT_VOLUME_CLAIM, POD
 from pyk.api.objects import Object
 from pyk.api.quantity import parse_quantity
 from pyk.api.quota import pod_totals, quantities
@@ -146,11 +146,12 @@ class LimitRanger:
     async def check(self, review: Review) -> None:
         """Refuse a pod or claim that is out of bounds."""
         claim = review.object if review.kind is PERSISTENT_VOLUME_CLAIM and not review.subresource else None
-        if review.new_pod is None and claim is None:
+        pod = review.object if review.kind is POD and review.subresource == "resize" else review.new_pod
+        if pod is None and claim is None:
             return
         for limit_range in self._ranges(review.namespace):
-            if review.new_pod is not None:
-                problems = list(problems_of_pod(review.new_pod, limit_range))
+            if pod is not None:
+                problems = list(problems_of_pod(pod, limit_range))
             else:
                 problems = list(problems_of_claim(claim or {}, limit_range))
             if problems:

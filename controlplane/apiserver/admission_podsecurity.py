@@ -34,7 +34,7 @@ class PodSecurity:
             return
         if review.kind is NAMESPACE and not review.subresource:
             self._see_to_namespace(review, review.object)
-        elif not review.subresource:
+        elif review.subresource in ("", "ephemeralcontainers"):
             pod = _pod_in(review)
             if pod is not None:
                 self._judge(review, pod)

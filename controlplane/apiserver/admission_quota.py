@@ -58,7 +58,9 @@ class ResourceQuotas:
 
     async def __call__(self, review: Review) -> None:
         namespace = review.namespace
-        if not review.kind.namespaced or review.kind is EVENT or review.subresource or review.object is None:
+        if not review.kind.namespaced or review.kind is EVENT or review.object is None:
+            return
+        if review.subresource not in ("", "resize"):
             return
         if not self._cache.of(RESOURCE_QUOTA).entries(namespace) or not (delta := _delta(review)):
             return
@@ -174,7 +176,8 @@ def _delta(review: Review) -> Amounts:
     new = usage(review.kind, review.object)
     if review.operation == "CREATE":
         return new
-    if review.kind is not PERSISTENT_VOLUME_CLAIM or review.old is None:
+    grows = review.kind is PERSISTENT_VOLUME_CLAIM or review.subresource == "resize"
+    if not grows or review.old is None:
         return {}
     old = usage(review.kind, review.old)
     grown = {name: amount - old.get(name, 0) for name, amount in new.items()}

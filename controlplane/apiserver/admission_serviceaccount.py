@@ -9,7 +9,8 @@ from __future__ import annotations
 from controlplane.apiserver.admission_chain import Review
 from controlplane.apiserver.watchcache import WatchCache
 from pyk.api.kinds import SERVICE_ACCOUNT
-from pyk.api.objects import Object
+from pyk.api.objects import Object, annotations_of
+from pyk.api.rules.pods_validation import MIRROR
 from pyk.reconcile.clock import Clock
 
 DEFAULT = "default"
@@ -29,6 +30,10 @@ class ServiceAccounts:
         if pod is None:
             return
         spec = pod["spec"]
+        if MIRROR in annotations_of(pod):  # a node's own pod, which must not act as anybody
+            if spec.get("serviceAccountName"):
+                raise review.refusal("a mirror pod may not reference service accounts")
+            return
         if not spec.get("serviceAccountName"):
             spec["serviceAccountName"] = spec["serviceAccount"] = DEFAULT
         name = spec["serviceAccountName"]

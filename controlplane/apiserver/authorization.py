@@ -15,7 +15,8 @@ from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import MASTERS, check_grant
 from controlplane.apiserver.rbac import RoleBook
 from pyk.api.kinds import LEASE, NODE, POD, Kind
-from pyk.api.objects import Object, labels_of, name_of
+from pyk.api.objects import Object, annotations_of, labels_of, name_of
+from pyk.api.rules.pods_validation import MIRROR
 from pyk.api.selectors import FieldRequirement
 from pyk.api.status import forbidden
 
@@ -137,6 +138,8 @@ class Authorizer:
         if asked.verb in ("list", "watch"):
             own = any(each.field == "spec.nodeName" and each.equal and each.value == node for each in asked.fields)
             return None if own else "can only list/watch pods with spec.nodeName field selector"
+        if asked.verb == "create":
+            return None  # which ones, `check_write` sees
         if asked.verb in ("get", "delete"):
             is_own = any(name_of(pod) == asked.name for pod in self._pods_of(node, asked.namespace))
             return None if is_own else f"no relationship found between node '{node}' and this object"
@@ -207,12 +210,32 @@ def references(spec: Object, resource: str) -> set[str]:
 
 def _pod_restriction(node: str, old: Object | None, new: Object | None, subresource: str) -> str | None:
     if old is None:
-        return f'node "{node}" can not create pods'
+        return _mirror_restriction(node, new or {})
     if (old.get("spec") or {}).get("nodeName") != node:
         action = "delete pods" if new is None else "update pod status for pods"
         return f'node "{node}" can only {action} with spec.nodeName set to itself'
     if new is not None and subresource == "status" and labels_of(new) != labels_of(old):
         return f'node "{node}" cannot update labels through pod status'
+    return None
+
+
+def _mirror_restriction(node: str, pod: Object) -> str | None:
+    """A node creates nothing but pods that stand for its static pods, and those refer to no other object."""
+    spec, owners = pod.get("spec") or {}, pod["metadata"].get("ownerReferences") or []
+    if MIRROR not in annotations_of(pod):
+        return f'pod does not have "{MIRROR}" annotation, node "{node}" can only create mirror pods'
+    if spec.get("nodeName") != node:
+        return f'node "{node}" can only create pods with spec.nodeName set to itself'
+    if len(owners) != 1 or (owners[0].get("kind"), owners[0].get("name")) != ("Node", node):
+        return f'node "{node}" can only create pods with an owner reference set to itself'
+    if spec.get("serviceAccountName"):
+        return f'node "{node}" can not create pods that reference a service account'
+    for resource in ("secrets", "configmaps"):
+        if references(spec, resource):
+            return f'node "{node}" can not create pods that reference {resource}'
+    for volume in spec.get("volumes") or ():
+        if volume.get("persistentVolumeClaim"):
+            return f'node "{node}" can not create pods that reference persistentvolumeclaims'
     return None
 
 

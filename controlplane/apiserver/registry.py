@@ -176,7 +176,7 @@ class Registry:
         return stored_form(kind, obj)
 
     async def update(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
-        """Replace an object, or the part of it that is the subresource `status` or `finalize`; its wire form."""
+        """Replace an object, or the part of it that is the subresource; its wire form."""
 
         async def compute(old: Object) -> Object:
             obj = self.conform(write, document, doubled)
@@ -186,7 +186,7 @@ class Registry:
         return await self.modify(write, compute)
 
     async def patch(self, write: Write, patch: Patch, *, sees_managers: bool = True) -> bytes:
-        """Patch an object, or its subresource `status` or `finalize`; its wire form.
+        """Patch an object, or the part of it that is the subresource; its wire form.
 
         A patch that leaves `managedFields` alone need not see them, which spares copying and checking them.
         """
@@ -260,7 +260,12 @@ class Registry:
         present = old["metadata"].pop("managedFields", [])
         given = new["metadata"].pop("managedFields", None)
         is_part = write.subresource in ("status", "finalize")
-        if is_part:
+        part = rules.parts.get(write.subresource)
+        if part is not None:
+            version = new["metadata"].get("resourceVersion")
+            new = part.take(new, old)
+            new["metadata"] = {**old["metadata"], **({"resourceVersion": version} if version else {})}
+        elif is_part:
             new = _only_subresource(write.subresource, new, old)
             rules.prepare_status(new, old)
         elif kind.has_status:
@@ -280,7 +285,7 @@ class Registry:
             rules.prepare(new, old)
             if kind.has_generation and is_spec_changed(new, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-        check = rules.validate_status if write.subresource == "status" else rules.validate
+        check = rules.validate_status if write.subresource == "status" else part.validate if part else rules.validate
         errors: list[FieldError] = [*check_update(new, old), *check(new, old), *_check_view(write, new, old)]
         if given:
             errors.extend(managedfields.check(managers))

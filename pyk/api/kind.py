@@ -44,6 +44,15 @@ def _always_valid(obj: Object, old: Object | None) -> Iterable[FieldError]:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A subresource that writes one part of the spec: `take(new, old)` is the old object with that part as it is in
+    the new one, `validate(new, old)` yields what is wrong with the change."""
+
+    take: Callable[[Object, Object], Object]
+    validate: Callable[[Object, Object], Iterable[FieldError]]
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What is particular to a kind, as pure functions on the JSON document.
 
@@ -52,7 +61,8 @@ class Rules:
     immutable fields included); `validate_status` the same for the `status` subresource. `prepare` runs
     on every write of the main resource after defaulting and may set what the server owns (`old` None on creation);
     `prepare_status` the same on writes of the `status` subresource.
-    `fields` are the selectable fields besides `metadata.name` and `metadata.namespace`.
+    `fields` are the selectable fields besides `metadata.name` and `metadata.namespace`. `parts` are the subresources
+    that write a part of the spec, by name.
     """
 
     default: Callable[[Object], None] = _no_default
@@ -62,6 +72,7 @@ class Rules:
     prepare_status: Callable[[Object, Object], None] = lambda obj, old: None
     columns: tuple[Column, ...] = ()
     fields: Mapping[str, Callable[[Object], str]] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

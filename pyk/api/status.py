@@ -53,6 +53,10 @@ class FieldError:
     def too_long(field: str, detail: str) -> FieldError:
         return FieldError(field, "FieldValueTooLong", f"Too long: {detail}")
 
+    @staticmethod
+    def too_many(field: str, count: int, most: int) -> FieldError:
+        return FieldError(field, "FieldValueTooMany", f"Too many: {count}: must have at most {most} items")
+
 
 def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -42,7 +42,17 @@ KINDS = (
         rules_path="rules.pods:RULES",
         has_status=True,
         has_generation=True,
-        subresources=("binding", "eviction", "log", "exec", "attach", "portforward", "proxy"),
+        subresources=(
+            "binding",
+            "eviction",
+            "log",
+            "exec",
+            "attach",
+            "portforward",
+            "proxy",
+            "ephemeralcontainers",
+            "resize",
+        ),
         graceful_deletion=True,
     ),
     Kind(

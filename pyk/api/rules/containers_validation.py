@@ -21,6 +21,7 @@ from pyk.api.rules.common import (
     some,
 )
 from pyk.api.rules.environment_validation import check_environment
+from pyk.api.rules.pods_resources import sum_of_requests
 from pyk.api.rules.probes_validation import check_lifecycle, check_probe
 from pyk.api.rules.security_validation import check_security_context
 from pyk.api.rules.volumes_validation import check_local_path
@@ -36,7 +37,19 @@ _RECURSIVE = ("Disabled", "IfPossible", "Enabled")
 _STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 _RESTART_POLICIES = ("Always", "Never", "OnFailure")
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
-_NOT_EPHEMERAL = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+_NOT_EPHEMERAL = (
+    "ports",
+    "resources",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+)
+_POD_LEVEL_RESOURCES = ("cpu", "memory")
+_MOST_RESTART_RULES, _MOST_EXIT_CODES = 20, 255
 
 
 def check_containers(spec: Document, path: str) -> Iterator[FieldError]:
@@ -80,6 +93,11 @@ def check_ephemeral_containers(spec: Document, path: str) -> Iterator[FieldError
         for field in _NOT_EPHEMERAL:
             if container.get(field):
                 yield FieldError.forbidden(f"{where}.{field}", "cannot be set for an Ephemeral Container")
+        for position, mount in enumerate(some(container, "volumeMounts")):
+            for field in ("subPath", "subPathExpr"):
+                if mount.get(field):
+                    detail = "cannot be set for an Ephemeral Container"
+                    yield FieldError.forbidden(f"{where}.volumeMounts[{position}].{field}", detail)
 
 
 def _check_container(
@@ -95,10 +113,10 @@ def _check_container(
     yield from check_choice(container, path, "imagePullPolicy", PULL_POLICIES)
     if container.get("ports"):
         yield from _check_ports(container["ports"], bool(spec.get("hostNetwork")), f"{path}.ports")
-    yield from check_environment(container, path)
+    yield from check_environment(container, volumes, path)
     yield from _check_mounts(container, volumes, path)
     yield from check_resources(container.get("resources") or {}, f"{path}.resources")
-    yield from _check_resize_policy(container, path)
+    yield from check_resize_policy(container, spec, path)
     yield from check_security_context(container.get("securityContext"), spec, f"{path}.securityContext")
 
 
@@ -120,6 +138,8 @@ def _check_restart_policy(container: Document, path: str) -> Iterator[FieldError
     rules = some(container, "restartPolicyRules")
     if rules and not container.get("restartPolicy"):
         yield FieldError.required(f"{path}.restartPolicy", "must specify restartPolicy when restart rules are used")
+    if len(rules) > _MOST_RESTART_RULES:
+        yield FieldError.too_many(f"{path}.restartPolicyRules", len(rules), _MOST_RESTART_RULES)
     for index, rule in enumerate(rules):
         where = f"{path}.restartPolicyRules[{index}]"
         yield from check_choice(rule, where, "action", ("Restart", "RestartAllContainers"), is_required=True)
@@ -129,6 +149,9 @@ def _check_restart_policy(container: Document, path: str) -> Iterator[FieldError
             yield from check_choice(
                 rule["exitCodes"], f"{where}.exitCodes", "operator", ("In", "NotIn"), is_required=True
             )
+            codes = rule["exitCodes"].get("values") or ()
+            if len(codes) > _MOST_EXIT_CODES:
+                yield FieldError.too_many(f"{where}.exitCodes.values", len(codes), _MOST_EXIT_CODES)
 
 
 def _check_ports(ports: list[Document], host_network: bool, path: str) -> Iterator[FieldError]:
@@ -208,12 +231,40 @@ def _check_mounts(container: Document, volumes: Mapping[str, Document], path: st
             )
 
 
-def _check_resize_policy(container: Document, path: str) -> Iterator[FieldError]:
+def check_resize_policy(container: Document, spec: Document, path: str) -> Iterator[FieldError]:
+    """What a container says of changes of its resources while it runs."""
     for index, policy in enumerate(some(container, "resizePolicy")):
         where = f"{path}.resizePolicy[{index}]"
         yield from check_choice(policy, where, "resourceName", ("cpu", "memory"), is_required=True)
         yield from check_choice(policy, where, "restartPolicy", ("NotRequired", "RestartContainer"), is_required=True)
+        if spec.get("restartPolicy") == "Never" and policy.get("restartPolicy") == "RestartContainer":
+            detail = "must be 'NotRequired' when `restartPolicy` is 'Never'"
+            yield FieldError.invalid(f"{path}.resizePolicy", policy["restartPolicy"], detail)
     yield from check_unique(f"{path}.resizePolicy", some(container, "resizePolicy"), "resourceName")
+
+
+def check_pod_level_resources(spec: Document, path: str) -> Iterator[FieldError]:
+    """What the pod as a whole requests and may use: at least what its containers request, no less than one may use."""
+    resources = spec["resources"]
+    for field in ("requests", "limits"):
+        for name in resources.get(field) or {}:
+            if name not in _POD_LEVEL_RESOURCES and not name.startswith("hugepages-"):
+                yield FieldError.not_supported(f"{path}.resources.{field}[{name}]", name, _POD_LEVEL_RESOURCES)
+    yield from check_resources(resources, f"{path}.resources")
+    for name in _POD_LEVEL_RESOURCES:
+        requested = (resources.get("requests") or {}).get(name)
+        total = sum_of_requests(spec, name)
+        if requested is not None and total and parse_quantity(requested) < parse_quantity(total):
+            detail = f"must be greater than or equal to aggregate container requests of {total}"
+            yield FieldError.invalid(f"{path}.resources.requests[{name}]", requested, detail)
+        most = (resources.get("limits") or {}).get(name)
+        for field in ("containers", "initContainers"):
+            for index, container in enumerate(some(spec, field)):
+                limit = ((container.get("resources") or {}).get("limits") or {}).get(name)
+                if most is not None and limit is not None and parse_quantity(limit) > parse_quantity(most):
+                    detail = f"must be less than or equal to pod limits of {most}"
+                    where = f"{path}.{field}[{index}].resources.limits[{name}]"
+                    yield FieldError.invalid(where, limit, detail)
 
 
 def _is_overcommitable(name: str) -> bool:

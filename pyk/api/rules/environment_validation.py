@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pyk.api import names
@@ -36,13 +36,13 @@ _SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "
 _SUBSCRIPT = re.compile(r"(metadata\.(?:labels|annotations))\['(.*)'\]\Z")
 
 
-def check_environment(container: Document, path: str) -> Iterator[FieldError]:
-    """`env` and `envFrom` of the container at `path`."""
+def check_environment(container: Document, volumes: Mapping[str, Document], path: str) -> Iterator[FieldError]:
+    """`env` and `envFrom` of the container at `path`; `volumes` are the pod's, by name."""
     for index, variable in enumerate(some(container, "env")):
         where = f"{path}.env[{index}]"
         yield from check_name(names.environment_name, f"{where}.name", variable["name"])
         if variable.get("valueFrom") is not None:
-            yield from _check_value_from(variable, f"{where}.valueFrom")
+            yield from _check_value_from(variable, volumes, f"{where}.valueFrom")
     for index, source in enumerate(some(container, "envFrom")):
         where = f"{path}.envFrom[{index}]"
         yield from check_optional_name(names.environment_name, f"{where}.prefix", source.get("prefix"))
@@ -55,7 +55,7 @@ def check_environment(container: Document, path: str) -> Iterator[FieldError]:
             yield from check_name(names.dns_subdomain, f"{where}.{field}.name", source[field].get("name"))
 
 
-def _check_value_from(variable: Document, path: str) -> Iterator[FieldError]:
+def _check_value_from(variable: Document, volumes: Mapping[str, Document], path: str) -> Iterator[FieldError]:
     source = variable["valueFrom"]
     given = [field for field in _SOURCES if source.get(field) is not None]
     if not given:
@@ -77,7 +77,20 @@ def _check_value_from(variable: Document, path: str) -> Iterator[FieldError]:
             yield from check_required(reference, f"{path}.{field}", "name")
             yield from check_name(names.config_key, f"{path}.{field}.key", reference["key"])
     if source.get("fileKeyRef"):
-        yield from check_required(source["fileKeyRef"], f"{path}.fileKeyRef", "volumeName", "path", "key")
+        yield from _check_file_key(source["fileKeyRef"], volumes, f"{path}.fileKeyRef")
+
+
+def _check_file_key(reference: Document, volumes: Mapping[str, Document], path: str) -> Iterator[FieldError]:
+    """A variable of a file in a volume that an init container may have written."""
+    yield from check_name(names.environment_name, f"{path}.key", reference.get("key"))
+    yield from check_required(reference, path, "volumeName", "path")
+    name, file = reference.get("volumeName"), reference.get("path")
+    if name and name not in volumes:
+        yield FieldError.not_found(f"{path}.volumeName", name)
+    if file and file.startswith("/"):
+        yield FieldError.invalid(f"{path}.path", file, "must be a relative path")
+    elif file and ".." in file.split("/"):
+        yield FieldError.invalid(f"{path}.path", file, "must not contain '..'")
 
 
 def check_field_ref(reference: Document, allowed: Collection[str], path: str) -> Iterator[FieldError]:

@@ -8,6 +8,7 @@ from pyk.api.kinds import Rules
 from pyk.api.objects import Object
 from pyk.api.rules.pods_columns import COLUMNS
 from pyk.api.rules.pods_defaults import default_pod
+from pyk.api.rules.pods_parts import PARTS
 from pyk.api.rules.pods_resources import qos_class
 from pyk.api.rules.pods_update import check_pod_status, check_pod_update
 from pyk.api.rules.pods_validation import check_pod
@@ -45,6 +46,7 @@ RULES = Rules(
     prepare=_prepare,
     prepare_status=_keep_qos_class,
     columns=COLUMNS,
+    parts=PARTS,
     fields={
         "spec.nodeName": lambda pod: _spec("nodeName", pod),
         "spec.restartPolicy": lambda pod: _spec("restartPolicy", pod),

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pyk.api.objects import Object
+from pyk.api.objects import Object, annotations_of
 from pyk.api.rules.common import IMMUTABLE, MAX_INT32, differing_fields, some
+from pyk.api.rules.pods_validation import MIRROR
 from pyk.api.rules.scheduling_validation import check_tolerations
 from pyk.api.status import FieldError
 
@@ -27,6 +28,8 @@ _SHOWN_DIFFERENCES = 8
 def check_pod_update(pod: Object, old: Object) -> Iterator[FieldError]:
     """A write of the main resource: images, the deadline, tolerations and scheduling gates may change."""
     new_spec, old_spec = pod.get("spec") or {}, old.get("spec") or {}
+    if annotations_of(pod).get(MIRROR) != annotations_of(old).get(MIRROR):
+        yield FieldError.forbidden(f"metadata.annotations[{MIRROR}]", "may not remove or update mirror pod annotation")
     for field in ("containers", "initContainers"):
         if len(some(new_spec, field)) != len(some(old_spec, field)):
             yield FieldError.forbidden(f"spec.{field}", "pod updates may not add or remove containers")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyk.api import names
-from pyk.api.objects import Object
+from pyk.api.objects import Object, annotations_of
 from pyk.api.rules.common import (
     MAX_INT32,
     check_annotations,
@@ -22,7 +22,12 @@ from pyk.api.rules.common import (
     check_unique,
     some,
 )
-from pyk.api.rules.containers_validation import check_containers, check_ephemeral_containers, check_resources
+from pyk.api.rules.containers_validation import (
+    check_containers,
+    check_ephemeral_containers,
+    check_pod_level_resources,
+    check_resources,
+)
 from pyk.api.rules.scheduling_validation import check_scheduling
 from pyk.api.rules.security_validation import check_pod_security_context
 from pyk.api.rules.volumes_validation import check_volumes
@@ -30,8 +35,12 @@ from pyk.api.status import FieldError
 
 Document = dict[str, Any]
 
+MIRROR = "kubernetes.io/config.mirror"
+"""The annotation of a pod that stands in the API for a static pod of a node."""
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 _RESTART_POLICIES = ("Always", "Never", "OnFailure")
+_LONGEST_HOSTNAME = 64
+"""What Linux takes as a host name (sethostname(2))."""
 _MAX_NAMESERVERS, _MAX_SEARCHES, _MAX_SEARCH_CHARACTERS = 3, 32, 2048
 _NAMES = (
     ("nodeName", names.dns_subdomain),
@@ -52,6 +61,10 @@ def check_pod(pod: Object) -> Iterator[FieldError]:
         yield FieldError.forbidden("spec.ephemeralContainers", "cannot be set on create")
     if some(spec, "schedulingGates") and spec.get("nodeName"):
         yield FieldError.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared")
+    mirrored = annotations_of(pod).get(MIRROR)
+    if mirrored is not None and not spec.get("nodeName"):
+        detail = "must set spec.nodeName if mirror pod annotation is set"
+        yield FieldError.invalid(f"metadata.annotations[{MIRROR}]", mirrored, detail)
 
 
 def check_template(template: Document, path: str) -> Iterator[FieldError]:
@@ -90,7 +103,7 @@ def check_pod_spec(spec: Document, path: str) -> Iterator[FieldError]:
     yield from check_scheduling(spec, path)
     yield from check_range(f"{path}.activeDeadlineSeconds", spec.get("activeDeadlineSeconds"), 1, MAX_INT32)
     if spec.get("resources"):
-        yield from check_resources(spec["resources"], f"{path}.resources")
+        yield from check_pod_level_resources(spec, path)
     if spec.get("overhead"):
         yield from check_resources({"limits": spec["overhead"]}, f"{path}.overhead")
     yield from _check_rest(spec, path)
@@ -123,6 +136,21 @@ def _check_rest(spec: Document, path: str) -> Iterator[FieldError]:
     if spec.get("os") is not None:
         yield from check_choice(spec["os"], f"{path}.os", "name", ("linux", "windows"), is_required=True)
     yield from check_choice(spec, path, "preemptionPolicy", ("Never", "PreemptLowerPriority"))
+    yield from _check_hostname_override(spec, path)
+
+
+def _check_hostname_override(spec: Document, path: str) -> Iterator[FieldError]:
+    override = spec.get("hostnameOverride")
+    if override is None:
+        return
+    where = f"{path}.hostnameOverride"
+    yield from check_name(names.dns_subdomain, where, override)
+    if len(override) > _LONGEST_HOSTNAME:
+        yield FieldError.too_long(where, f"may not be more than {_LONGEST_HOSTNAME} bytes")
+    if spec.get("setHostnameAsFQDN"):
+        yield FieldError.forbidden(where, "may not be specified when `setHostnameAsFQDN` is true")
+    if spec.get("hostNetwork"):
+        yield FieldError.forbidden(where, "may not be specified when `hostNetwork` is true")
 
 
 def _is_ip(text: str) -> bool:

@@ -12,6 +12,19 @@ from pyk.api.status import FieldError
 
 Document = dict[str, Any]
 
+_NAMED_SIGNALS = (
+    *("ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE"),
+    *("POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU"),
+    *("URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ"),
+)
+STOP_SIGNALS = (
+    *(f"SIG{name}" for name in _NAMED_SIGNALS),
+    "SIGRTMIN",
+    *(f"SIGRTMIN+{number}" for number in range(1, 16)),
+    *(f"SIGRTMAX-{number}" for number in range(14, 0, -1)),
+    "SIGRTMAX",
+)
+"""The signals by which containers on Linux can ask to be stopped."""
 _PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _LIFECYCLE_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
 _HEADER_NAME = re.compile(r"[-A-Za-z0-9]+\Z")
@@ -43,6 +56,12 @@ def check_lifecycle(lifecycle: Document | None, spec: Document, path: str) -> It
         handler = (lifecycle or {}).get(hook)
         if handler is not None:
             yield from _check_handler(handler, _LIFECYCLE_HANDLERS, spec, f"{path}.{hook}")
+    if signal := (lifecycle or {}).get("stopSignal"):
+        where, system = f"{path}.stopSignal", (spec.get("os") or {}).get("name")
+        if not system:
+            yield FieldError.forbidden(where, "may not be set for containers with empty `spec.os.name`")
+        elif signal not in (supported := STOP_SIGNALS if system == "linux" else ("SIGKILL", "SIGTERM")):
+            yield FieldError.not_supported(where, signal, supported)
 
 
 def _check_handler(handler: Document, kinds: tuple[str, ...], spec: Document, path: str) -> Iterator[FieldError]:

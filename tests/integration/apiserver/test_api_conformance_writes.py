@@ -291,3 +291,39 @@ async def test_racing_creators_of_one_name_have_one_winner(api, new_config):
     loser = next(answer for answer in answers if answer.status == 409)
     assert (loser.body["reason"], loser.message) == ("AlreadyExists", 'configmaps "one" already exists')
     assert loser.body["details"] == {"name": "one", "kind": "configmaps"}
+
+
+async def test_debug_containers_and_resizes_go_through_subresources_of_their_own(api):
+    await api("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "default"}})
+    resources = {"requests": {"cpu": "100m"}}
+    spec = {"containers": [{"name": "a", "image": "i:1", "resources": resources}]}
+    made = await api("POST", PODS, {"metadata": {"name": "p"}, "spec": spec})
+    assert made.status == 201, made.message
+    direct = await api.patch(
+        f"{PODS}/p", {"spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "200m"}}}]}}, "strategic"
+    )
+    assert direct.status == 422
+    resized = await api.patch(
+        f"{PODS}/p/resize",
+        {"spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "200m"}}}]}},
+        "strategic",
+    )
+    assert (resized.status, resized.body["metadata"]["generation"]) == (200, 2)
+    assert resized.body["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "200m"}}
+    debug = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "i:1", "targetContainerName": "a"}]}}
+    debugged = await api.patch(f"{PODS}/p/ephemeralcontainers", debug, "strategic")
+    assert (debugged.status, debugged.body["metadata"]["generation"]) == (200, 3)
+    shown = (await api("GET", f"{PODS}/p/ephemeralcontainers")).body
+    assert [each["name"] for each in shown["spec"]["ephemeralContainers"]] == ["debug"]
+    assert shown["spec"]["ephemeralContainers"][0]["terminationMessagePolicy"] == "File"
+    shown["spec"]["ephemeralContainers"] = []
+    shown["metadata"]["labels"] = {"not": "written"}
+    removed = await api("PUT", f"{PODS}/p/ephemeralcontainers", shown)
+    assert (removed.status, 'existing ephemeral containers "debug" may not be removed' in removed.message) == (
+        422,
+        True,
+    )
+    stale = (await api("GET", f"{PODS}/p/resize")).body
+    stale["metadata"]["resourceVersion"] = made.body["metadata"]["resourceVersion"]
+    stale["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "300m"}}
+    assert (await api("PUT", f"{PODS}/p/resize", stale)).status == 409

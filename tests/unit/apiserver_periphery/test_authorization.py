@@ -141,7 +141,6 @@ DENIED: list[tuple[UserInfo, str, str, Document]] = [
     (NODE_1, "get", "pods", {"namespace": "default", "name": "other"}),
     (NODE_1, "delete", "pods", {"namespace": "default", "name": "other"}),
     (NODE_1, "update", "pods", {"namespace": "default", "name": "mine"}),
-    (NODE_1, "create", "pods", {"namespace": "default"}),
     (NODE_1, "create", "pods/exec", {"namespace": "default", "name": "mine"}),
     (NODE_1, "create", "pods/binding", {"namespace": "default", "name": "mine"}),
     (NODE_1, "get", "leases.coordination.k8s.io", {"namespace": "kube-node-lease", "name": "n2"}),
@@ -199,6 +198,14 @@ def node(name: str = "n1", labels: Document | None = None, **spec: Any) -> Docum
     return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec}
 
 
+def mirror(node: str, owner: str = "n1", **spec: Any) -> Document:
+    """What stands in the API for a static pod of a node."""
+    owners = [{"apiVersion": "v1", "kind": "Node", "name": owner, "uid": "1", "controller": True}]
+    annotations = {"kubernetes.io/config.mirror": "0123"}
+    metadata = {"name": f"web-{node}", "annotations": annotations, "ownerReferences": owners}
+    return {"metadata": metadata, "spec": {"nodeName": node, "containers": [], **spec}}
+
+
 def bound(name: str, labels: Document | None = None) -> Document:
     return {"metadata": {"name": "p", "labels": labels or {}}, "spec": {"nodeName": name}}
 
@@ -214,6 +221,7 @@ TAINTED = {"taints": [{"key": "a", "effect": "NoExecute"}]}
         (NODE, node(), node(), "status"),
         (POD, bound("n1"), bound("n1"), "status"),
         (POD, bound("n1"), None, ""),
+        (POD, None, mirror("n1"), ""),
         (LEASE, None, {"metadata": {"name": "n1"}}, ""),
     ],
 )
@@ -241,7 +249,35 @@ def test_what_a_node_may_write(kind: Kind, old: Document | None, new: Document |
             'node "n1" is not allowed to modify labels: node-role.kubernetes.io/worker',
         ),
         (NODE, node(**TAINTED), node(), "", 'node "n1" is not allowed to modify taints'),
-        (POD, None, bound("n1"), "", 'node "n1" can not create pods'),
+        (
+            POD,
+            None,
+            bound("n1"),
+            "",
+            'pod does not have "kubernetes.io/config.mirror" annotation, node "n1" can only create mirror pods',
+        ),
+        (POD, None, mirror("n2"), "", 'node "n1" can only create pods with spec.nodeName set to itself'),
+        (
+            POD,
+            None,
+            mirror("n1", owner="n2"),
+            "",
+            'node "n1" can only create pods with an owner reference set to itself',
+        ),
+        (
+            POD,
+            None,
+            mirror("n1", serviceAccountName="default"),
+            "",
+            'node "n1" can not create pods that reference a service account',
+        ),
+        (
+            POD,
+            None,
+            mirror("n1", volumes=[{"name": "v", "secret": {"secretName": "s"}}]),
+            "",
+            'node "n1" can not create pods that reference secrets',
+        ),
         (POD, bound("n2"), None, "", 'node "n1" can only delete pods with spec.nodeName set to itself'),
         (
             POD,

@@ -72,10 +72,12 @@ def test_aggregated_discovery_has_all_resources_in_one_document(accept: str) -> 
         "attach",
         "binding",
         "eviction",
+        "ephemeralcontainers",
         "exec",
         "log",
         "portforward",
         "proxy",
+        "resize",
         "status",
     }
     others, _ = discovered("/apis", accept)

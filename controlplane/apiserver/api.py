@@ -25,6 +25,7 @@ from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.managedfields import manager_of
 from controlplane.apiserver.negotiation import negotiate
+from controlplane.apiserver.nodemetrics import NodeMetricsReader
 from controlplane.apiserver.patch import names_managers, parse_patch
 from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.registry import Registry, Write
@@ -81,6 +82,7 @@ class Api:
         paths: Paths,
         reviewer: Reviewer,
         token_requests: TokenRequests,
+        node_metrics: NodeMetricsReader,
         clock: Clock,
     ) -> None:
         self._cache = cache
@@ -92,6 +94,7 @@ class Api:
         self._paths = paths
         self._reviewer = reviewer
         self._token_requests = token_requests
+        self._node_metrics = node_metrics
         self._clock = clock
         self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
             "get": self._get,
@@ -211,6 +214,9 @@ class Api:
 
     async def _get(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept)
+        if kind.is_computed:
+            measured = await self._node_metrics.get(kind, call.info.namespace, call.info.name)
+            return responses.one(kind, dumps(measured), accepted, now=self._clock.time(), include=call.include)
         versions = call.query.get("resourceVersion")
         version = parse_revision(versions[0]) if versions and versions[0] else None
         entry = await self._cache.get(stored_kind(kind), call.info.namespace, call.info.name, version)
@@ -218,6 +224,9 @@ class Api:
 
     async def _list(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept)
+        if kind.is_computed:
+            items = await self._node_metrics.list(kind, call.info.namespace, list_options(call.query))
+            return responses.computed(kind, items, accepted, now=self._clock.time(), include=call.include)
         options = stored_options(kind, list_options(call.query))
         listing = await self._lister.list(stored_kind(kind), call.info.namespace, options)
         return responses.many(

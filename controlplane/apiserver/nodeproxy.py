@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from aiohttp import web
 from yarl import URL
 
@@ -86,6 +87,17 @@ class NodeProxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_FORWARDED}
         body = request.content if request.body_exists else None
         return await self._relay(request, request.method, url, headers=headers, body=body, passes_errors=True)
+
+    async def stats_summary(self, node: Object) -> dict[str, Any]:
+        """What a node and its pods use, as its agent measures it. Raises `ApiError`."""
+        url = self._url(node["metadata"]["name"], "/stats/summary", [], node=node)
+        headers = {"Accept-Encoding": "identity"}
+        upstream = await _reached("GET", url, self._client().request("GET", url, headers=headers))
+        async with upstream:
+            if upstream.status >= 400:
+                raise await _refusal(upstream)
+            summary: dict[str, Any] = orjson.loads(await _reached("GET", url, upstream.read()))
+            return summary
 
     async def pod_proxy(self, request: web.Request, pod: Object, target: Target) -> web.StreamResponse:
         """Any request below pods/NAME/proxy, sent on to the pod by its node. Raises `ApiError`."""

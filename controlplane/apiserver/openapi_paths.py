@@ -119,6 +119,10 @@ class _Writer:
             ask = self._operation("post", f"create {_a(kind.kind)}", _WRITE, body=whole, answer=whole, code="201")
             return {self.path(): self._item([ask])}
         many = schemas.list_of(kind)
+        if kind.is_computed:
+            collection = [self._operation("list", f"list objects of kind {kind.kind}", _LIST, answer=many)]
+            one = [self._operation("get", f"read the specified {kind.kind}", answer=whole)]
+            return self._with_all(collection, one, many)
         options, status = schemas.of(DeleteOptions), schemas.of(Status)
         collection = [
             self._operation("list", f"list objects of kind {kind.kind}", _LIST, answer=many),
@@ -135,6 +139,10 @@ class _Writer:
             self._patch(f"partially update the specified {kind.kind}", whole),
             self._operation("delete", f"delete {_a(kind.kind)}", _DELETE, body=options, answer=status),
         ]
+        return self._with_all(collection, one, many)
+
+    def _with_all(self, collection: list[_Operation], one: list[_Operation], many: dict[str, Any]) -> dict[str, Any]:
+        kind = self._kind
         paths = {self.path(): self._item(collection), self.path("{name}"): self._item(one, has_name=True)}
         if kind.namespaced:
             everywhere = self._operation(

@@ -155,6 +155,11 @@ POLICY: tuple[Grant, ...] = (
         adds_to="view",
     ),
     Grant(
+        "system:aggregated-metrics-reader",
+        (Rule(READ, ("metrics.k8s.io",), ("pods", "nodes")),),
+        adds_to="view",
+    ),
+    Grant(
         "system:public-info-viewer",
         (Rule(("get", "head"), paths=(*_HEALTH, "/version", "/version/")),),
         subject_groups=("system:authenticated", "system:unauthenticated"),

@@ -20,6 +20,7 @@ from controlplane.apiserver.listing import Listing
 from controlplane.apiserver.negotiation import Accepted, not_acceptable
 from controlplane.apiserver.watchcache import Entry
 from pyk.api.kinds import Kind
+from pyk.api.objects import Object
 from pyk.api.status import ApiError
 
 _GZIP_FROM_BYTES = 128 << 10
@@ -83,6 +84,17 @@ def many(kind: Kind, listing: Listing, accepted: Accepted, *, now: float, includ
     if accepted.form == "Table":
         return document(tables.render_table(kind, objects, now=now, include_object=include, **facts), accepted)
     return document(tables.render_partial(objects, **facts), accepted)
+
+
+def computed(kind: Kind, items: list[Object], accepted: Accepted, *, now: float, include: str) -> web.Response:
+    """A list of objects that are not stored, in the form that is asked for."""
+    if accepted.form == "Table":
+        table = tables.render_table(kind, items, now=now, include_object=include, resource_version="")
+        return document(table, accepted)
+    if accepted.form:
+        return document(tables.render_partial(items, resource_version=""), accepted)
+    whole = {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": {}, "items": items}
+    return document(whole, accepted)
 
 
 def list_body(kind: str, api_version: str, metadata: dict[str, Any], entries: Sequence[Entry]) -> bytes:

@@ -25,6 +25,7 @@ from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.listing import Lister
+from controlplane.apiserver.nodemetrics import NodeMetricsReader
 from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.rbac import book_from
@@ -88,6 +89,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         admission = default_admission(cache, store, clock, options.default_toleration_seconds)
         registry = Registry(store, cache, clock, authorizer, admission)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
+        node_metrics = NodeMetricsReader(cache, proxy.stats_summary, clock)
         api = Api(
             cache=cache,
             lister=Lister(store, cache),
@@ -102,6 +104,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             ),
             reviewer=Reviewer(authorizer, cache, authenticator, account_tokens),
             token_requests=TokenRequests(account_tokens, cache),
+            node_metrics=node_metrics,
             clock=clock,
         )
         tasks = [asyncio.create_task(cache.run()), asyncio.create_task(_compact(store, clock))]
@@ -127,6 +130,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             finally:
                 connections.stop_all()
                 await runner.cleanup()
+                await node_metrics.close()
                 await proxy.close()
         finally:
             for task in tasks:

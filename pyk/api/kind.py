@@ -99,6 +99,8 @@ class Conversion:
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 """What can be done with a kind whose objects are stored."""
+COMPUTED_VERBS = ("get", "list")
+"""What can be done with a kind whose objects are made when somebody reads them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Kind:
     `name_check` is a function of `pyk.api.names`. With `graceful_deletion` a DELETE first sets `deletionTimestamp` and
     the node's agent removes the object when its processes are gone. With `creates_on_update` a PUT of an object that
     is not there creates it. A kind whose only verb is `create` is a question: nothing of it is stored, and the API
-    server answers it by a function (`controlplane/apiserver/reviews.py`).
+    server answers it by a function (`controlplane/apiserver/reviews.py`); nor is one stored that can only be read
+    (`controlplane/apiserver/nodemetrics.py`).
     A kind with `stored_as` is a view of that kind's objects: its `conversion` says how it shows them. The rules that
     count are those of the stored kind.
     """
@@ -142,9 +145,14 @@ class Kind:
         return self.verbs == ("create",)
 
     @property
+    def is_computed(self) -> bool:
+        """Whether the kind can only be read, and its objects are made of what is so at that moment."""
+        return self.verbs == COMPUTED_VERBS
+
+    @property
     def is_stored(self) -> bool:
-        """Whether objects are stored as this kind; else it is a question, or a view of another kind's objects."""
-        return not self.is_question and self.stored_as is None
+        """Whether objects are stored as this kind; else it is a question, computed, or a view of another's objects."""
+        return not self.is_question and not self.is_computed and self.stored_as is None
 
     @property
     def api_version(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, cluster, coordination, core, policy, rbac, reviews
+from pyk.api.groups import apps, cluster, coordination, core, metrics, policy, rbac, reviews
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -24,6 +24,7 @@ TABLE: tuple[Kind, ...] = (
     *policy.KINDS,
     *rbac.KINDS,
     *reviews.KINDS,
+    *metrics.KINDS,
 )
 
 BY_RESOURCE: Mapping[tuple[str, str, str], Kind] = {(kind.group, kind.version, kind.plural): kind for kind in TABLE}
@@ -69,3 +70,5 @@ STORAGE_CLASS = BY_KIND["storage.k8s.io/v1", "StorageClass"]
 INGRESS_CLASS = BY_KIND["networking.k8s.io/v1", "IngressClass"]
 INGRESS = BY_KIND["networking.k8s.io/v1", "Ingress"]
 POD_DISRUPTION_BUDGET = BY_KIND["policy/v1", "PodDisruptionBudget"]
+NODE_METRICS = BY_KIND["metrics.k8s.io/v1beta1", "NodeMetrics"]
+POD_METRICS = BY_KIND["metrics.k8s.io/v1beta1", "PodMetrics"]

@@ -7,6 +7,7 @@ import sys
 
 PARTS = (
     ("store", ["benchmarks.bench_store"]),
+    ("API server, yardstick", ["benchmarks.yardstick"]),
     ("API server, SQLite", ["benchmarks.bench_api", "--store", "sqlite"]),
     ("API server, etcd", ["benchmarks.bench_api", "--store", "etcd"]),
     ("scheduler", ["benchmarks.bench_scheduler"]),

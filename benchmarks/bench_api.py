@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -135,7 +136,7 @@ class Bench:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     async def run(
-        self, name: str, requests: Iterator[bytes], in_flight: int, expected: int, check: Callable[[bytes], None]
+        self, name: str, requests: Iterator[bytes], in_flight: int, expected: int, check: Callable[[bytes], object]
     ) -> Result:
         """Send all requests; every answer must have the expected status."""
         latencies: list[float] = []
@@ -232,24 +233,33 @@ async def measure(bench: Bench, options: argparse.Namespace) -> None:
     say(f"resident at the end: {bench.resident_mebibytes():.0f} MiB")
 
 
-def start_server(folder: Path, options: argparse.Namespace) -> tuple[subprocess.Popen[bytes], int]:
-    """A server process on a free port, when it answers."""
-    import socket
-
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [sys.executable, "-m", "controlplane.apiserver", "--data-dir", str(folder), "--port", str(port)]
-    arguments += ["--store", options.store, "--etcd-endpoints", options.etcd_endpoints]
-    process = subprocess.Popen(arguments, cwd=Path(__file__).resolve().parent.parent)
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return when the server takes connections. Raises SystemExit when it ends or does not within 10 s."""
     for _ in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process, port
+                return
         if process.poll() is not None:
             raise SystemExit("the server ended")
         time.sleep(0.05)
     raise SystemExit("the server does not answer")
+
+
+def start_server(folder: Path, options: argparse.Namespace) -> tuple[subprocess.Popen[bytes], int]:
+    """A server process on a free port, when it answers."""
+    port = free_port()
+    arguments = [sys.executable, "-m", "controlplane.apiserver", "--data-dir", str(folder), "--port", str(port)]
+    arguments += ["--store", options.store, "--etcd-endpoints", options.etcd_endpoints]
+    process = subprocess.Popen(arguments, cwd=Path(__file__).resolve().parent.parent)
+    wait_for_port(port, process)
+    return process, port
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import hashlib
 from typing import Any
 
 from controlplane.apiserver.admission_chain import Review
+from controlplane.apiserver.encoding import dumps
 from controlplane.apiserver.watchcache import WatchCache
 from pyk.api.kinds import SERVICE_ACCOUNT
 from pyk.api.objects import Object, annotations_of
@@ -49,7 +50,7 @@ def wants_token(spec: dict[str, Any], account: Object) -> bool:
 def mount_token(pod: Object) -> None:
     """Mount the volume into every container that has nothing there; without such a container there is no volume."""
     spec = pod["spec"]
-    name = _PREFIX + _suffix(pod["metadata"].get("uid") or "")
+    name = _PREFIX + _suffix(spec)
     is_used = False
     for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
         mounts = container.get("volumeMounts") or []
@@ -71,9 +72,9 @@ def _volume(name: str) -> dict[str, Any]:
     return {"name": name, "projected": {"sources": sources, "defaultMode": 0o644}}
 
 
-def _suffix(uid: str) -> str:
-    """Five letters that differ from pod to pod, the same whenever the pod is looked at."""
-    number = int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big")
+def _suffix(spec: dict[str, Any]) -> str:
+    """Five letters by the pod's spec: pods of one template stay alike, which spares checking each anew."""
+    number = int.from_bytes(hashlib.sha256(dumps(spec)).digest()[:8], "big")
     letters = ""
     for _ in range(5):
         number, place = divmod(number, len(_ALPHABET))

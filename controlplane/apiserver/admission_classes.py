@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.apiserver.admission_chain import Review
-from controlplane.apiserver.encoding import decode
-from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.watchcache import WatchCache, parsed
 from pyk.api.kinds import (
     INGRESS,
     INGRESS_CLASS,
@@ -44,7 +43,7 @@ class Classes:
         return found
 
     def all(self) -> list[Object]:
-        return [decode(entry.data) for entry in self._cache.of(self._kind).entries()]
+        return [parsed(entry) for entry in self._cache.of(self._kind).entries()]
 
 
 class Priority:

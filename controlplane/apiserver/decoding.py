@@ -10,7 +10,8 @@ clients written in Go, which cannot leave such fields out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -18,9 +19,10 @@ import yaml
 from pydantic import ValidationError
 
 from controlplane.apiserver import protobuf
-from controlplane.apiserver.schema import struct_at
+from controlplane.apiserver.schema import field_of, struct_at
 from pyk.api.base import Model
 from pyk.api.objects import Object
+from pyk.api.remembering import ENTRIES, text_of
 from pyk.api.status import ApiError, FieldError, bad_request, invalid
 
 _YAML_NODES = 200_000
@@ -170,9 +172,15 @@ def conform(
     kind: str,
     api_version: str,
     field_validation: str,
-    doubled: Iterable[str] = (),
+    doubled: Sequence[str] = (),
+    is_new: bool = False,
 ) -> tuple[Object, list[str]]:
-    """The document as the model has it, and warnings. `document` may be changed. Raises 400 and 422 `ApiError`."""
+    """The document as the model has it, and warnings. `document` may be changed. Raises 400 and 422 `ApiError`.
+
+    `is_new` is for objects to be created, of which the last ones are remembered: often the next is like them.
+    """
+    if is_new and not doubled and (known := _like_a_known_one(model, document)) is not None:
+        return known, []
     group, _, version = api_version.rpartition("/")
     problems = [f'duplicate field "{path}"' for path in doubled]
     for _ in range(_ROUNDS):
@@ -192,6 +200,34 @@ def conform(
         result: Object = model.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True)
         return result, problems if field_validation == "Warn" else []
     raise bad_request(f"{kind} cannot be understood: too many errors")
+
+
+def _like_a_known_one(model: type[Model], document: Object) -> Object | None:
+    """The conformed document, by the memory of its like; None when that says nothing or something is wrong."""
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or (text := text_of(document | {"metadata": {}})) is None:
+        return None
+    schema = field_of(model, "metadata").model
+    try:
+        rest = _conformed(model, text)
+        if schema is None or rest is None:
+            return None
+        found = schema.__pydantic_validator__.validate_python(metadata)
+    except ValidationError:
+        return None
+    result: Object = orjson.loads(rest)
+    result["metadata"] = schema.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True)
+    return result
+
+
+@lru_cache(maxsize=ENTRIES)
+def _conformed(model: type[Model], text: bytes) -> bytes | None:
+    """The JSON of a document, metadata aside, as the model has it; None when something is wrong with it."""
+    try:
+        found = model.__pydantic_validator__.validate_python(orjson.loads(text))
+    except ValidationError:
+        return None
+    return orjson.dumps(model.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True))
 
 
 def _repair(

@@ -12,13 +12,18 @@ All functions are pure. Source: apimachinery `pkg/util/managedfields` and struct
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from controlplane.apiserver.fieldsets import BadFieldSet, FieldSet, difference, read_fields, union
 from controlplane.apiserver.structure import structure_of
 from controlplane.apiserver.typed import compared, created_fields
+from pyk.api.base import Model
 from pyk.api.kinds import Kind
 from pyk.api.objects import Object
+from pyk.api.remembering import ENTRIES, text_of
 from pyk.api.status import FieldError
 
 Entry = dict[str, Any]
@@ -80,8 +85,15 @@ def tracked(kind: Kind, obj: Object, subresource: str) -> Object:
 
 def of_creation(kind: Kind, obj: Object, manager: str, subresource: str, now: str) -> list[Entry]:
     """The entries of an object that one manager made."""
-    fields = created_fields(structure_of(kind.model), tracked(kind, obj, subresource))
+    part = tracked(kind, obj, subresource)
+    text = text_of(part)
+    fields = created_fields(structure_of(kind.model), part) if text is None else _created(kind.model, text)
     return [entry(manager, "Update", kind.api_version, subresource, fields, now)] if fields else []
+
+
+@lru_cache(maxsize=ENTRIES)
+def _created(model: type[Model], text: bytes) -> FieldSet:
+    return created_fields(structure_of(model), orjson.loads(text))
 
 
 def of_update(

@@ -99,7 +99,7 @@ class Registry:
         """
         kind = write.kind
         for attempt in range(_GENERATED_NAME_TRIES):
-            obj = self.conform(write, document, doubled)
+            obj = self.conform(write, document, doubled, is_new=True)
             metadata = obj.setdefault("metadata", {})
             place(kind, metadata, write.namespace, write.name)
             is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
@@ -110,6 +110,7 @@ class Registry:
                 key = kind.storage_key(write.namespace, name)
                 stored = encode(obj)
                 if not write.options.dry_run:
+                    self._cache.of(kind).expect(stored, obj)
                     return splice(stored, await self._store.create(key, stored, lease=await self._lease_for(kind)))
                 if await self._read(kind, write.namespace, name) is None:
                     return dumps(obj)
@@ -160,7 +161,7 @@ class Registry:
             )
         )
 
-    def conform(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> Object:
+    def conform(self, write: Write, document: Object, doubled: Sequence[str] = (), *, is_new: bool = False) -> Object:
         """The document as its model has it, with the kind's own type fields."""
         kind = write.view or write.kind
         obj, warnings = conform(
@@ -170,6 +171,7 @@ class Registry:
             api_version=kind.api_version,
             field_validation=write.options.field_validation,
             doubled=doubled,
+            is_new=is_new,
         )
         write.warn(warnings)
         obj["kind"], obj["apiVersion"] = kind.kind, kind.api_version
@@ -347,6 +349,7 @@ class Registry:
         stored = encode(new)
         if new["metadata"].get("deletionTimestamp") and not is_held(kind, new):
             return splice(stored, await self._store.delete(key, expected))
+        self._cache.of(kind).expect(stored, new)
         return splice(stored, await self._store.update(key, stored, expected, lease=await self._lease_for(kind)))
 
     async def delete(self, write: Write, options: DeleteOptions) -> tuple[bytes, bool]:

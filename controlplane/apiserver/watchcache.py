@@ -22,6 +22,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from controlplane.apiserver.encoding import decode, resplice, splice
@@ -42,6 +43,8 @@ _PROGRESS_SECONDS = 0.02
 _BOOKMARK_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
 _NO_LABELS: dict[str, str] = {}
+_PARSED = 128
+_EXPECTED = 1024
 
 log = logging.getLogger(__name__)
 
@@ -169,13 +172,26 @@ def _field_at(index: int) -> Callable[[Entry], str]:
     return lambda entry: entry.fields[index]
 
 
-def make_entry(kind: Kind, key: str, stored: bytes, revision: int) -> Entry:
-    """The entry of a stored value."""
+@lru_cache(maxsize=_PARSED)
+def parsed(entry: Entry) -> Object:
+    """The object of an entry, shared by all who ask for it: not to be changed."""
+    return decode(entry.data)
+
+
+Facts = tuple[dict[str, str], tuple[str, ...]]
+"""What an entry knows of its object: labels and selectable fields."""
+
+
+def facts_of(kind: Kind, obj: Object) -> Facts:
+    fields = tuple([field(obj) for field in kind.rules.fields.values()])
+    return obj["metadata"].get("labels") or _NO_LABELS, fields
+
+
+def make_entry(kind: Kind, key: str, stored: bytes, revision: int, facts: Facts | None = None) -> Entry:
+    """The entry of a stored value; `facts` are read from it unless they are known."""
     path = key[len(kind.storage_prefix) :]
     namespace, _, name = path.rpartition("/")
-    obj = decode(stored)
-    labels = obj["metadata"].get("labels") or _NO_LABELS
-    fields = tuple([field(obj) for field in kind.rules.fields.values()])
+    labels, fields = facts or facts_of(kind, decode(stored))
     return Entry(namespace, name, revision, splice(stored, revision), labels, fields)
 
 
@@ -194,6 +210,7 @@ class KindCache:
         self._sorted: dict[str, list[Entry]] = {}
         self._ring: deque[Change] = deque()
         self._watchers: dict[str, set[Watcher]] = {}
+        self._expected: dict[bytes, Facts] = {}
 
     def __len__(self) -> int:
         return sum(len(names) for names in self._namespaces.values())
@@ -246,6 +263,12 @@ class KindCache:
             self._namespaces.setdefault(entry.namespace, {})[entry.name] = entry
         self._names = {namespace: sorted(names) for namespace, names in self._namespaces.items()}
 
+    def expect(self, stored: bytes, obj: Object) -> None:
+        """The value that is about to be written is this object: it need not be parsed when its event comes."""
+        if len(self._expected) >= _EXPECTED:
+            self._expected.clear()  # of writes that came to nothing
+        self._expected[stored] = facts_of(self.kind, obj)
+
     def apply(self, event: Event) -> None:
         """Take over one write of the store and tell the watchers."""
         prefix = len(self.kind.storage_prefix)
@@ -255,7 +278,8 @@ class KindCache:
         old = names.get(name)
         new = None
         if event.value is not None:
-            new = names[name] = make_entry(self.kind, event.key, event.value, event.revision)
+            facts = self._expected.pop(event.value, None)
+            new = names[name] = make_entry(self.kind, event.key, event.value, event.revision, facts)
             if old is None:
                 bisect.insort(order, name)
         elif old is not None:
@@ -296,9 +320,9 @@ class WatchCache:
         return self.kinds[kind.storage_prefix]
 
     def lookup(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """The object as the cache has it, parsed; None when there is none."""
+        """The object as the cache has it, parsed, not to be changed; None when there is none."""
         entry = self.of(kind).get(namespace if kind.namespaced else "", name)
-        return decode(entry.data) if entry is not None else None
+        return parsed(entry) if entry is not None else None
 
     async def run(self) -> None:
         """Fill the cache, then follow the store until cancelled."""

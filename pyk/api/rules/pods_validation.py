@@ -11,6 +11,7 @@ from typing import Any
 
 from pyk.api import names
 from pyk.api.objects import Object, annotations_of
+from pyk.api.remembering import remembered
 from pyk.api.rules.common import (
     MAX_INT32,
     check_annotations,
@@ -87,6 +88,7 @@ def check_template(template: Document, path: str) -> Iterator[FieldError]:
         yield FieldError.forbidden(f"{path}.spec.activeDeadlineSeconds", detail)
 
 
+@remembered
 def check_pod_spec(spec: Document, path: str) -> Iterator[FieldError]:
     """A pod spec at `path`, as it is when its defaults are filled in."""
     yield from check_volumes(spec, path)

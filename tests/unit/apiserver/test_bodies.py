@@ -179,3 +179,29 @@ def test_a_stream_is_json_only():
     assert negotiate("application/json;stream=watch", is_stream=True).media == "json"
     with pytest.raises(ApiError):
         negotiate("application/yaml", is_stream=True)
+
+
+def new_pod(name, **spec):
+    document = {
+        "metadata": {"name": name, "creationTimestamp": None, "labels": {"of": name}},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "0.5"}}}], **spec},
+    }
+    return conform(POD.model, document, kind="Pod", api_version="v1", field_validation="Warn", is_new=True)
+
+
+def test_an_object_like_the_one_before_keeps_what_is_its_own():
+    for name in ("one", "two", "two"):
+        obj, warnings = new_pod(name)
+        assert obj["metadata"] == {"name": name, "labels": {"of": name}}
+        assert obj["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "500m"}
+        assert not warnings
+        obj["spec"]["containers"].clear()  # nobody else's
+
+
+def test_what_was_wrong_with_an_object_is_wrong_with_the_next_one_too():
+    for name in ("one", "two"):
+        obj, warnings = new_pod(name, colour="red")
+        assert warnings == ['unknown field "spec.colour"']
+        assert "colour" not in obj["spec"]
+        with pytest.raises(ApiError, match=r"cannot unmarshal number into Go struct field PodSpec\.spec\.nodeName"):
+            new_pod(name, nodeName=7)

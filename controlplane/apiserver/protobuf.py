@@ -85,7 +85,7 @@ def parse_protobuf(body: bytes) -> Object:
 def _struct_of(api_version: str, kind: str) -> str:
     group, _, version = api_version.rpartition("/")
     short = group.partition(".")[0] or "core"
-    for struct in (f"{short}.{kind}", f"{short}/{version}.{kind}", f"meta.{kind}"):
+    for struct in (f"{short}/{version}.{kind}", f"{short}.{kind}", f"meta.{kind}"):
         if struct in _schema():
             return struct
     raise _BadMessage(f'no kind "{kind}" is registered for version "{api_version}"')

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, cluster, coordination, core, metrics, policy, rbac, reviews
+from pyk.api.groups import apps, autoscaling, cluster, coordination, core, metrics, policy, rbac, reviews
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -21,6 +21,7 @@ TABLE: tuple[Kind, ...] = (
     *apps.KINDS,
     *coordination.KINDS,
     *cluster.KINDS,
+    *autoscaling.KINDS,
     *policy.KINDS,
     *rbac.KINDS,
     *reviews.KINDS,
@@ -72,3 +73,4 @@ INGRESS = BY_KIND["networking.k8s.io/v1", "Ingress"]
 POD_DISRUPTION_BUDGET = BY_KIND["policy/v1", "PodDisruptionBudget"]
 NODE_METRICS = BY_KIND["metrics.k8s.io/v1beta1", "NodeMetrics"]
 POD_METRICS = BY_KIND["metrics.k8s.io/v1beta1", "PodMetrics"]
+HORIZONTAL_POD_AUTOSCALER = BY_KIND["autoscaling/v2", "HorizontalPodAutoscaler"]

@@ -77,6 +77,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[Any]]] = {
         {"spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}},
         ["<none>", "*", "", "80"],
     ),
+    "horizontalpodautoscalers": (
+        "/apis/autoscaling/v2/namespaces/default",
+        {"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"}, "maxReplicas": 3}},
+        ["Deployment/web", "cpu: <unknown>/80%", "1", 3, 0],
+    ),
     "poddisruptionbudgets": (
         "/apis/policy/v1/namespaces/default",
         {"spec": {"minAvailable": "50%", "selector": {"matchLabels": {"a": "b"}}}},
@@ -146,6 +151,27 @@ REFUSED = [
     ("endpoints", {"subsets": [{"addresses": [{"ip": "127.0.0.1"}]}]}, "may not be in the loopback range"),
     ("endpointslices", {"addressType": "IPv4", "endpoints": [{"addresses": ["x"]}]}, "must be an IPv4 address"),
     ("controllerrevisions", {"revision": 1}, "data is mandatory"),
+    (
+        "horizontalpodautoscalers",
+        {"spec": {"scaleTargetRef": {"kind": "D", "name": "w"}, "minReplicas": 3, "maxReplicas": 2}},
+        "must be greater than or equal to `minReplicas`",
+    ),
+    (
+        "horizontalpodautoscalers",
+        {"spec": {"scaleTargetRef": {"kind": "D", "name": "w"}, "maxReplicas": 2, "metrics": [{"type": "Pods"}]}},
+        "must populate information for the given metric source",
+    ),
+    (
+        "horizontalpodautoscalers",
+        {
+            "spec": {
+                "scaleTargetRef": {"kind": "D", "name": "w"},
+                "maxReplicas": 2,
+                "behavior": {"scaleUp": {"stabilizationWindowSeconds": 3601}},
+            }
+        },
+        "must be less than or equal to 3600",
+    ),
     ("poddisruptionbudgets", {"spec": {"minAvailable": 1, "maxUnavailable": 1}}, "cannot be both set"),
     ("poddisruptionbudgets", {"spec": {"minAvailable": "101%"}}, "must not be greater than 100%"),
     ("poddisruptionbudgets", {"spec": {"maxUnavailable": -1}}, "must be greater than or equal to 0"),
@@ -304,3 +330,53 @@ async def test_a_pod_status_without_a_qos_class_keeps_it(api: Any, new_pod: Any)
     made = (await api("POST", "/api/v1/namespaces/default/pods", new_pod("q"))).body
     answer = await api("PUT", "/api/v1/namespaces/default/pods/q/status", {**made, "status": {"phase": "Running"}})
     assert answer.body["status"] == {"phase": "Running", "qosClass": "BestEffort"}
+
+
+async def test_an_autoscaler_is_one_object_in_both_versions(api: Any) -> None:
+    v1, v2 = (f"/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers" for version in ("v1", "v2"))
+    target = {"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"}
+    spec = {"scaleTargetRef": target, "maxReplicas": 5, "targetCPUUtilizationPercentage": 60}
+    made = await api("POST", v1, {"metadata": {"name": "old"}, "spec": spec}, fieldValidation="Strict")
+    assert (made.status, made.body["spec"]) == (201, {**spec, "minReplicas": 1})
+    stored = (await api("GET", f"{v2}/old")).body
+    [metric] = stored["spec"]["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}
+
+    memory = {
+        "type": "Resource",
+        "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}},
+    }
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 5}}
+    stored["spec"] |= {"metrics": [metric, memory], "behavior": behavior}
+    written = (await api("PUT", f"{v2}/old", stored)).body
+    shown = (await api("GET", f"{v1}/old")).body
+    assert shown["spec"] == {**spec, "minReplicas": 1}
+    again = await api("PUT", f"{v1}/old", shown)
+    assert again.status == 200
+    assert (await api("GET", f"{v2}/old")).body["spec"] == written["spec"], "nothing is lost on the way through v1"
+
+
+async def test_kubectl_makes_autoscalers_and_disruption_budgets(server: Any, api: Any) -> None:
+    labels = {"app": "web"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main", "image": "a"}]}}
+    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+    deployments = "/apis/apps/v1/namespaces/default/deployments"
+    assert (await api("POST", deployments, {"metadata": {"name": "web"}, "spec": spec})).status == 201
+    for words in (
+        ("autoscale", "deployment/web", "--min=2", "--max=6", "--cpu=70%", "--memory=100Mi"),
+        ("create", "pdb", "web", "--selector=app=web", "--min-available=50%"),
+    ):
+        status, _, err = await server.kubectl(*words)
+        assert status == 0, err
+    made = (await api("GET", "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/web")).body["spec"]
+    assert (made["minReplicas"], made["maxReplicas"]) == (2, 6)
+    targets = {metric["resource"]["name"]: metric["resource"]["target"] for metric in made["metrics"]}
+    assert targets == {
+        "cpu": {"type": "Utilization", "averageUtilization": 70},
+        "memory": {"type": "AverageValue", "averageValue": "100Mi"},
+    }
+    budget = (await api("GET", "/apis/policy/v1/namespaces/default/poddisruptionbudgets/web")).body["spec"]
+    assert budget == {"minAvailable": "50%", "selector": {"matchLabels": {"app": "web"}}}
+    status, out, err = await server.kubectl("describe", "hpa", "web")
+    assert status == 0, err
+    assert "resource cpu on pods  (as a percentage of request)" in out

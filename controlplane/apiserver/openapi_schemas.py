@@ -18,6 +18,7 @@ _PACKAGES = {
     "pyk.api.apps": "io.k8s.api.apps.v1",
     "pyk.api.autoscaling": "io.k8s.api.autoscaling.v2",
     "pyk.api.autoscaling_v1": "io.k8s.api.autoscaling.v1",
+    "pyk.api.batch": "io.k8s.api.batch.v1",
     "pyk.api.coordination": "io.k8s.api.coordination.v1",
     "pyk.api.discovery": "io.k8s.api.discovery.v1",
     "pyk.api.events": "io.k8s.api.events.v1",

@@ -220,8 +220,9 @@ POLICY: tuple[Grant, ...] = (
         (
             # The garbage collector and the namespace controller follow and delete objects of every kind.
             Rule((*READ, "update", "patch", "delete", "deletecollection"), ("*",), ("*",)),
-            Rule(("create",), ("",), ("pods", "configmaps", "serviceaccounts")),
-            Rule(("create",), ("apps",), ("replicasets",)),
+            Rule(("create",), ("",), ("pods", "configmaps", "serviceaccounts", "persistentvolumeclaims")),
+            Rule(("create",), ("apps",), ("replicasets", "controllerrevisions")),
+            Rule(("create",), ("batch",), ("jobs",)),
             # What an aggregated role gathers may be more than the controller manager itself may do.
             Rule(("escalate",), (GROUP,), ("clusterroles",)),
             _EVENTS,

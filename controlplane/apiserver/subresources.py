@@ -16,7 +16,7 @@ from pyk.api.apps import Scale
 from pyk.api.core_pods import Binding
 from pyk.api.kinds import Kind, ScalePaths
 from pyk.api.objects import Object, is_deleting
-from pyk.api.selectors import format_selector, from_document
+from pyk.api.selectors import format_selector, from_document, from_labels
 from pyk.api.status import ApiError, FieldError, bad_request, conflict, invalid
 from pyk.reconcile.clock import Clock, timestamp
 
@@ -36,7 +36,8 @@ def scale_of(kind: Kind, obj: Object) -> Object:
     metadata = obj["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     status: dict[str, Any] = {"replicas": _at(obj, paths.status_replicas) or 0}
-    selector = from_document(_at(obj, paths.selector))
+    chosen = _at(obj, paths.selector)
+    selector = from_labels(chosen) if paths.selects_labels else from_document(chosen)
     if selector:
         status["selector"] = format_selector(selector)
     return {

@@ -11,15 +11,21 @@ from collections.abc import Iterable, Mapping
 from controlplane.controllers.pods import node_of
 from pyk.api.kinds import (
     CLUSTER_ROLE,
+    CONTROLLER_REVISION,
+    CRON_JOB,
+    DAEMON_SET,
     DEPLOYMENT,
     EVENT,
+    JOB,
     LEASE,
     NAMESPACE,
     NODE,
     POD,
     POD_DISRUPTION_BUDGET,
     REPLICA_SET,
+    REPLICATION_CONTROLLER,
     RESOURCE_QUOTA,
+    STATEFUL_SET,
     TABLE,
     Kind,
 )
@@ -28,7 +34,23 @@ from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 
-KEPT_WHOLE = (CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, POD_DISRUPTION_BUDGET, REPLICA_SET, RESOURCE_QUOTA)
+KEPT_WHOLE = (
+    CLUSTER_ROLE,
+    CONTROLLER_REVISION,
+    CRON_JOB,
+    DAEMON_SET,
+    DEPLOYMENT,
+    JOB,
+    LEASE,
+    NAMESPACE,
+    NODE,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    REPLICA_SET,
+    REPLICATION_CONTROLLER,
+    RESOURCE_QUOTA,
+    STATEFUL_SET,
+)
 NOT_CACHED = (EVENT,)
 """Events come and go in numbers and own nothing; they are cleaned with their namespace by a live list."""
 

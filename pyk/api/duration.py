@@ -38,4 +38,9 @@ def time_since(timestamp: str | None, now: float) -> str:
     """How long ago an RFC 3339 time was at `now` (seconds since the epoch); `<unknown>` when there is none."""
     if not timestamp:
         return "<unknown>"
-    return human_duration(now - datetime.fromisoformat(timestamp).timestamp())
+    return human_duration(now - seconds_of(timestamp))
+
+
+def seconds_of(timestamp: str) -> float:
+    """Seconds since the epoch of an RFC 3339 time. Raises ValueError when it is none."""
+    return datetime.fromisoformat(timestamp).timestamp()

@@ -77,11 +77,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class ScalePaths:
-    """Where the `scale` subresource finds its numbers, as dotted paths."""
+    """Where the `scale` subresource finds its numbers, as dotted paths.
+
+    With `selects_labels` the selector is a plain map of labels, as ReplicationControllers have it.
+    """
 
     spec_replicas: str = "spec.replicas"
     status_replicas: str = "status.replicas"
     selector: str = "spec.selector"
+    selects_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, autoscaling, cluster, coordination, core, metrics, policy, rbac, reviews
+from pyk.api.groups import apps, autoscaling, batch, cluster, coordination, core, metrics, policy, rbac, reviews
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -19,6 +19,7 @@ __all__ = ["Column", "Kind", "Rules", "ScalePaths"]
 TABLE: tuple[Kind, ...] = (
     *core.KINDS,
     *apps.KINDS,
+    *batch.KINDS,
     *coordination.KINDS,
     *cluster.KINDS,
     *autoscaling.KINDS,
@@ -53,6 +54,12 @@ NODE = BY_KIND["v1", "Node"]
 POD = BY_KIND["v1", "Pod"]
 REPLICA_SET = BY_KIND["apps/v1", "ReplicaSet"]
 DEPLOYMENT = BY_KIND["apps/v1", "Deployment"]
+STATEFUL_SET = BY_KIND["apps/v1", "StatefulSet"]
+DAEMON_SET = BY_KIND["apps/v1", "DaemonSet"]
+CONTROLLER_REVISION = BY_KIND["apps/v1", "ControllerRevision"]
+REPLICATION_CONTROLLER = BY_KIND["v1", "ReplicationController"]
+JOB = BY_KIND["batch/v1", "Job"]
+CRON_JOB = BY_KIND["batch/v1", "CronJob"]
 CONFIG_MAP = BY_KIND["v1", "ConfigMap"]
 SECRET = BY_KIND["v1", "Secret"]
 SERVICE_ACCOUNT = BY_KIND["v1", "ServiceAccount"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.kind import ALL_VERBS, Kind
+from pyk.api.kind import ALL_VERBS, Kind, ScalePaths
 
 KINDS = (
     Kind(
@@ -84,6 +84,19 @@ KINDS = (
         short_names=("ev",),
         rules_path="rules.events:RULES",
         creates_on_update=True,
+    ),
+    Kind(
+        "",
+        "v1",
+        "ReplicationController",
+        "replicationcontrollers",
+        "core_controllers:ReplicationController",
+        short_names=("rc",),
+        categories=("all",),
+        rules_path="rules.replicationcontrollers:RULES",
+        has_status=True,
+        has_generation=True,
+        scale=ScalePaths(selects_labels=True),
     ),
     Kind("", "v1", "PodTemplate", "podtemplates", "core_pods:PodTemplate", rules_path="rules.templates:POD_TEMPLATE"),
     Kind(

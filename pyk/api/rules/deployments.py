@@ -12,6 +12,7 @@ from pyk.api.rules.pods_defaults import default_template
 from pyk.api.rules.workloads import (
     TEMPLATE_COLUMNS,
     check_at_most_all,
+    check_collisions,
     check_count_or_percent,
     check_selector_and_template,
     check_status_counts,
@@ -40,7 +41,7 @@ def _default(deployment: Object) -> None:
 def _validate(deployment: Object, old: Object | None) -> Iterable[FieldError]:
     spec = deployment["spec"]
     yield from check_not_negative(spec, "spec", "replicas")
-    yield from check_selector_and_template(spec, None if old is None else old["spec"], "deployment")
+    yield from check_selector_and_template(spec, None if old is None else old["spec"], "Deployment")
     yield from _check_strategy(spec["strategy"])
     yield from check_not_negative(spec, "spec", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds")
     deadline = spec["progressDeadlineSeconds"]
@@ -70,9 +71,7 @@ def _validate_status(deployment: Object, old: Object | None) -> Iterable[FieldEr
     yield from check_status_counts(
         status, "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"
     )
-    previous = ((old or {}).get("status") or {}).get("collisionCount")
-    if previous is not None and (status.get("collisionCount") or 0) < previous:
-        yield FieldError.invalid("status.collisionCount", status.get("collisionCount"), "cannot be decremented")
+    yield from check_collisions(deployment, old)
 
 
 def _keep_labels(deployment: Object, old: Object) -> None:

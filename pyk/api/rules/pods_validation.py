@@ -69,7 +69,7 @@ def check_pod(pod: Object) -> Iterator[FieldError]:
 
 
 def check_template(template: Document, path: str) -> Iterator[FieldError]:
-    """The pod template at `path` of a workload that keeps its pods running."""
+    """The pod template at `path` of a workload."""
     metadata, spec = template.get("metadata") or {}, template.get("spec")
     yield from check_labels(metadata.get("labels"), f"{path}.labels")
     yield from check_annotations(metadata.get("annotations"), f"{path}.annotations")
@@ -81,10 +81,16 @@ def check_template(template: Document, path: str) -> Iterator[FieldError]:
         yield FieldError.forbidden(
             f"{path}.spec.ephemeralContainers", "ephemeral containers not allowed in pod template"
         )
+
+
+def check_lasting_template(template: Document, path: str, kind: str) -> Iterator[FieldError]:
+    """The pod template at `path` of a workload of the kind, which keeps its pods running."""
+    yield from check_template(template, path)
+    spec = template.get("spec") or {}
     if spec.get("restartPolicy") != "Always" and spec.get("restartPolicy") in _RESTART_POLICIES:
         yield FieldError.not_supported(f"{path}.spec.restartPolicy", spec["restartPolicy"], ("Always",))
     if spec.get("activeDeadlineSeconds") is not None:
-        detail = "activeDeadlineSeconds in ReplicaSet is not Supported"
+        detail = f"activeDeadlineSeconds in {kind} is not Supported"
         yield FieldError.forbidden(f"{path}.spec.activeDeadlineSeconds", detail)
 
 

@@ -20,7 +20,7 @@ def _default(replica_set: Object) -> None:
 def _validate(replica_set: Object, old: Object | None) -> Iterable[FieldError]:
     spec = replica_set["spec"]
     yield from check_not_negative(spec, "spec", "replicas", "minReadySeconds")
-    yield from check_selector_and_template(spec, None if old is None else old["spec"], "deployment")
+    yield from check_selector_and_template(spec, None if old is None else old["spec"], "ReplicaSet")
 
 
 def _validate_status(replica_set: Object, old: Object | None) -> Iterable[FieldError]:

@@ -1,4 +1,4 @@
-"""What Deployments and ReplicaSets have in common: a selector, a pod template, replica counts, columns."""
+"""What the workloads have in common: a selector, a pod template, replica counts, columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from pyk.api.kinds import Column
 from pyk.api.objects import Object
 from pyk.api.rules.common import AT_LEAST_ZERO, check_label_selector, check_not_negative, check_unchanged, some
-from pyk.api.rules.pods_validation import check_template
+from pyk.api.rules.pods_validation import check_lasting_template
 from pyk.api.selectors import BadSelector, format_selector, from_document, matches
 from pyk.api.status import FieldError
 
@@ -20,6 +20,18 @@ _PERCENT = re.compile(r"[0-9]+%\Z")
 
 def check_selector_and_template(spec: Document, old: Document | None, kind: str) -> Iterator[FieldError]:
     """The selector is right, selects something, never changes, and selects the pods of the template."""
+    owner = "ReplicaSet" if kind == "Deployment" else kind
+    yield from check_selector(spec, old, "deployment" if kind == "ReplicaSet" else kind.lower())
+    template = spec.get("template")
+    if template is None:
+        yield FieldError.required("spec.template")
+        return
+    yield from check_labels_selected(spec.get("selector"), template)
+    yield from check_lasting_template(template, "spec.template", owner)
+
+
+def check_selector(spec: Document, old: Document | None, kind: str) -> Iterator[FieldError]:
+    """The selector is right, selects something, and is what it was."""
     selector = spec.get("selector")
     if selector is None:
         yield FieldError.required("spec.selector")
@@ -27,17 +39,16 @@ def check_selector_and_template(spec: Document, old: Document | None, kind: str)
         yield from check_label_selector(selector, "spec.selector")
         if not selector.get("matchLabels") and not selector.get("matchExpressions"):
             yield FieldError.invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
-    template = spec.get("template")
-    if template is None:
-        yield FieldError.required("spec.template")
-        return
+    if old is not None:
+        yield from check_unchanged("spec.selector", selector, old.get("selector"))
+
+
+def check_labels_selected(selector: Document | None, template: Document) -> Iterator[FieldError]:
+    """The template's pods are those that the selector selects."""
     labels = (template.get("metadata") or {}).get("labels") or {}
     if _is_mismatch(selector, labels):
         detail = "`selector` does not match template `labels`"
         yield FieldError.invalid("spec.template.metadata.labels", labels, detail)
-    yield from check_template(template, "spec.template")
-    if old is not None:
-        yield from check_unchanged("spec.selector", selector, old.get("selector"))
 
 
 def _is_mismatch(selector: Document | None, labels: dict[str, str]) -> bool:
@@ -77,6 +88,20 @@ def check_at_most_all(value: int | str, path: str) -> Iterator[FieldError]:
     """A share, when it is one, is at most 100%."""
     if isinstance(value, str) and _PERCENT.match(value) and int(value[:-1]) > 100:
         yield FieldError.invalid(path, value, "must not be greater than 100%")
+
+
+def check_collisions(obj: Object, old: Object | None) -> Iterator[FieldError]:
+    """`status.collisionCount` never goes down."""
+    now = (obj.get("status") or {}).get("collisionCount")
+    before = ((old or {}).get("status") or {}).get("collisionCount")
+    yield from check_not_negative(obj.get("status") or {}, "status", "collisionCount")
+    if before is not None and (now or 0) < before:
+        yield FieldError.invalid("status.collisionCount", now, "cannot be decremented")
+
+
+def is_none(value: int | str | None) -> bool:
+    """Whether a count or share comes to nothing: 0, `0%`."""
+    return value is None or value == 0 or (isinstance(value, str) and value.rstrip("%").strip("0") == "")
 
 
 def count(section: str, field: str) -> Any:

@@ -38,6 +38,7 @@ class Launch:
     container: str
     attempt: int
     backoff: float
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,20 @@ class StopContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPreStop:
+    """Run the preStop hook of a sidecar, which goes on running until its turn to stop comes."""
+
+    container: str
+    id: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
 class KillContainer:
-    """SIGKILL: the grace is over."""
+    """SIGKILL: the grace is over, or there is none. `message` is for the Killing event, where there was none yet."""
 
     id: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,7 @@ Action = (
     | Launch
     | StartCreated
     | StopContainer
+    | RunPreStop
     | KillContainer
     | RemoveContainer
     | RemoveSandbox

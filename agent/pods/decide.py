@@ -25,6 +25,7 @@ from agent.pods.actions import (
     RemoveSandbox,
     Requeue,
     ResolveImage,
+    RunPreStop,
     SetStatus,
     SetUpVolumes,
     StartCreated,
@@ -45,10 +46,14 @@ from agent.pods.restart import (
     Backoff,
     Container,
     Start,
+    all_containers,
+    begun_anew,
+    ephemeral_containers,
     has_finished,
     init_containers,
     init_progress,
     is_restarted,
+    is_restarting_all,
     main_containers,
     next_start,
 )
@@ -90,6 +95,8 @@ def decide(pod: Object, observed: Observed, now: float, backoff: Backoff) -> lis
     elif is_terminal(pod) or has_finished(pod, observed):
         actions = list(_finish(pod, observed, timer, backoff, None))
     else:
+        if is_restarting_all(pod, observed) and not _alive(observed):
+            observed = begun_anew(observed)
         actions = list(_run(pod, observed, timer, backoff))
         actions.append(SetStatus(pod_status(pod, observed, now, backoff)))
     actions += [RemoveContainer(id) for id in observed.removable]
@@ -123,7 +130,10 @@ def _run(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> It
         if not _alive(observed):
             yield RemoveSandbox()
         return
-    starts = list(_due(pod, observed, timer, backoff))
+    if is_restarting_all(pod, observed):
+        yield from _kill_all(observed, timer)
+        return
+    starts = [*_due_ephemeral(pod, observed), *_due(pod, observed, timer, backoff)]
     if sandbox is None and _may(observed, SANDBOX, timer):
         yield MakeSandbox()
     if (not observed.volumes_ready or observed.volumes_stale) and _may(observed, VOLUMES, timer):
@@ -137,7 +147,7 @@ def _run(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> It
     for container, start in starts:
         name = container["name"]
         if name in observed.images and _may(observed, launch_of(name), timer):
-            yield Launch(name, start.attempt, start.backoff)
+            yield Launch(name, start.attempt, start.backoff, observed.run)
             if "postStart" in (container.get("lifecycle") or {}):
                 return  # those after it wait for its hook
 
@@ -146,6 +156,13 @@ def _may(observed: Observed, key: str, timer: _Timer) -> bool:
     """Whether something that may have failed before can be tried now."""
     failure = observed.failures.get(key)
     return failure is None or timer.wait_until(failure.retry_at)
+
+
+def _due_ephemeral(pod: Object, observed: Observed) -> Iterator[tuple[Container, Start]]:
+    """Containers for debugging that have never been started."""
+    for container in ephemeral_containers(pod):
+        if container["name"] not in observed.containers and container["name"] not in observed.past:
+            yield container, Start(0, 0.0)
 
 
 def _due(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> Iterator[tuple[Container, Start]]:
@@ -190,13 +207,15 @@ def _images(pod: Object, observed: Observed, timer: _Timer, containers: Iterable
 
 def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
     """Look after the containers that exist: start what was only created, stop what is ill, kill what will not end."""
-    for container in [*init_containers(pod), *main_containers(pod)]:
+    ephemeral = [container["name"] for container in ephemeral_containers(pod)]
+    for container in all_containers(pod):
         name = container["name"]
         view = observed.containers.get(name)
         if view is None:
             continue
         if view.has_ended:
-            yield from _tell_back_off(pod, container, view, timer.now)
+            if name not in ephemeral:
+                yield from _tell_back_off(pod, container, view, timer.now)
             continue
         if view.phase is Phase.CREATED:
             if _may(observed, launch_of(name), timer):
@@ -274,7 +293,9 @@ def _stop_all(
     # Who removes a pod from the API before its containers have ended wants the end at once (a forced deletion).
     deadline = since + (SHORTEST_GRACE_SECONDS if observed.gone else _grace(pod))
     targets = [view for view in alive if view.name not in sidecars]
-    if not targets:
+    if targets:
+        yield from _pre_stop(pod, observed, deadline)
+    else:
         targets = [view for name in reversed(sidecars) for view in alive if view.name == name][:1]
         deadline = max(deadline, timer.now + SHORTEST_GRACE_SECONDS) if targets else deadline
     for view in targets:
@@ -285,6 +306,27 @@ def _stop_all(
         wanted = deadline if stop is None or view.name not in sidecars else stop.deadline
         if stop is None or wanted < stop.deadline:
             yield StopContainer(view.name, view.id, wanted, message.format(view.name), ends_pod)
+        else:
+            yield from _kill_if_late(view, observed, timer)
+
+
+def _pre_stop(pod: Object, observed: Observed, deadline: float) -> Iterator[Action]:
+    """The hooks of sidecars run with those of the main containers, before which they are not stopped."""
+    for container in init_containers(pod):
+        view = observed.containers.get(container["name"])
+        if view is None or not view.is_running or not (container.get("lifecycle") or {}).get("preStop"):
+            continue
+        if view.id not in observed.stops and view.id not in observed.pre_stopped:
+            yield RunPreStop(view.name, view.id, deadline)
+
+
+def _kill_all(observed: Observed, timer: _Timer) -> Iterator[Action]:
+    """End everything that runs at once, without hooks or grace: the pod starts over."""
+    for view in _alive(observed):
+        if view.phase is Phase.CREATED:
+            yield RemoveContainer(view.id)
+        elif (stop := observed.stops.get(view.id)) is None or not stop.killed_at:
+            yield KillContainer(view.id, f"Container {view.name} will be restarted with all containers of its pod")
         else:
             yield from _kill_if_late(view, observed, timer)
 

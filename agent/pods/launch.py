@@ -29,15 +29,17 @@ from agent.pods.observed import (
     POD_NAME,
     POD_NAMESPACE,
     POD_UID,
+    RUN,
     STOP_SIGNAL,
+    USER,
     container_id,
 )
 from agent.pods.record import PodRecord
 from agent.pods.resources import pod_cgroup
 from agent.pods.settings import PodSettings
 from agent.pods.spec import DEFAULT_MESSAGE_PATH, ContainerInputs, MountPoint, container_spec
-from agent.pods.users import resolve_user, security_value
-from agent.runtime.contract import ContainerConfig, RootFilesystem, RuntimeFailure
+from agent.pods.users import User, resolve_user, security_value
+from agent.runtime.contract import ContainerConfig, Phase, RootFilesystem, RuntimeFailure
 from agent.volumes.manager import VolumeManager
 from agent.volumes.projection import VolumeFailure
 from pyk.api.objects import Object, name_of, namespace_of, uid_of
@@ -74,6 +76,7 @@ class Launcher:
         container: Mapping[str, Any],
         attempt: int,
         backoff: float,
+        run: int,
         lookup: Lookup,
         facts: Facts,
         memory_capacity: int,
@@ -94,6 +97,7 @@ class Launcher:
             environment=environment,
             user=resolve_user(pod, container, image),
             sandbox=sandbox,
+            target_pid=_target_pid(record, container),
             mounts=mounts,
             cgroup=f"{pod_cgroup(self._settings.cgroup_root, pod)}/{identifier}",
             hostname=self.hostname(pod),
@@ -112,7 +116,7 @@ class Launcher:
                 log_path=log,
                 stdin=bool(container.get("stdin")),
                 stdin_once=bool(container.get("stdinOnce")),
-                labels=_labels(pod, container, image, attempt, backoff),
+                labels=_labels(pod, container, image, inputs.user) | _tries(attempt, backoff, run),
             ),
             skipped,
         )
@@ -239,16 +243,30 @@ def _subpath(mount: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     return text
 
 
-def _labels(pod: Object, container: Mapping[str, Any], image: Image, attempt: int, backoff: float) -> dict[str, str]:
+def _target_pid(record: PodRecord, container: Mapping[str, Any]) -> int:
+    """The first process of the container that one for debugging looks at, 0 for none. Raises `ConfigError`."""
+    name = container.get("targetContainerName")
+    if not name:
+        return 0
+    attempts = record.attempts(name)
+    if not attempts or attempts[-1].phase is not Phase.RUNNING:
+        raise ConfigError(f"unable to find target container {name}")
+    return attempts[-1].pid
+
+
+def _tries(attempt: int, backoff: float, run: int) -> dict[str, str]:
+    return {ATTEMPT: str(attempt), BACKOFF: f"{backoff:g}", RUN: str(run)}
+
+
+def _labels(pod: Object, container: Mapping[str, Any], image: Image, user: User) -> dict[str, str]:
     lifecycle = container.get("lifecycle") or {}
     grace = pod["spec"].get("terminationGracePeriodSeconds")
     return pod_labels(pod) | {
         CONTAINER_NAME: str(container["name"]),
-        ATTEMPT: str(attempt),
-        BACKOFF: f"{backoff:g}",
         IMAGE: image.name,
         IMAGE_ID: image.image_id,
         GRACE: str(30 if grace is None else grace),
         STOP_SIGNAL: str(lifecycle.get("stopSignal") or image.config.stop_signal or "SIGTERM"),
+        USER: f"{user.uid}:{user.gid}:{','.join(map(str, user.groups))}",
         MESSAGE_POLICY: str(container.get("terminationMessagePolicy") or "File"),
     }

@@ -27,13 +27,20 @@ from agent.pods.admission import Room, admit
 from agent.pods.decide import decide
 from agent.pods.handlers import Handlers
 from agent.pods.launch import log_directory
-from agent.pods.observed import ATTEMPT, CONTAINER_NAME, NETWORK, SANDBOX, views_of_status
+from agent.pods.observed import (
+    ATTEMPT,
+    CONTAINER_NAME,
+    NETWORK,
+    SANDBOX,
+    container_statuses,
+    views_of_status,
+)
 from agent.pods.parts import Parts, target_of
 from agent.pods.perform import Performer
 from agent.pods.probes import ContainerProbes, has_probes
 from agent.pods.record import PodRecord
 from agent.pods.resources import BURSTABLE, qos_class
-from agent.pods.restart import Backoff, Container, init_containers, main_containers
+from agent.pods.restart import Backoff, Container, all_containers
 from agent.pods.settings import PodSettings
 from agent.pods.status import is_terminal
 from agent.pods.writer import StatusWriter
@@ -367,7 +374,7 @@ class PodManager:
 
     def _follow_probes(self, record: PodRecord) -> None:
         """Have the probes of what runs run, and no others."""
-        for container in [*init_containers(record.pod), *main_containers(record.pod)]:
+        for container in all_containers(record.pod):
             attempts = record.attempts(container["name"])
             if not attempts or not has_probes(container) or not record.addresses:
                 continue
@@ -383,10 +390,9 @@ class PodManager:
                     task.cancel()
 
     def _start_probes(self, record: PodRecord, container: Container, state: ContainerState) -> None:
-        status = record.pod.get("status") or {}
-        entries = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
         shown = f"pyk://{state.id}"
-        known: dict[str, Any] = next((entry for entry in entries if entry.get("containerID") == shown), {})
+        entries = (entry for entry in container_statuses(record.pod) if entry.get("containerID") == shown)
+        known: dict[str, Any] = next(entries, {})
         probes = ContainerProbes(
             target_of(record, container, state.id),
             state.started_at,
@@ -395,7 +401,7 @@ class PodManager:
             was_started=bool(known.get("started")),
             was_ready=bool(known.get("ready")),
             changed=lambda: self._controller.enqueue(record.uid),
-            told=lambda text: self._parts.event(record, "Warning", "Unhealthy", text, container["name"]),
+            told=lambda reason, text: self._parts.event(record, "Warning", reason, text, container["name"]),
         )
         record.probes[state.id] = probes
         self._spawn(record, f"probes {state.id}", probes.run())

@@ -26,7 +26,11 @@ IMAGE = "pyk.io/image"
 IMAGE_ID = "pyk.io/image-id"
 GRACE = "pyk.io/termination-grace-period-seconds"
 STOP_SIGNAL = "pyk.io/stop-signal"
+RUN = "pyk.io/run"
+USER = "pyk.io/user"
 MESSAGE_POLICY = "pyk.io/termination-message-policy"
+
+STATUS_LISTS = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
 
 UNKNOWN_EXIT_CODE = 137
 UNKNOWN_REASON = "ContainerStatusUnknown"
@@ -47,7 +51,8 @@ class ContainerView:
     """One attempt at running a container. Times are seconds since the epoch, 0 when not yet.
 
     `backoff` is the delay (seconds) that a restart after this attempt has to keep; `reason` and `message` are those
-    of its end.
+    of its end. `run` is the run of the pod that it is of: the pod's whole restarts are counted from 0. `user` is its
+    uid, gid and groups as text, `0:0:0,1`.
     """
 
     name: str
@@ -64,6 +69,8 @@ class ContainerView:
     backoff: float = 0.0
     image: str = ""
     image_id: str = ""
+    run: int = 0
+    user: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -114,15 +121,22 @@ def view_of(state: ContainerState, message: str = "", failure: StartFailure | No
         backoff=float(labels.get(BACKOFF, "0")),
         image=labels.get(IMAGE, ""),
         image_id=labels.get(IMAGE_ID, ""),
+        run=int(labels.get(RUN, "0")),
+        user=labels.get(USER, ""),
     )
+
+
+def container_statuses(pod: Object) -> list[dict[str, Any]]:
+    """The statuses of all containers of whatever sort in the API."""
+    status = pod.get("status") or {}
+    return [entry for field in STATUS_LISTS for entry in status.get(field) or ()]
 
 
 def views_of_status(pod: Object) -> dict[str, ContainerView]:
     """The last attempts that the pod's status in the API tells of, for containers that the runtime does not know
     any more: what ran then has ended in a way that nobody saw."""
-    status = pod.get("status") or {}
     found = {}
-    for entry in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+    for entry in container_statuses(pod):
         state, last = entry.get("state") or {}, entry.get("lastState") or {}
         ended = state.get("terminated") or last.get("terminated")
         if "running" in state:
@@ -140,9 +154,8 @@ def views_of_status(pod: Object) -> dict[str, ContainerView]:
 
 def previous_of_status(pod: Object) -> dict[str, ContainerView]:
     """The attempts before the present ones, from `lastState` in the API."""
-    status = pod.get("status") or {}
     found = {}
-    for entry in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+    for entry in container_statuses(pod):
         if ended := (entry.get("lastState") or {}).get("terminated"):
             found[entry["name"]] = replace(_view_of_status(entry, ended), attempt=entry.get("restartCount", 1) - 1)
     return found
@@ -231,6 +244,7 @@ class Observed:
     there is none in this sandbox, the last one from before. `is_attached` says that the network has been set up
     since the agent came; `addresses` are those known from before as well. `removable` are ids of older attempts.
     `images` names the containers whose image is here. `has_remains` says that files or cgroups of the pod are left.
+    `run` is the present run of the pod: containers of earlier ones are in `past`.
     """
 
     gone: bool = False
@@ -254,4 +268,9 @@ class Observed:
     """By container id: `running`, `done`, or why the hook failed."""
     pulling: frozenset[str] = frozenset()
     """Containers whose image is being pulled now."""
+    pre_stopped: frozenset[str] = frozenset()
+    """Ids of containers whose preStop hook has begun ahead of their stop."""
+    resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By container id: the requests and limits that it has now, where they are known to differ from the spec."""
     has_remains: bool = False
+    run: int = 0

@@ -9,12 +9,13 @@ from typing import Any
 from agent.images.store import ImageStore
 from agent.network.contract import PodNetwork
 from agent.pods.downward import Facts
-from agent.pods.handlers import Handlers, Target
+from agent.pods.handlers import Handlers
 from agent.pods.launch import message_file
 from agent.pods.messages import termination_message
 from agent.pods.observed import ATTEMPT, CONTAINER_NAME, MESSAGE_POLICY
+from agent.pods.outcome import Target
 from agent.pods.record import PodRecord
-from agent.pods.restart import init_containers, main_containers
+from agent.pods.restart import all_containers
 from agent.pods.settings import PodSettings
 from agent.pods.writer import StatusWriter
 from agent.runtime.cgroups import Cgroups
@@ -53,8 +54,7 @@ class Parts:
 
     def event(self, record: PodRecord, kind: str, reason: str, message: str, container: str = "") -> None:
         """Tell an event about the pod, or about one container of it."""
-        init = any(one["name"] == container for one in init_containers(record.pod))
-        path = f"spec.{'initContainers' if init else 'containers'}{{{container}}}" if container else ""
+        path = f"spec.{_list_of(record.pod, container)}{{{container}}}" if container else ""
         self.recorder.event(record.pod, kind, reason, message, field_path=path)
 
     def fail(self, record: PodRecord, key: str, reason: str, message: str) -> None:
@@ -91,8 +91,16 @@ class Parts:
 
 
 def find_container(pod: Object, name: str) -> Mapping[str, Any] | None:
-    """The specification of an init or main container."""
-    return next((c for c in [*init_containers(pod), *main_containers(pod)] if c["name"] == name), None)
+    """The specification of a container of whatever sort."""
+    return next((container for container in all_containers(pod) if container["name"] == name), None)
+
+
+def _list_of(pod: Object, name: str) -> str:
+    """The field of the spec that has the container."""
+    for field in ("initContainers", "ephemeralContainers"):
+        if any(container["name"] == name for container in pod["spec"].get(field) or ()):
+            return field
+    return "containers"
 
 
 def container_named(pod: Object, name: str) -> Mapping[str, Any]:

@@ -71,8 +71,10 @@ class Performer:
                 await self._starter.resolve_image(record, container)
             case do.StopContainer():
                 self._stopper.stop(record, action)
-            case do.KillContainer(container_id):
-                await self._stopper.kill(record, container_id)
+            case do.RunPreStop():
+                self._stopper.pre_stop(record, action)
+            case do.KillContainer(container_id, message):
+                await self._stopper.kill(record, container_id, message)
             case do.RemoveContainer(container_id):
                 await self._stopper.remove_container(record, container_id)
             case do.RemoveSandbox():

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.pods.handlers import Handlers, Outcome, Target
+from agent.pods.handlers import Handlers
 from agent.pods.observed import Health
+from agent.pods.outcome import Outcome, Target
 from pyk.reconcile.clock import Clock
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
@@ -41,8 +42,8 @@ def has_probes(container: Mapping[str, Any]) -> bool:
 class ContainerProbes:
     """The probes of one attempt of a container; `run` them as a task, cancelled when the container ends.
 
-    `told(type, message)` is called for each probe that failed. A container that was ready before the agent came
-    back stays so until a probe says otherwise.
+    `told(reason, message)` is called for each probe that failed or warned. A container that was ready before the
+    agent came back stays so until a probe says otherwise.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ContainerProbes:
         was_started: bool,
         was_ready: bool,
         changed: Callable[[], None],
-        told: Callable[[str], None],
+        told: Callable[[str, str], None],
     ) -> None:
         container = target.container
         self.health = Health(
@@ -121,7 +122,9 @@ class ContainerProbes:
     async def _once(self, probe: Mapping[str, Any], word: str) -> Outcome:
         outcome = await self._handlers.run(probe, self._target, float(probe.get("timeoutSeconds") or 1))
         if not outcome.ok:
-            self._told(f"{word} probe failed: {outcome.output}")
+            self._told("Unhealthy", f"{word} probe failed: {outcome.output}")
+        elif outcome.warning:
+            self._told("ProbeWarning", f"{word} probe warning: {outcome.warning}")
         return outcome
 
     def _fail(self, probe: Mapping[str, Any], word: str) -> None:

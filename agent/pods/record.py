@@ -66,6 +66,7 @@ class PodRecord:
     stops: dict[str, Stop] = field(default_factory=dict)
     probes: dict[str, ContainerProbes] = field(default_factory=dict)
     post_start: dict[str, str] = field(default_factory=dict)
+    pre_stopped: set[str] = field(default_factory=set)
     pulling: set[str] = field(default_factory=set)
     told: set[tuple[str, str, str]] = field(default_factory=set)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -116,6 +117,7 @@ class PodRecord:
         """The container was removed from the runtime."""
         for kept in (self.states, self.messages, self.start_failures, self.stops, self.probes, self.post_start):
             kept.pop(container_id, None)
+        self.pre_stopped.discard(container_id)
 
     def attempts(self, name: str) -> list[ContainerState]:
         """The attempts of a container that are known, the oldest first."""
@@ -168,14 +170,20 @@ class PodRecord:
     def observe(self) -> Observed:
         """The present state for the decision."""
         containers, past, removable = {}, dict(self.before), []
-        for name, views in self._views().items():
+        attempts = self._views()
+        run = max((view.run for views in [*attempts.values(), self.before.values()] for view in views), default=0)
+        for name, views in attempts.items():
+            if views[-1].run < run:  # of the pod's life before it was started over
+                past[name] = views[-1]
+                removable += [view.id for view in views[:-1] if view.has_ended]
+                continue
             containers[name] = views[-1]
             if len(views) > 1:
                 past[name] = views[-2]
                 removable += [view.id for view in views[:-2] if view.has_ended]
         for name, view in views_of_status(self.pod).items():
             if name not in containers:
-                past.setdefault(name, view)
+                past.setdefault(name, replace(view, run=run))
         for name, view in previous_of_status(self.pod).items():
             if name in containers and containers[name].attempt == view.attempt + 1:
                 past.setdefault(name, view)
@@ -199,6 +207,8 @@ class PodRecord:
             health={container_id: probes.health for container_id, probes in self.probes.items()},
             post_start=dict(self.post_start),
             pulling=frozenset(self.pulling),
+            pre_stopped=frozenset(self.pre_stopped),
+            run=run,
             has_remains=self.has_remains,
         )
 

@@ -1,4 +1,5 @@
-"""Whether and when a container of a pod is (re)started: restart policies, exponential back-off, init containers.
+"""Whether and when a container of a pod is (re)started: restart policies and rules, exponential back-off, init
+containers, and the restart of a whole pod in its place.
 
 Pure functions over an `Observed`. The back-off is the kubelet's: the first restart is immediate, then it waits
 10 s, 20 s, ... up to 300 s after each end, and starts over when a container has run for twice the longest delay
@@ -8,7 +9,7 @@ Pure functions over an `Observed`. The back-off is the kubelet's: the first rest
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.pods.observed import ContainerView, Observed
@@ -16,6 +17,8 @@ from agent.pods.resources import is_sidecar
 from pyk.api.objects import Object
 
 Container = dict[str, Any]
+
+RESTART_ALL = "RestartAllContainers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +46,47 @@ def main_containers(pod: Object) -> list[Container]:
     return list(pod["spec"]["containers"])
 
 
-def is_restarted(pod: Object, container: Mapping[str, Any], exit_code: int, *, init: bool = False) -> bool:
-    """Whether a container that ended with `exit_code` is started again, while the pod is meant to run."""
+def ephemeral_containers(pod: Object) -> list[Container]:
+    """Containers for debugging, which were added to the running pod: started once, whatever becomes of them."""
+    return list(pod["spec"].get("ephemeralContainers") or ())
+
+
+def all_containers(pod: Object) -> list[Container]:
+    return [*init_containers(pod), *main_containers(pod), *ephemeral_containers(pod)]
+
+
+def rule_action(container: Mapping[str, Any], exit_code: int) -> str:
+    """What the first of the container's restart rules that knows this exit code asks for; empty when none does."""
     for rule in container.get("restartPolicyRules") or ():
         codes = rule.get("exitCodes") or {}
         listed = exit_code in (codes.get("values") or ())
-        if rule.get("action") == "Restart" and listed == (codes.get("operator") == "In"):
-            return True
+        if listed == (codes.get("operator") == "In"):
+            return str(rule.get("action") or "")
+    return ""
+
+
+def is_restarted(pod: Object, container: Mapping[str, Any], exit_code: int, *, init: bool = False) -> bool:
+    """Whether a container that ended with `exit_code` is started again, while the pod is meant to run."""
+    if rule_action(container, exit_code):
+        return True
     policy = container.get("restartPolicy") or pod["spec"].get("restartPolicy") or "Always"
     if init and not is_sidecar(container):
         return exit_code != 0 and policy != "Never"  # Always means OnFailure to what has to complete
     return bool(policy == "Always" or (policy == "OnFailure" and exit_code != 0))
+
+
+def is_restarting_all(pod: Object, observed: Observed) -> bool:
+    """Whether a container has ended in a way by which all of the pod's containers start over."""
+    for container in [*init_containers(pod), *main_containers(pod)]:
+        view = observed.containers.get(container["name"])
+        if view is not None and view.has_ended and rule_action(container, view.exit_code) == RESTART_ALL:
+            return True
+    return False
+
+
+def begun_anew(observed: Observed) -> Observed:
+    """What is observed when everything that ran so far is the past: a further run of the pod in the same sandbox."""
+    return replace(observed, containers={}, past={**observed.past, **observed.containers}, run=observed.run + 1)
 
 
 def restart_after(ended: ContainerView, backoff: Backoff) -> Start:
@@ -69,7 +102,8 @@ def next_start(
 ) -> Start | None:
     """The start that is due for a container, now or later; None when it runs or is done.
 
-    In a new sandbox init containers run again; other containers go on from how they ended in the old one.
+    In a new sandbox init containers run again; other containers go on from how they ended in the old one. In a new
+    run of the pod all containers do.
     """
     name = container["name"]
     view = observed.containers.get(name)
@@ -79,6 +113,8 @@ def next_start(
             return Start(0, 0.0)
         if init:
             return Start(past.attempt + 1, past.backoff)
+        if past.run < observed.run:
+            return restart_after(past, backoff)
         view = past
     if not view.has_ended or not is_restarted(pod, container, view.exit_code, init=init):
         return None
@@ -124,6 +160,8 @@ def has_finished(pod: Object, observed: Observed) -> bool:
         return True
     for container in main_containers(pod):
         view = observed.containers.get(container["name"]) or observed.past.get(container["name"])
-        if view is None or not view.has_ended or is_restarted(pod, container, view.exit_code):
+        if view is None or not view.has_ended or view.run < observed.run:
+            return False
+        if is_restarted(pod, container, view.exit_code):
             return False
     return True

@@ -43,7 +43,8 @@ class ContainerInputs:
     """What a container's document is made of, beside the pod: everything is looked up already.
 
     `environment` has the pod's variables only; `mounts` include the files that the node manages;
-    `localhost_seccomp` is the content of a Localhost profile; `memory_capacity` the node's, in bytes.
+    `localhost_seccomp` is the content of a Localhost profile; `memory_capacity` the node's, in bytes. `target_pid` is a
+    process whose PID namespace a container for debugging shares, 0 for none.
     """
 
     image: Image
@@ -55,6 +56,7 @@ class ContainerInputs:
     hostname: str
     memory_capacity: int
     localhost_seccomp: dict[str, Any] | None = None
+    target_pid: int = 0
 
 
 def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerInputs) -> OCISpec:
@@ -76,7 +78,7 @@ def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerI
     spec["root"]["readonly"] = bool(context.get("readOnlyRootFilesystem"))
     _set_mounts(spec, pod, inputs, privileged=privileged)
     linux = spec["linux"]
-    linux["namespaces"] = _namespaces(pod, inputs.sandbox)
+    linux["namespaces"] = _namespaces(pod, inputs)
     linux["cgroupsPath"] = inputs.cgroup
     linux["resources"] |= container_cgroup_resources(container)
     if privileged:
@@ -137,12 +139,14 @@ def _no_new_privileges(context: Mapping[str, Any], capabilities: Sequence[str]) 
     return not allowed
 
 
-def _namespaces(pod: Object, sandbox: Sandbox) -> list[dict[str, str]]:
-    of_sandbox = f"/proc/{sandbox.pid}/ns"
+def _namespaces(pod: Object, inputs: ContainerInputs) -> list[dict[str, str]]:
+    of_sandbox = f"/proc/{inputs.sandbox.pid}/ns"
     found = [{"type": "mount"}, {"type": "cgroup"}]
     found += [{"type": kind, "path": f"{of_sandbox}/{name}"} for kind, name in _SHARED]
     if pod["spec"].get("shareProcessNamespace"):
         found.append({"type": "pid", "path": f"{of_sandbox}/pid"})
+    elif inputs.target_pid:
+        found.append({"type": "pid", "path": f"/proc/{inputs.target_pid}/ns/pid"})
     elif not pod["spec"].get("hostPID"):
         found.append({"type": "pid"})
     return found

@@ -187,6 +187,7 @@ class Starter:
                 container,
                 action.attempt,
                 action.backoff,
+                action.run,
                 lambda kind, name: self._parts.lookup(record.pod, kind, name),
                 self._parts.facts(record),
                 amounts(self._parts.node_capacity).get("memory", 0),
@@ -233,7 +234,7 @@ class Starter:
 
     async def _post_start(self, record: PodRecord, container: Mapping[str, Any], container_id: str) -> None:
         hook = container["lifecycle"]["postStart"]
-        outcome = await self._parts.handlers.run(hook, target_of(record, container, container_id), None)
+        outcome = await self._parts.handlers.run_hook(hook, target_of(record, container, container_id), None)
         if container_id not in record.states:
             return
         record.post_start[container_id] = "done" if outcome.ok else f"failed: {outcome.output}"

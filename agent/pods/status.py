@@ -2,39 +2,35 @@
 
 Only what the kubelet owns is computed; conditions of others (the scheduler's, readiness gates) are left to them.
 Source of the rules and words: the Kubernetes documentation on the pod lifecycle and the kubelet's `getPhase`,
-`status/generate.go` and `convertToAPIContainerStatuses`.
+`status/generate.go`. Containers have a module of their own (`container_status.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from agent.pods.observed import ContainerView, Observed, image_of, launch_of
+from agent.pods.container_status import Scene, Status, container_status
+from agent.pods.observed import STATUS_LISTS, Observed
 from agent.pods.resources import is_sidecar, qos_class
 from agent.pods.restart import (
     Backoff,
-    Container,
     InitProgress,
+    ephemeral_containers,
     has_finished,
     init_containers,
     init_progress,
     is_restarted,
-    is_started,
+    is_restarting_all,
     main_containers,
-    next_start,
 )
-from pyk.api.objects import Object, condition_of, is_deleting, name_of, namespace_of, uid_of
+from pyk.api.objects import Object, condition_of, is_deleting, uid_of
 from pyk.reconcile.clock import timestamp
 
-Status = dict[str, Any]
-
+ALL_RESTARTING = "AllContainersRestarting"
 TERMINAL = ("Succeeded", "Failed")
-CRASH_LOOP = "CrashLoopBackOff"
-
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady")
 _FIELDS = ("phase", "reason", "message", "hostIP", "hostIPs", "podIP", "podIPs", "startTime", "qosClass",
-           "observedGeneration", "initContainerStatuses", "containerStatuses")  # fmt: skip
+           "observedGeneration", *STATUS_LISTS)  # fmt: skip
 
 
 def is_terminal(pod: Object) -> bool:
@@ -50,11 +46,9 @@ def pod_status(
     before = pod.get("status") or {}
     ending = is_deleting(pod) or observed.gone or failed is not None or is_terminal(pod)
     progress = init_progress(pod, observed)
-    inits = [
-        _container_status(pod, c, observed, now, backoff, progress, ending=ending, init=True)
-        for c in init_containers(pod)
-    ]
-    mains = [_container_status(pod, c, observed, now, backoff, progress, ending=ending) for c in main_containers(pod)]
+    scene = Scene(pod, observed, now, backoff, progress, ending)
+    inits = [container_status(scene, container, "init") for container in init_containers(pod)]
+    mains = [container_status(scene, container) for container in main_containers(pod)]
     status: Status = {}
     if is_terminal(pod):
         status |= {key: before[key] for key in ("phase", "reason", "message") if before.get(key)}
@@ -77,157 +71,9 @@ def pod_status(
     if inits:
         status["initContainerStatuses"] = inits
     status["containerStatuses"] = mains
+    if ephemeral := [container_status(scene, container, "ephemeral") for container in ephemeral_containers(pod)]:
+        status["ephemeralContainerStatuses"] = ephemeral
     return status
-
-
-# Containers
-
-
-def _container_status(
-    pod: Object,
-    container: Container,
-    observed: Observed,
-    now: float,
-    backoff: Backoff,
-    progress: InitProgress,
-    *,
-    ending: bool,
-    init: bool = False,
-) -> Status:
-    name = container["name"]
-    view, past = observed.containers.get(name), observed.past.get(name)
-    last = view or past
-    if view is None and ending and (known := _in_api(pod, name)) is not None and _was_ended(known):
-        return known
-    if last is None:
-        state = {"waiting": _waiting(pod, container, observed, now, progress)}
-        return _status_of(container, None, state, None, ready=False, started=False)
-    started = is_started(observed, view)
-    ready = False
-    before = past if view is not None else None
-    if last.is_running:
-        if observed.post_start.get(last.id) == "running":  # kubectl and probes wait for the hook
-            state = {"waiting": {"reason": "PodInitializing" if progress.waiting_for else "ContainerCreating"}}
-        else:
-            state = {"running": {"startedAt": timestamp(last.started_at)}}
-            health = observed.health.get(last.id)
-            ready = started and (health is None or health.ready)
-    elif last.has_ended:
-        state = {"terminated": terminated(last)}
-        ready = init and not is_sidecar(container) and last.succeeded
-        if not ending and (start := next_start(pod, container, observed, backoff, init=init)) is not None:
-            waiting = _waiting_to_restart(pod, container, observed, now, progress, start.not_before)
-            if waiting is not None:
-                state, before = {"waiting": waiting}, last
-    else:
-        state = {"waiting": _waiting(pod, container, observed, now, progress)}
-    return _status_of(container, last, state, before, ready=ready, started=started)
-
-
-def _status_of(
-    container: Container,
-    view: ContainerView | None,
-    state: Status,
-    before: ContainerView | None,
-    *,
-    ready: bool,
-    started: bool,
-) -> Status:
-    status: Status = {
-        "name": container["name"],
-        "image": (view.image if view else "") or container.get("image") or "",
-        "imageID": view.image_id if view else "",
-        "ready": ready,
-        "started": started,
-        "restartCount": view.attempt if view else 0,
-        "state": state,
-        "lastState": {"terminated": terminated(before)} if before is not None and before.has_ended else {},
-    }
-    if view is not None and view.id:
-        status["containerID"] = f"pyk://{view.id}"
-    return status
-
-
-def terminated(view: ContainerView) -> Status:
-    """The `ContainerStateTerminated` of an attempt that has ended."""
-    state: Status = {"exitCode": view.exit_code, "reason": view.reason}
-    if view.signal:
-        state["signal"] = view.signal
-    if view.message:
-        state["message"] = view.message
-    if view.started_at:
-        state["startedAt"] = timestamp(view.started_at)
-    if view.finished_at:
-        state["finishedAt"] = timestamp(view.finished_at)
-    if view.id:
-        state["containerID"] = f"pyk://{view.id}"
-    return state
-
-
-def _waiting(
-    pod: Object, container: Container, observed: Observed, now: float, progress: InitProgress
-) -> dict[str, str]:
-    """Why a container that has not been started yet waits."""
-    return _failure(container, observed, now) or {
-        "reason": "PodInitializing" if init_containers(pod) and not progress.failed else "ContainerCreating"
-    }
-
-
-def _failure(container: Container, observed: Observed, now: float) -> dict[str, str] | None:
-    name = container["name"]
-    if (image := observed.failures.get(image_of(name))) is not None and name not in observed.images:
-        if image.reason != "ErrImagePull" or now < image.fresh_until:
-            return {"reason": image.reason, "message": image.message}
-        text = f'Back-off pulling image "{container.get("image")}": {image.reason}: {image.message}'
-        return {"reason": "ImagePullBackOff", "message": text}
-    if (launch := observed.failures.get(launch_of(name))) is not None:
-        return {"reason": launch.reason, "message": launch.message}
-    return None
-
-
-def _waiting_to_restart(
-    pod: Object,
-    container: Container,
-    observed: Observed,
-    now: float,
-    progress: InitProgress,
-    not_before: float,
-) -> dict[str, str] | None:
-    """Why a container that has ended and is to be started again waits; None while its end is the news."""
-    if now < not_before:
-        return {"reason": CRASH_LOOP, "message": back_off_message(pod, container, not_before, observed)}
-    if (failure := _failure(container, observed, now)) is not None:
-        return failure
-    if container["name"] not in observed.containers:  # in a new sandbox
-        return _waiting(pod, container, observed, now, progress)
-    return None
-
-
-def back_off_message(pod: Object, container: Container, not_before: float, observed: Observed) -> str:
-    """`back-off 10s restarting failed container=web pod=web-1_default(<uid>)`."""
-    name = container["name"]
-    last = observed.containers.get(name) or observed.past.get(name)
-    delay = go_duration(not_before - last.finished_at) if last is not None else "0s"
-    return f"back-off {delay} restarting failed container={name} pod={name_of(pod)}_{namespace_of(pod)}({uid_of(pod)})"
-
-
-def go_duration(seconds: float) -> str:
-    """A duration as Go prints it: `10s`, `2m40s`, `1m0s`, `1.5s`."""
-    minutes, rest = divmod(round(seconds, 3), 60)
-    text = f"{rest:.3f}".rstrip("0").rstrip(".")
-    return f"{int(minutes)}m{text}s" if minutes else f"{text}s"
-
-
-def _in_api(pod: Object, name: str) -> Status | None:
-    status = pod.get("status") or {}
-    for entry in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
-        if entry["name"] == name:
-            return dict(entry)
-    return None
-
-
-def _was_ended(entry: Mapping[str, Any]) -> bool:
-    return "terminated" in (entry.get("state") or {})
 
 
 # The pod
@@ -297,6 +143,9 @@ def _conditions(
     if containers_ready[0] and (gates := _unmet_gates(pod)):
         ready = (False, "ReadinessGatesNotReady", ", ".join(gates))
     found += [("Ready", *ready), ("ContainersReady", *containers_ready)]
+    is_starting_over = is_restarting_all(pod, observed)
+    if is_starting_over or observed.run > 0:
+        found.append((ALL_RESTARTING, is_starting_over, "", ""))
     if condition_of(pod, "PodScheduled") is None:  # bound without a scheduler
         found.append(("PodScheduled", True, "", ""))
     return [_condition(pod, kind, holds, reason, message, now) for kind, holds, reason, message in found]

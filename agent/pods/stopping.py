@@ -51,10 +51,10 @@ class Stopper:
         hook = (container.get("lifecycle") or {}).get("preStop")
         if hook is not None and record.post_start.get(action.id) != "running":
             left = max(0.0, record.stops[action.id].deadline - self._parts.clock.time())
-            outcome = await self._parts.handlers.run(hook, target_of(record, container, action.id), left)
-            if not outcome.ok:
-                text = f"PreStopHook failed: {outcome.output}"
-                self._parts.event(record, "Warning", "FailedPreStopHook", text, action.container)
+            if action.id not in record.pre_stopped:
+                await self._run_pre_stop(record, action.container, action.id, left)
+            elif (running := record.tasks.get(f"preStop {action.id}")) is not None:
+                await asyncio.wait({running}, timeout=left)
             stop = record.stops.get(action.id)
             if stop is not None:  # the signal gets a chance even when the hook has used up the time
                 latest = max(stop.deadline, self._parts.clock.time() + _SHORTEST_AFTER_HOOK_SECONDS)
@@ -71,11 +71,29 @@ class Stopper:
             else:
                 return
 
-    async def kill(self, record: PodRecord, container_id: str) -> None:
+    def pre_stop(self, record: PodRecord, action: do.RunPreStop) -> None:
+        """Begin a container's preStop hook; its stop comes later, and waits for the hook."""
+        record.pre_stopped.add(action.id)
+        left = max(0.0, action.deadline - self._parts.clock.time())
+        hook = self._run_pre_stop(record, action.container, action.id, left)
+        self._parts.spawn(record, f"preStop {action.id}", hook)
+
+    async def _run_pre_stop(self, record: PodRecord, name: str, container_id: str, timeout: float) -> None:
+        container = find_container(record.pod, name) or {}
+        hook = (container.get("lifecycle") or {}).get("preStop")
+        if hook is None:
+            return
+        outcome = await self._parts.handlers.run_hook(hook, target_of(record, container, container_id), timeout)
+        if not outcome.ok:
+            text = f"PreStopHook failed: {outcome.output}"
+            self._parts.event(record, "Warning", "FailedPreStopHook", text, name)
+
+    async def kill(self, record: PodRecord, container_id: str, message: str = "") -> None:
         """SIGKILL to all processes of a container."""
-        stop = record.stops.get(container_id)
-        if stop is not None:
-            record.stops[container_id] = replace(stop, killed_at=self._parts.clock.time())
+        now = self._parts.clock.time()
+        if message and container_id not in record.stops and (state := record.states.get(container_id)) is not None:
+            self._parts.event(record, "Normal", "Killing", message, state.labels.get(CONTAINER_NAME, ""))
+        record.stops[container_id] = replace(record.stops.get(container_id) or Stop(now, now), killed_at=now)
         await self._parts.runtime.kill_container(container_id, signal.SIGKILL)
 
     async def remove_container(self, record: PodRecord, container_id: str) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.pods.status import Status, status_patch
+from agent.pods.container_status import Status
+from agent.pods.status import status_patch
 from pyk.api.kinds import POD
 from pyk.api.objects import Object, name_of, namespace_of, uid_of
 from pyk.api.status import ApiError

@@ -287,3 +287,76 @@ def test_a_pull_failure_is_told_as_back_off_after_a_moment(pod: Any, observed: A
     told = [a.reason for a in decide(pod("c"), waiting, NOW + 1, BACKOFF) if isinstance(a, do.Emit)]
     assert told == ["BackOff", "Failed"]
     assert decided(pod("c"), waiting, NOW + 10) == [do.ResolveImage("c")]
+
+
+# Containers for debugging
+
+
+def test_a_debug_container_is_started_once_whatever_becomes_of_it(pod: Any, observed: Any, view: Any) -> None:
+    made = pod("c", ephemeralContainers=[{"name": "a", "image": "i"}])
+    assert decided(made, observed(view())) == [do.Launch("a", 0, 0.0)]
+    ended = view("a", "exited", exit_code=1, at=NOW)
+    assert decided(made, observed(view(), ended)) == []
+    shown = status(made, observed(view(), ended))
+    assert shown["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 1
+    assert (shown["phase"], {c["type"]: c["status"] for c in shown["conditions"]}["Ready"]) == ("Running", "True")
+    again = observed(view(), past={"a": ended})
+    assert decided(made, again) == []
+
+
+def test_a_debug_container_does_not_keep_a_pod_from_finishing(pod: Any, observed: Any, view: Any) -> None:
+    made = pod("c", restartPolicy="Never", ephemeralContainers=[{"name": "a", "image": "i"}])
+    done = observed(view(phase="exited", at=NOW), view("a"))
+    assert status(made, done)["phase"] == "Succeeded"
+    assert [type(action) for action in decided(made, done)] == [do.StopContainer]
+
+
+# Restart rules
+
+RULES = [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]
+ALL_RULES = [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]
+
+
+def test_a_rule_restarts_what_the_policy_would_not(pod: Any, observed: Any, view: Any) -> None:
+    made = pod({"name": "c", "restartPolicy": "Never", "restartPolicyRules": RULES}, restartPolicy="Never")
+    assert decided(made, observed(view(phase="exited", exit_code=42, at=NOW))) == [do.Launch("c", 1, 10.0)]
+    assert status(made, observed(view(phase="exited", exit_code=1, at=NOW)))["phase"] == "Failed"
+    others = [{"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [1, 2]}}]
+    made = pod({"name": "c", "restartPolicy": "Never", "restartPolicyRules": others}, restartPolicy="Never")
+    assert decided(made, observed(view(phase="exited", exit_code=3, at=NOW))) == [do.Launch("c", 1, 10.0)]
+    assert status(made, observed(view(phase="exited", exit_code=2, at=NOW)))["phase"] == "Failed"
+
+
+def test_an_exit_that_starts_the_pod_over_kills_everything_and_runs_it_anew(pod: Any, observed: Any, view: Any) -> None:
+    main = {"name": "c", "restartPolicy": "Never", "restartPolicyRules": ALL_RULES, "lifecycle": {"preStop": {}}}
+    made = pod(main, "b", inits=("init",), restartPolicy="Never")
+    init = view("init", "exited", at=NOW - 9)
+    exited = view(phase="exited", exit_code=88, at=NOW)
+    going = observed(init, exited, view("b"))
+    assert [(type(action), action.id) for action in decided(made, going)] == [(do.KillContainer, "id-b-0")]  # type: ignore[union-attr]
+    assert condition(status(made, going), "AllContainersRestarting") == "True"
+    gone = observed(init, exited, view("b", "exited", exit_code=137, at=NOW))
+    assert decided(made, gone) == [do.Launch("init", 1, 0.0, 1)]
+    assert condition(status(made, gone), "AllContainersRestarting") == "False"
+    past = {"c": exited, "b": view("b", "exited", exit_code=0, at=NOW), "init": init}
+    anew = observed(view("init", "exited", attempt=1, at=NOW, run=1), past=past, run=1)
+    assert decided(made, anew) == [do.Launch("c", 1, 10.0, 1), do.Launch("b", 1, 10.0, 1)]
+
+
+def condition(status: Any, kind: str) -> str:
+    return next(str(each["status"]) for each in status["conditions"] if each["type"] == kind)
+
+
+# The end of sidecars
+
+
+def test_hooks_of_sidecars_run_with_those_of_the_main_containers(pod: Any, observed: Any, view: Any) -> None:
+    hook = {"preStop": {"exec": {"command": ["x"]}}}
+    side = {"name": "side", "restartPolicy": "Always", "lifecycle": hook}
+    made = pod("c", inits=(side,), metadata={"deletionTimestamp": timestamp(NOW), "deletionGracePeriodSeconds": 30})
+    both = observed(view("side"), view())
+    assert [type(action) for action in decided(made, both)] == [do.RunPreStop, do.StopContainer]
+    begun = observed(view("side"), view(), pre_stopped=frozenset(("id-side-0",)), stops={"id-c-0": Stop(NOW, NOW + 30)})
+    assert [type(action) for action in decided(made, begun)] == [do.Requeue]
+    last = observed(view("side"), view(phase="exited", at=NOW), pre_stopped=frozenset(("id-side-0",)))
+    assert [type(action) for action in decided(made, last)] == [do.StopContainer]

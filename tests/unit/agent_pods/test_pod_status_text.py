@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.pods.container_status import go_duration
 from agent.pods.observed import Failure, Health, view_of, views_of_status
 from agent.pods.restart import Backoff
-from agent.pods.status import go_duration, pod_status, status_patch
+from agent.pods.status import pod_status, status_patch
 from agent.runtime.contract import ContainerState, Phase
 from pyk.api.objects import condition_of
 

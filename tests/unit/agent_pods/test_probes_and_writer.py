@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
-from agent.pods.handlers import Handlers, Outcome, Target, UnknownPort, port_of
+from agent.pods.handlers import Handlers
+from agent.pods.outcome import Outcome, Target, UnknownPort, port_of
 from agent.pods.probes import ContainerProbes, Streak, advance
 from agent.pods.writer import HELD_BACK_SECONDS, NOTHING_BEGUN_SECONDS, StatusWriter
 from pyk.api.status import ApiError
@@ -57,7 +60,7 @@ async def probing(container: Any, clock: VirtualClock, answers: Answers, **more:
         answers,  # type: ignore[arg-type]
         clock,
         changed=lambda: None,
-        told=told.append,
+        told=lambda _, text: told.append(text),
         **{"was_started": False, "was_ready": False, **more},
     )
     task = asyncio.create_task(probes.run())
@@ -175,7 +178,7 @@ async def attempt(handler: Any) -> Outcome:
 
 @pytest.mark.parametrize(("status", "ok"), [(200, True), (302, True), (399, True), (404, False), (500, False)])
 async def test_an_http_probe_judges_by_the_status(status: int, ok: bool) -> None:
-    answer = f"HTTP/1.1 {status} X\r\nContent-Length: 2\r\nLocation: /x\r\n\r\nhi".encode()
+    answer = f"HTTP/1.1 {status} X\r\nContent-Length: 2\r\nLocation: http://elsewhere/x\r\n\r\nhi".encode()
     async with listening(answer) as (port, heard):
         get = {"port": port, "path": "/healthz?a=b", "httpHeaders": [{"name": "X-Mine", "value": "1"}]}
         outcome = await attempt({"httpGet": get})
@@ -194,6 +197,67 @@ async def test_a_tcp_probe_only_connects() -> None:
     assert "dial tcp 127.0.0.1" in refused.output
     assert not (await attempt({"httpGet": {"port": port}})).ok
     assert (await attempt({"httpGet": {"port": "nameless"}})).output == "couldn't find port 'nameless' in container c"
+
+
+async def test_a_redirect_is_followed_on_the_same_host_and_warned_of_elsewhere() -> None:
+    async with listening(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi") as (there, heard):
+        location = f"http://127.0.0.1:{there}/there".encode()
+        redirect = b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+        async with listening(redirect) as (port, _):
+            followed = await attempt({"httpGet": {"port": port}})
+    assert (followed.ok, followed.output, followed.warning) == (True, "hi", "")
+    assert heard[0].startswith(b"GET /there ")
+    async with listening(b"HTTP/1.1 302 X\r\nContent-Length: 2\r\nLocation: http://other/\r\n\r\nno") as (port, _):
+        ended = await attempt({"httpGet": {"port": port}})
+    assert (ended.ok, ended.warning) == (True, "Probe terminated redirects, Response body: no")
+
+
+@asynccontextmanager
+async def health_server(status: int | None, service: str = "") -> AsyncIterator[int]:
+    """A gRPC server on loopback that says this of `service`; with None one that has no health service."""
+
+    class Health(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            if status is None or details.method != "/grpc.health.v1.Health/Check":
+                return None
+            return grpc.unary_unary_rpc_method_handler(self.check)
+
+        async def check(self, request: bytes, context: Any) -> bytes:
+            if request != (b"\x0a" + bytes([len(service)]) + service.encode() if service else b""):
+                await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            return bytes([0x08, status or 0])
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Health(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "words"),
+    [
+        (1, "", "service healthy"),
+        (2, "", 'service unhealthy (responded with "NOT_SERVING")'),
+        (1, "other", "error: health rpc probe failed: rpc error: code = NOT_FOUND desc = unknown service"),
+        (None, "", "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): "),
+    ],
+)
+async def test_a_grpc_probe_asks_for_the_health_of_a_service(status: int | None, asked: str, words: str) -> None:
+    async with health_server(status) as port:
+        outcome = await attempt({"grpc": {"port": port, "service": asked}})
+    assert outcome.output.startswith(words)
+    assert outcome.ok == (words == "service healthy")
+
+
+async def test_a_grpc_probe_of_nobody_fails() -> None:
+    async with listening(b"") as (port, _):
+        pass
+    outcome = await attempt({"grpc": {"port": port}})
+    assert outcome.output.startswith(f'error: failed to connect service at "127.0.0.1:{port}": ')
 
 
 # Writing statuses

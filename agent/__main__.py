@@ -6,6 +6,7 @@ Ends on SIGTERM or SIGINT and leaves the containers running; the next agent on t
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ from agent.node import Identity, NodeRegistrar, machine_info, shown_image
 from agent.pods.manager import PodManager
 from agent.pods.settings import PodSettings
 from agent.readiness import Readiness
+from agent.runtime import apparmor
 from agent.runtime.cgroups import detect
 from agent.runtime.native import NativeRuntime
 from agent.stats import Stats
@@ -92,6 +94,8 @@ async def run(config: AgentConfig) -> None:
                 cgroup_root=config.cgroup_root,
                 cluster_dns=config.cluster_dns,
                 cluster_domain=config.cluster_domain,
+                allowed_unsafe_sysctls=config.allowed_unsafe_sysctls,
+                default_apparmor=await asyncio.to_thread(_default_apparmor),
             ),
             node=lambda: own_node.get(config.node_name),
         )
@@ -116,6 +120,16 @@ async def run(config: AgentConfig) -> None:
         group.create_task(api.serve(config.node_ip, config.port, config.pki_dir))
         group.create_task(ImageCollector(images, clock, _image_trouble(recorder, config.node_name)).run())
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
+
+
+def _default_apparmor() -> str:
+    """The profile of containers that ask for none, loaded; empty where the kernel has no AppArmor."""
+    if not apparmor.is_enabled():
+        return ""
+    if trouble := apparmor.load_default():
+        logging.getLogger(__name__).warning("AppArmor: the default profile is not loaded: %s", trouble)
+        return ""
+    return apparmor.DEFAULT_PROFILE
 
 
 def _image_trouble(recorder: EventRecorder, node_name: str) -> Callable[[str], None]:

@@ -33,6 +33,7 @@ class AgentConfig:
     labels: Mapping[str, str]
     reserved: Mapping[str, str]
     max_pods: int
+    allowed_unsafe_sysctls: Sequence[str]
     cluster_dns: Sequence[str]
     cluster_domain: str
     verbose: bool
@@ -57,6 +58,13 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
     parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
+    parser.add_argument(
+        "--allowed-unsafe-sysctls",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a sysctl, or NAME*, that pods may set here beside the safe ones",
+    )
     parser.add_argument("--cluster-dns", action="append", default=[], metavar="ADDRESS", help="name servers of pods")
     parser.add_argument("--cluster-domain", default="cluster.local")
     parser.add_argument("--verbose", action="store_true", help="log more")
@@ -82,6 +90,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         labels=labels,
         reserved=given.system_reserved,
         max_pods=given.max_pods,
+        allowed_unsafe_sysctls=tuple(given.allowed_unsafe_sysctls),
         cluster_dns=tuple(given.cluster_dns),
         cluster_domain=given.cluster_domain,
         verbose=given.verbose,

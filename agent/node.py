@@ -86,6 +86,10 @@ def own_labels(identity: Identity) -> dict[str, str]:
     }
 
 
+_HANDLERS = ("", "pyk")
+"""The runtimes that a RuntimeClass can name; the empty name is the default."""
+
+
 def registration(identity: Identity, observed: Observed, now: float) -> Object:
     """The Node as it is first created."""
     node: Object = {
@@ -118,6 +122,10 @@ def desired_status(identity: Identity, observed: Observed, node: Object, now: fl
         daemonEndpoints={"kubeletEndpoint": {"Port": identity.port}},
         nodeInfo=dict(identity.info),
         images=[dict(image) for image in largest_images(observed.images)],
+        features={"supplementalGroupsPolicy": True},
+        runtimeHandlers=[
+            {"name": name, "features": {"recursiveReadOnlyMounts": True, "userNamespaces": True}} for name in _HANDLERS
+        ],
     )
     return status
 

@@ -103,6 +103,7 @@ class Launcher:
             hostname=self.hostname(pod),
             memory_capacity=memory_capacity,
             localhost_seccomp=self._localhost_profile(pod, container),
+            default_apparmor=self._settings.default_apparmor,
         )
         directory = self._volumes.pod_directory(record.uid)
         writable = directory / "rootfs" / identifier

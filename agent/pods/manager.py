@@ -24,6 +24,7 @@ from agent.network.contract import NetworkFailure, PodNetwork
 from agent.pods import adoption
 from agent.pods.actions import Action, Requeue
 from agent.pods.admission import Room, admit
+from agent.pods.admission_security import KernelFacts, admit_security
 from agent.pods.decide import decide
 from agent.pods.handlers import Handlers
 from agent.pods.launch import log_directory
@@ -44,6 +45,7 @@ from agent.pods.restart import Backoff, Container, all_containers
 from agent.pods.settings import PodSettings
 from agent.pods.status import is_terminal
 from agent.pods.writer import StatusWriter
+from agent.runtime import apparmor
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.contract import ContainerState, Phase, Runtime, RuntimeFailure
 from agent.volumes.manager import VolumeManager
@@ -351,6 +353,10 @@ class PodManager:
         was_accepted = bool((pod.get("status") or {}).get("startTime"))
         if was_accepted or is_deleting(pod) or is_terminal(pod) or node is None:
             return
+        record.rejection = admit_security(pod, self._kernel_facts())
+        if record.rejection is not None:
+            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
+            return
         record.rejection = admit(pod, node, self._room)
         if record.rejection is not None:  # the room of those that have ended is counted as well, so look closely
             running = (
@@ -361,6 +367,12 @@ class PodManager:
             record.rejection = admit(pod, node, Room({other.uid: other.requests() for other in running}))
         if record.rejection is not None:
             self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
+
+    def _kernel_facts(self) -> KernelFacts:
+        settings = self._parts.settings
+        has_apparmor = bool(settings.default_apparmor)
+        profiles = apparmor.loaded_profiles() if has_apparmor else frozenset()
+        return KernelFacts(settings.allowed_unsafe_sysctls, has_apparmor, profiles)
 
     def _forget(self, record: PodRecord) -> None:
         del self._records[record.uid]

@@ -13,7 +13,9 @@ class PodSettings:
 
     `cgroup_root` is a path below every cgroup hierarchy (`/pyk/n1`); the QoS tree is made below its `kubepods`.
     `node_addresses` are the node's IP addresses, the primary one first. `pod_pids_limit` bounds the processes and
-    threads of one pod; None leaves them to the node's own limit.
+    threads of one pod; None leaves them to the node's own limit. `allowed_unsafe_sysctls` are names, or beginnings that
+    end in `*`. `default_apparmor` is the profile of containers that ask for none; empty where the kernel has no
+    AppArmor.
     """
 
     node_name: str
@@ -24,6 +26,8 @@ class PodSettings:
     cluster_domain: str = "cluster.local"
     resolv_conf: Path = Path("/etc/resolv.conf")
     pod_pids_limit: int | None = 4096
+    allowed_unsafe_sysctls: Sequence[str] = ()
+    default_apparmor: str = ""
     restart_backoff_base: float = 10.0
     restart_backoff_max: float = 300.0
     image_backoff_base: float = 10.0

@@ -16,6 +16,7 @@ from agent.images.image import Image
 from agent.pods.environment import ConfigError, expand
 from agent.pods.resources import container_cgroup_resources, oom_score_adj
 from agent.pods.users import User, security_value
+from agent.runtime import userns
 from agent.runtime.contract import OCISpec, RuntimeFailure, Sandbox
 from agent.runtime.seccomp_default import runtime_default
 from agent.runtime.spec import CAPABILITIES, DEFAULT_CAPABILITIES, capability_sets, default_spec
@@ -44,7 +45,8 @@ class ContainerInputs:
 
     `environment` has the pod's variables only; `mounts` include the files that the node manages;
     `localhost_seccomp` is the content of a Localhost profile; `memory_capacity` the node's, in bytes. `target_pid` is a
-    process whose PID namespace a container for debugging shares, 0 for none.
+    process whose PID namespace a container for debugging shares, 0 for none. `default_apparmor` is the name of the
+    node's own profile, where its kernel has AppArmor.
     """
 
     image: Image
@@ -57,6 +59,7 @@ class ContainerInputs:
     memory_capacity: int
     localhost_seccomp: dict[str, Any] | None = None
     target_pid: int = 0
+    default_apparmor: str = ""
 
 
 def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerInputs) -> OCISpec:
@@ -79,6 +82,10 @@ def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerI
     _set_mounts(spec, pod, inputs, privileged=privileged)
     linux = spec["linux"]
     linux["namespaces"] = _namespaces(pod, inputs)
+    if first := inputs.sandbox.first_host_id:
+        linux["namespaces"].append({"type": "user", "path": f"/proc/{inputs.sandbox.pid}/ns/user"})
+        linux["uidMappings"] = [{"containerID": 0, "hostID": first, "size": userns.SIZE}]
+        linux["gidMappings"] = [{"containerID": 0, "hostID": first, "size": userns.SIZE}]
     linux["cgroupsPath"] = inputs.cgroup
     linux["resources"] |= container_cgroup_resources(container)
     if privileged:
@@ -89,6 +96,8 @@ def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerI
         linux["maskedPaths"] = linux["readonlyPaths"] = []
     if not privileged and (profile := _seccomp(pod, container, inputs, capabilities)) is not None:
         linux["seccomp"] = profile
+    if not privileged and (name := _apparmor(pod, container, inputs)):
+        process["apparmorProfile"] = name
     return spec
 
 
@@ -187,6 +196,16 @@ def _seccomp(
         case "Localhost":
             return inputs.localhost_seccomp
     return runtime_default(capabilities)
+
+
+def _apparmor(pod: Object, container: Mapping[str, Any], inputs: ContainerInputs) -> str:
+    profile = security_value(pod, container, "appArmorProfile") or {"type": "RuntimeDefault"}
+    match profile["type"]:
+        case "Unconfined":
+            return ""
+        case "Localhost":
+            return str(profile["localhostProfile"])
+    return inputs.default_apparmor
 
 
 def host_devices() -> list[dict[str, Any]]:

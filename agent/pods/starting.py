@@ -53,6 +53,7 @@ class Starter:
                     share_pids=bool(spec.get("shareProcessNamespace")),
                     sysctls={sysctl["name"]: sysctl["value"] for sysctl in context.get("sysctls") or ()},
                     labels=pod_labels(pod),
+                    own_users=spec.get("hostUsers") is False,
                 )
             )
         except (RuntimeFailure, OSError) as error:

@@ -28,7 +28,7 @@ import struct
 import sys
 import termios
 
-from agent.runtime import syscalls
+from agent.runtime import syscalls, userns
 from agent.runtime.mounts import NULL_DEVICE, build_root, enter_root
 from agent.runtime.process import CannotExecute, become, set_oom_score
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 READY, GO, ERROR = b"R", b"G", b"E"
+ALL_CAPABILITIES = (1 << 41) - 1
+"""Up to CAP_CHECKPOINT_RESTORE: what root of a user namespace has there."""
 FAILED_STATUS = 125
 """What a child that reported an error exits with."""
 
@@ -49,7 +51,8 @@ _step = "start"
 class Child:
     """What the spawner hands to a child: descriptors, by name, and a few facts. `channel` is the child's end of
     the socket; `stdio` has a descriptor or None (/dev/null) for each standard stream; `cgroup_files` are open
-    `cgroup.procs` files for cgroup v1, `open_files` the limit of descriptors that the spawner was started with."""
+    `cgroup.procs` files for cgroup v1, `open_files` the limit of descriptors that the spawner was started with,
+    `first_id` the host's id of the root of a user namespace (0: there is none)."""
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Child:
         stdio: Sequence[int | None] = (None, None, None),
         cgroup_files: Sequence[int] = (),
         open_files: tuple[int, int] = (1024, 4096),
+        first_id: int = 0,
     ) -> None:
         self.channel = channel
         self.process = process
@@ -69,6 +73,7 @@ class Child:
         self.stdio = stdio
         self.cgroup_files = cgroup_files
         self.open_files = open_files
+        self.first_id = first_id
 
 
 def run(main: Callable[[], None], channel: int) -> NoReturn:
@@ -96,13 +101,15 @@ def container(
     joins: Sequence[tuple[int, int]],
     host_mounts: int,
     cgroup_directories: Sequence[tuple[str, str]],
+    *,
     own_shm: bool,
+    users: int,
 ) -> None:
     """A container's first process. `sandbox` is the pause process's pidfd with the flags of the namespaces to join,
     `joins` are further (descriptor, flag) pairs, `host_mounts` is the spawner's mount namespace, and `own_shm` says
-    that the sandbox has shared memory of its own for the container."""
+    that the sandbox has shared memory of its own for the container. `users` is the user namespace, or -1."""
     kept = [child.channel, *child.cgroup_files, sandbox[0], host_mounts, *(fd for fd, _ in joins)]
-    _begin(child, kept)
+    _begin(child, kept if users < 0 else [*kept, users])
     pidfd, flags = sandbox
     shm_fd = -1
     at("join the sandbox's namespaces")
@@ -117,9 +124,14 @@ def container(
         syscalls.setns(fd, flag)
     at("make namespaces")
     syscalls.unshare(plan["namespaces"]["new"] & ~syscalls.CLONE_NEWPID)
-    root = build_root(plan, scratch, shm_fd, cgroup_directories, at)
+    root = build_root(plan, scratch, shm_fd, cgroup_directories, users, at)
     at("enter the root file system")
     enter_root(root)
+    if users >= 0:
+        at("join the user namespace")
+        syscalls.setns(users, syscalls.CLONE_NEWUSER)
+        userns.become_root()
+        syscalls.unshare(syscalls.CLONE_NEWNS)  # no mount of the root can be taken away in one that it owns
     _finish(child, console=bool(plan["links"]), gate=True)
 
 
@@ -128,6 +140,8 @@ def execution(child: Child, pidfd: int, flags: int) -> None:
     _begin(child, [child.channel, *child.cgroup_files, pidfd])
     at("join the container's namespaces")
     syscalls.setns(pidfd, flags)
+    if child.first_id:
+        userns.become_root()
     _finish(child, console=False, gate=False)
 
 
@@ -152,6 +166,16 @@ def _begin(child: Child, kept: Sequence[int]) -> None:
     for fd in child.cgroup_files:
         os.write(fd, b"0")
     set_oom_score(child.process["oom_score_adj"] or 0)
+    if child.first_id:
+        _give_streams(child)
+
+
+def _give_streams(child: Child) -> None:
+    """Only the host's root can give away what is the host's root's."""
+    at("give the streams to the container's user")
+    for fd in child.stdio:
+        if fd is not None:
+            os.fchown(fd, child.first_id + child.process["uid"], -1)
 
 
 def _finish(child: Child, *, console: bool, gate: bool) -> None:
@@ -166,7 +190,7 @@ def _finish(child: Child, *, console: bool, gate: bool) -> None:
             os.dup2(slave, number)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     else:
-        _set_streams(child.stdio, process["uid"])
+        _set_streams(child.stdio, 0 if child.first_id else process["uid"])
     if gate or master >= 0:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))] if master >= 0 else []
         channel.sendmsg([READY], ancillary)
@@ -179,7 +203,8 @@ def _finish(child: Child, *, console: bool, gate: bool) -> None:
         if not gate:
             _die_with_the_spawner(child.channel)
 
-    become(process, child.filter_program, child.kept_capabilities, at, last)
+    kept = ALL_CAPABILITIES if child.first_id else child.kept_capabilities
+    become(process, child.filter_program, kept, at, last)
 
 
 def _set_streams(stdio: Sequence[int | None], uid: int) -> None:

@@ -223,12 +223,14 @@ class Containers:
         process = plan["process"]
         program = binascii.a2b_base64(process["seccomp"])
         own_shm = not sandbox.config["host_ipc"] and any(mount["op"] == "shm" for mount in plan["mounts"])
-        _make_writable(record.writable)
+        _make_writable(record.writable, plan["first_id"])
         forker.cgroups.create(record.cgroup)
         forker.cgroups.apply(record.cgroup, plan["resources"])
         shown = forker.cgroups.view(record.cgroup)
         with contextlib.ExitStack() as held:
             namespaces, pid_namespace, joins = _resolve(plan["namespaces"]["join"], sandbox, held)
+            users = next((fd for fd, flag in joins if flag == syscalls.CLONE_NEWUSER), -1)
+            joins = [(fd, flag) for fd, flag in joins if fd != users]
             streams = self.streams[record.id] = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
             stdio: list[int | None] = [None, None, None]
             if not record.terminal:
@@ -244,9 +246,18 @@ class Containers:
                     stdio=stdio,
                     cgroup_files=cgroup_files,
                     open_files=forker.open_files,
+                    first_id=plan["first_id"],
                 )
                 return lambda: child_process.container(
-                    child, plan, forker.scratch, (sandbox.pidfd, namespaces), joins, forker.host_mounts, shown, own_shm
+                    child,
+                    plan,
+                    forker.scratch,
+                    (sandbox.pidfd, namespaces),
+                    joins,
+                    forker.host_mounts,
+                    shown,
+                    own_shm=own_shm,
+                    users=users,
                 )
 
             flags = plan["namespaces"]["new"] & syscalls.CLONE_NEWPID
@@ -358,12 +369,14 @@ class Containers:
             return
 
 
-def _make_writable(directory: str) -> None:
-    """The overlay's upper and work directories, where they are not there yet."""
+def _make_writable(directory: str, owner: int) -> None:
+    """The overlay's upper and work directories, where they are not there yet. The upper one is the container's root."""
     os.makedirs(os.path.dirname(directory), 0o755, exist_ok=True)
     for path in (directory, f"{directory}/upper", f"{directory}/work"):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o755)
+    if owner:
+        os.chown(f"{directory}/upper", owner, owner)
 
 
 def _resolve(

@@ -55,7 +55,8 @@ class SandboxConfig:
     `id` is the pod's UID. `cgroup_parent` is the pod's cgroup, as a path below the root of every hierarchy
     (`/pyk/n1/kubepods/burstable/pod<uid>`), which exists already. `host_network`, `host_ipc` leave out the
     namespace of that kind; `share_pids` makes one PID namespace for the pod, whose init is the sandbox's own
-    process. `sysctls` are written inside the new namespaces.
+    process. `sysctls` are written inside the new namespaces. With `own_users` the pod has a user namespace of its own,
+    with 65,536 ids of the host that no other pod has; it goes with none of the host's namespaces.
     """
 
     id: str
@@ -67,18 +68,21 @@ class SandboxConfig:
     share_pids: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    own_users: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
     """A sandbox that exists. `pid` is its pause process, whose `/proc/<pid>/ns/*` are the pod's namespaces;
-    `alive` says whether that process still runs. `created_at` is in seconds since the epoch."""
+    `alive` says whether that process still runs. `created_at` is in seconds since the epoch. `first_host_id` is
+    the host's id of its user namespace's root; 0 where it has none."""
 
     id: str
     pid: int
     alive: bool
     created_at: float
     labels: Mapping[str, str]
+    first_host_id: int = 0
 
     @property
     def network_namespace(self) -> str:

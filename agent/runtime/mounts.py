@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 
-from agent.runtime import syscalls
+from agent.runtime import syscalls, userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NULL_DEVICE = os.makedev(1, 3)
 _PAGE = 4096
 _MAX_LINKS = 40  # as many as the kernel follows
+_owner = 0  # the host's id of the container's root; one process builds one root
 
 
 def build_root(
@@ -32,26 +33,37 @@ def build_root(
     scratch: str,
     shm_fd: int,
     cgroup_directories: Sequence[tuple[str, str]],
+    users: int,
     at: Callable[[str], None],
 ) -> int:
     """Mount the root on the directory `scratch` and everything in it; a descriptor of the root.
 
     `shm_fd` is a detached mount of the sandbox's shared memory (-1: the host's is shown), `cgroup_directories` pairs of
-    (name below /sys/fs/cgroup, "" for v2; the container's group). `at` is told what is about to be done.
+    (name below /sys/fs/cgroup, "" for v2; the container's group). `users` is the user namespace whose ids files are
+    shown with, or -1. `at` is told what is about to be done.
     """
+    global _owner
+    _owner = plan["first_id"]
     trees = []
     for mount in plan["mounts"]:
         if mount["op"] == "bind":
             at(f"open {mount['source']} to mount it at {mount['to']}")
             source = os.fsencode(mount["source"])
-            trees.append(syscalls.clone_tree(syscalls.AT_FDCWD, source, recursive=mount["recursive"]))
+            tree = syscalls.clone_tree(syscalls.AT_FDCWD, source, recursive=mount["recursive"])
+            if users >= 0:
+                at(f"map the ids of {mount['source']} for {mount['to']}")
+                userns.map_tree(tree, users, recursive=mount["recursive"])
+            trees.append(tree)
         elif mount["op"] == "shm" and shm_fd < 0:
             at("open the host's /dev/shm")
             shm_fd = syscalls.clone_tree(syscalls.AT_FDCWD, b"/dev/shm", recursive=False)
     at("make the mounts of the new namespace private")
     syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     at("mount the overlay of the image's layers")
-    _mount_overlay(plan["lower"], plan["writable"], scratch)
+    lower = plan["lower"]
+    if users >= 0:
+        lower, scratch = _mapped_layers(lower, scratch, users)
+    _mount_overlay(lower, plan["writable"], scratch)
     root = os.open(scratch, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     remaining = iter(trees)
     for mount in plan["mounts"]:
@@ -99,6 +111,8 @@ def target(root: int, path: str, *, directory: bool, links: int = 0) -> int:
         else:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        if _owner:
+            os.chown(name, _owner, _owner, dir_fd=parent, follow_symlinks=False)
         return syscalls.open_in_root(root, os.fsencode(path), os.O_PATH)
     except FileExistsError:
         if links == _MAX_LINKS:
@@ -107,6 +121,23 @@ def target(root: int, path: str, *, directory: bool, links: int = 0) -> int:
         return target(root, path, directory=directory, links=links + 1)
     finally:
         os.close(parent)
+
+
+def _mapped_layers(lower: Sequence[str], scratch: str, users: int) -> tuple[Sequence[str], str]:
+    """The layers shown with the namespace's ids, each mounted below `scratch`, and where the overlay is to be."""
+    syscalls.mount(b"layers", os.fsencode(scratch), b"tmpfs", syscalls.MS_NOSUID, b"mode=755,size=64k")
+    mapped = []
+    for number, layer in enumerate(lower):
+        tree = syscalls.clone_tree(syscalls.AT_FDCWD, os.fsencode(layer), recursive=False)
+        userns.map_tree(tree, users, recursive=False)
+        mapped.append(f"{scratch}/{number}")
+        os.mkdir(mapped[-1])
+        place = os.open(mapped[-1], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        syscalls.move_mount(tree, place)
+        os.close(place)
+        os.close(tree)
+    os.mkdir(f"{scratch}/root")
+    return mapped, f"{scratch}/root"
 
 
 def _at_fd(fd: int) -> bytes:
@@ -206,8 +237,8 @@ def _make_devices(root: int, plan: dict[str, Any], at: Callable[[str], None]) ->
             os.mknod(name, kinds[kind] | mode, os.makedev(major, minor), dir_fd=parent(path))
         except FileExistsError:
             continue
-        if uid or gid:
-            os.chown(name, uid, gid, dir_fd=parent(path), follow_symlinks=False)
+        if uid or gid or _owner:
+            os.chown(name, _owner + uid, _owner + gid, dir_fd=parent(path), follow_symlinks=False)
     for destination, path in plan["links"]:
         at(f"link {path}")
         try:

@@ -4,9 +4,10 @@ A pure function in the agent's process, so that the spawner stays small and dumb
 numbers, paths and lists, with flags already the kernel's. The decisions of the OCI runtime specification that can
 be tested as a table are here; `child` carries them out.
 
-A plan has: `id`, `sandbox`, `cgroup`, `resources`, `namespaces` (`new` flags; `join` pairs of flag and path), `lower`,
-`writable`, `readonly`, `mounts`, `devices`, `links`, `masked`, `readonly_paths`, `process`, and what only the
-spawner needs (`log_path`, `stdin`, `stdin_once`, `labels`). A mount is one of
+A plan has: `id`, `sandbox`, `cgroup`, `resources`, `namespaces` (`new` flags; `join` pairs of flag and path),
+`first_id` (the host's id of the container's root, 0 without a user namespace), `lower`, `writable`, `readonly`,
+`mounts`, `devices`, `links`, `masked`, `readonly_paths`, `process`, and what only the spawner needs (`log_path`,
+`stdin`, `stdin_once`, `labels`). A mount is one of
 
 - `{"op": "filesystem", "type", "source", "to", "flags", "data"}`,
 - `{"op": "bind", "source", "to", "recursive", "set", "clear", "deep", "propagation"}` (`deep`: the attributes hold for
@@ -28,7 +29,7 @@ import resource
 from collections.abc import Iterable
 from typing import Any
 
-from agent.runtime import syscalls
+from agent.runtime import syscalls, userns
 from agent.runtime.contract import ContainerConfig, OCISpec, RootFilesystem, RuntimeFailure
 from agent.runtime.seccomp import SeccompError, compile_filter, filter_flags
 from agent.runtime.spec import CAPABILITIES, default_device_rules
@@ -44,14 +45,13 @@ _NAMESPACES = {
     "network": syscalls.CLONE_NEWNET,
     "pid": syscalls.CLONE_NEWPID,
     "uts": syscalls.CLONE_NEWUTS,
+    "user": syscalls.CLONE_NEWUSER,
 }
 
 _NOT_SUPPORTED = {
     "": ("hooks",),
-    "process": ("apparmorProfile", "selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity"),
+    "process": ("selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity"),
     "linux": (
-        "uidMappings",
-        "gidMappings",
         "timeOffsets",
         "intelRdt",
         "personality",
@@ -116,7 +116,8 @@ def container_plan(config: ContainerConfig) -> Plan:
     cgroup = linux.get("cgroupsPath") or ""
     if not cgroup.startswith("/") or posixpath.normpath(cgroup) != cgroup or cgroup == "/":
         raise _invalid(f"linux.cgroupsPath {cgroup!r} is not an absolute, clean path below the root")
-    mounts = [*_image_binds(config.rootfs), *(_mount(mount) for mount in spec.get("mounts") or ())]
+    first_id = _first_id(linux)
+    mounts = [*_image_binds(config.rootfs), *(_mount(mount, first_id) for mount in spec.get("mounts") or ())]
     own_dev = any(mount["op"] == "filesystem" and mount["to"] == "/dev" for mount in mounts)
     resources = dict(linux.get("resources") or {})
     if not resources.get("devices"):
@@ -127,6 +128,7 @@ def container_plan(config: ContainerConfig) -> Plan:
         "cgroup": cgroup,
         "resources": resources,
         "namespaces": _namespaces(linux.get("namespaces") or ()),
+        "first_id": first_id,
         "lower": [str(path) for path in config.rootfs.lower],
         "writable": str(config.rootfs.writable),
         "readonly": bool((spec.get("root") or {}).get("readonly")),
@@ -172,11 +174,28 @@ def _namespaces(entries: Iterable[dict[str, str]]) -> dict[str, Any]:
             if kind in ("mount", "cgroup"):
                 raise _invalid(f"joining a {kind} namespace is not supported by the native runtime")
             join.append([_NAMESPACES[kind], path])
+        elif kind == "user":
+            raise _invalid("a user namespace is the sandbox's: its path is missing")
         else:
             new |= _NAMESPACES[kind]
     if not new & syscalls.CLONE_NEWNS:
         raise _invalid("a container needs a mount namespace of its own")
     return {"new": new, "join": join}
+
+
+def _first_id(linux: dict[str, Any]) -> int:
+    """The host's id of the container's root."""
+    mappings = [linux.get(name) or [] for name in ("uidMappings", "gidMappings")]
+    joined = [entry for entry in linux.get("namespaces") or () if entry.get("type") == "user"]
+    if mappings == [[], []] and not joined:
+        return 0
+    first = mappings[0][0].get("hostID", 0) if mappings[0] else 0
+    wanted = [{"containerID": 0, "hostID": first, "size": userns.SIZE}]
+    if not joined or not first or mappings != [wanted, wanted]:
+        raise _invalid(
+            f"uidMappings and gidMappings must both map {userns.SIZE} ids from 0, in the sandbox's namespace"
+        )
+    return int(first)
 
 
 def _image_binds(rootfs: RootFilesystem) -> list[dict[str, Any]]:
@@ -196,7 +215,7 @@ def _image_binds(rootfs: RootFilesystem) -> list[dict[str, Any]]:
     ]
 
 
-def _mount(entry: dict[str, Any]) -> dict[str, Any]:
+def _mount(entry: dict[str, Any], first_id: int) -> dict[str, Any]:
     to = entry.get("destination", "")
     if not to.startswith("/"):
         raise _invalid(f"mount destination {to!r} is not absolute")
@@ -231,8 +250,19 @@ def _mount(entry: dict[str, Any]) -> dict[str, Any]:
         }
     if kind == "cgroup":
         return {"op": "cgroup", "to": to, "flags": flags}
+    if first_id:
+        data = _with_owner(kind, data, first_id)
     op = "shm" if (to, kind, source) == ("/dev/shm", "tmpfs", "shm") else "filesystem"
     return {"op": op, "type": kind, "source": source, "to": to, "flags": flags, "data": ",".join(data)}
+
+
+def _with_owner(kind: str, data: list[str], first_id: int) -> list[str]:
+    """The options of a file system that is mounted by the host's root for the container's."""
+    if kind == "tmpfs":
+        return [*data, f"uid={first_id}", f"gid={first_id}"]
+    if kind == "devpts":
+        return [f"gid={first_id + int(option[4:])}" if option.startswith("gid=") else option for option in data]
+    return data
 
 
 def _standard_devices() -> list[list[Any]]:
@@ -283,6 +313,7 @@ def _process(process: dict[str, Any], seccomp: dict[str, Any] | None) -> dict[st
         "no_new_privileges": bool(process.get("noNewPrivileges")),
         "rlimits": [_rlimit(limit) for limit in process.get("rlimits") or ()],
         "oom_score_adj": process.get("oomScoreAdj"),
+        "apparmor": process.get("apparmorProfile") or "",
         "seccomp": program,
         "seccomp_flags": flags,
     }

@@ -66,6 +66,9 @@ def become(
     at("join a new session keyring")
     _join_keyring()
     os.umask(process["umask"])
+    if process["apparmor"]:
+        at(f"apply the AppArmor profile {process['apparmor']}")
+        _confine(process["apparmor"])
     if process["no_new_privileges"]:
         at("set no_new_privs")
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
@@ -166,6 +169,21 @@ def _join_keyring() -> None:
     except OSError as error:
         if error.errno != errno.ENOSYS:  # a kernel without keys
             raise
+
+
+def _confine(profile: str) -> None:
+    """Have the exec that is to come confined by AppArmor. Before no_new_privs, after which it may only be tightened."""
+    for name in ("apparmor/exec", "exec"):  # older kernels have the second only
+        try:
+            fd = os.open(f"/proc/self/attr/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.write(fd, b"exec " + os.fsencode(profile))
+        finally:
+            os.close(fd)
+        return
+    raise OSError(errno.ENOENT, "the kernel has no AppArmor")
 
 
 def _change_user(process: dict[str, Any], kept: int, at: Callable[[str], None]) -> None:

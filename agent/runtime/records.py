@@ -135,7 +135,8 @@ class SandboxRecord:
     def wire(self) -> dict[str, Any]:
         """As `contract.Sandbox`."""
         names = ("id", "pid", "alive", "created_at")
-        return {"labels": self.config["labels"], **{name: getattr(self, name) for name in names}}
+        config = {name: self.config[name] for name in ("labels", "first_host_id")}
+        return {**config, **{name: getattr(self, name) for name in names}}
 
 
 CREATING, CREATED, STARTING, RUNNING, EXITED = "creating", "created", "starting", "running", "exited"

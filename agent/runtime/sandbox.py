@@ -14,7 +14,7 @@ import signal
 import socket
 import struct
 
-from agent.runtime import syscalls
+from agent.runtime import syscalls, userns
 from agent.runtime.child import Child, at, exit_without_spawner
 from agent.runtime.process import set_oom_score
 
@@ -36,7 +36,7 @@ _BASE = 0x400000
 _ELF_HEADER, _PROGRAM_HEADER = 64, 56
 _PAUSE_USER = 65535
 _PAUSE_OOM_SCORE = -998  # what Kubernetes gives its pause containers
-_SHM_OPTIONS = b"mode=1777,size=65536k"
+_SHM_OPTIONS = b"mode=1777,size=65536k,uid=0,gid=0"
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0xF  # seal, shrink, grow, write
 
@@ -81,6 +81,13 @@ def sealed_pause_file() -> int:
     return readable
 
 
+def clone_flags(config: Mapping[str, Any]) -> int:
+    """The namespaces that the sandbox's process is made in. With a user namespace, which is to own them, it makes all
+    but the PIDs' itself."""
+    flags = namespace_flags(config)
+    return flags & syscalls.CLONE_NEWPID if config["first_host_id"] else flags
+
+
 def namespace_flags(config: Mapping[str, Any]) -> int:
     """The namespaces that a sandbox of this configuration gets."""
     flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS
@@ -118,11 +125,14 @@ def pause(child: Child, config: Mapping[str, Any], sysctls: Mapping[str, str], s
     syscalls.close_all_but([0, 1, 2, child.channel, program, *child.cgroup_files])
     os.setsid()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     at("join the sandbox's cgroup")
     for fd in child.cgroup_files:
         os.write(fd, b"0")
     set_oom_score(_PAUSE_OOM_SCORE)
+    if config["first_host_id"]:
+        at("make the user namespace")
+        userns.make(config["first_host_id"], namespace_flags(config) & ~syscalls.CLONE_NEWPID)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     at("set the host name")
     syscalls.set_hostname(os.fsencode(config["hostname"]))
     if not config["host_network"]:

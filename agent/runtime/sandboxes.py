@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import zlib
 
 from agent.runtime import child as child_process
-from agent.runtime import clock, syscalls
+from agent.runtime import clock, syscalls, userns
 from agent.runtime import sandbox as sandbox_process
 from agent.runtime.records import RecordFile, SandboxRecord, boot_id, start_time
 from agent.runtime.server import OperationFailed
@@ -77,6 +78,7 @@ class Sandboxes:
             sysctls = sandbox_process.sysctl_files(config)
         except ValueError as error:
             raise OperationFailed(str(error), _REASON) from None
+        config["first_host_id"] = self._free_ids(config["id"]) if config["own_users"] else 0
         record = SandboxRecord(self._directory, config)
         record.created_at = clock.now()
         record.file.create(record.state(), config)
@@ -94,6 +96,16 @@ class Sandboxes:
         self._waiting[record.id] = [request]
         self._forker.children[record.pid] = lambda _status: self._ended(record, channel)
         channel.listen(lambda: self._answer(record, channel))
+
+    def _free_ids(self, identifier: str) -> int:
+        """The first id of a range that no sandbox has; where the search begins, spawners of one machine differ."""
+        taken = {record.config["first_host_id"] for record in self.records.values()}
+        start = zlib.crc32(f"{self._directory}/{identifier}".encode())
+        for number in range(userns.RANGES):
+            first = userns.FIRST + (start + number) % userns.RANGES * userns.SIZE
+            if first not in taken:
+                return first
+        raise OperationFailed(f"all {userns.RANGES} ranges of ids for user namespaces are taken", _REASON)
 
     def remove(self, request: Request) -> None:
         record = self.records.get(request.arguments["sandbox"])
@@ -125,7 +137,7 @@ class Sandboxes:
             scratch = self._forker.scratch
             return lambda: sandbox_process.pause(child, record.config, sysctls, scratch, self._program)
 
-        return self._forker.fork(make_main, record.cgroup, flags=sandbox_process.namespace_flags(record.config))
+        return self._forker.fork(make_main, record.cgroup, flags=sandbox_process.clone_flags(record.config))
 
     def _answer(self, record: SandboxRecord, channel: Channel) -> None:
         """The child has failed, or closed its channel by executing the pause program."""

@@ -71,6 +71,8 @@ class Sessions:
         stdio = [next(descriptors) if given else None for given in request.arguments["streams"]]
         program = binascii.a2b_base64(process["seccomp"])
         pidfd = record.pidfd
+        first_id = content[1]["first_id"]
+        joined = _JOINED | (syscalls.CLONE_NEWUSER if first_id else 0)
 
         def make_main(channel: int, cgroup_files: list[int]) -> Callable[[], None]:
             child = child_process.Child(
@@ -81,8 +83,9 @@ class Sessions:
                 stdio=stdio,
                 cgroup_files=cgroup_files,
                 open_files=self._forker.open_files,
+                first_id=first_id,
             )
-            return lambda: child_process.execution(child, pidfd, _JOINED)
+            return lambda: child_process.execution(child, pidfd, joined)
 
         identifier = str(next(self._numbers))
         session = _Session(request.client, record.id)

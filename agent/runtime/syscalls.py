@@ -68,6 +68,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
@@ -83,6 +84,7 @@ MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME = 0x70, 0x10, 0x20
 MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOSYMFOLLOW = 0x80, 0x200000
+MOUNT_ATTR_IDMAP = 0x100000
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -182,10 +184,17 @@ def move_mount(mount_fd: int, target_fd: int) -> None:
 
 
 def set_mount_attributes(
-    mount_fd: int, *, add: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False
+    mount_fd: int,
+    *,
+    add: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    user_namespace: int = 0,
+    recursive: bool = False,
 ) -> None:
-    """mount_setattr(2) on the mount that `mount_fd` has open (Linux 5.12)."""
-    attributes = struct.pack("=4Q", add, clear, propagation, 0)
+    """mount_setattr(2) on the mount that `mount_fd` has open (Linux 5.12). `user_namespace` is a descriptor of the one
+    that MOUNT_ATTR_IDMAP is for."""
+    attributes = struct.pack("=4Q", add, clear, propagation, user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     call("mount_setattr", mount_fd, b"", flags, attributes, len(attributes))
 

@@ -1,0 +1,74 @@
+"""User namespaces: a pod whose root is nobody on the host (user_namespaces(7), `hostUsers: false` in Kubernetes).
+
+A pod gets a range of the host's ids; inside they count from 0. The sandbox makes the namespace, which owns the pod's
+network, IPC and UTS namespaces; containers join it as the last thing before their own mount namespace is made anew, so
+that nobody inside can undo a mount of the root. Until then they are the host's root, and build the root file system
+with files shown through id-mapped mounts (mount_setattr(2), MOUNT_ATTR_IDMAP): on disk a file belongs to who it would
+belong to without all this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from agent.runtime import syscalls
+
+SIZE = 65536
+"""How many ids a pod has."""
+FIRST, RANGES = 0x70000000, 4096
+"""Where the pods' ids begin, and how many ranges there are: above what systemd gives to its containers, and below 2^31,
+from where on some file systems take ids for negative numbers."""
+
+
+def make(first_id: int, flags: int) -> None:
+    """Go into a new user namespace whose ids are those from `first_id` on, and into new ones of `flags` that it owns.
+
+    The mapping can only be written by who may do so outside: a fork that stays there.
+    """
+    outside = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    ready, ready_end = os.pipe()
+    helper = os.fork()
+    if not helper:
+        status = 1
+        try:
+            os.close(ready_end)
+            if os.read(ready, 1):
+                for name in ("uid_map", "gid_map"):
+                    file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=outside)
+                    os.write(file, b"0 %d %d\n" % (first_id, SIZE))
+                status = 0
+        finally:
+            os._exit(status)
+    syscalls.unshare(syscalls.CLONE_NEWUSER | flags)
+    os.write(ready_end, b"1")
+    _, status = os.waitpid(helper, 0)
+    for fd in (outside, ready, ready_end):
+        os.close(fd)
+    if status:
+        raise OSError(errno.EPERM, f"the ids from {first_id} on cannot be mapped")
+
+
+def become_root() -> None:
+    """Be the namespace's root: who joins it is still the host's, whom it does not know."""
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def map_tree(tree: int, user_namespace: int, *, recursive: bool) -> None:
+    """Show the files of a detached mount with the namespace's ids; of those mounted below it, where they can be.
+
+    Raises:
+        OSError: EINVAL for a file system that has no id-mapped mounts.
+    """
+    try:
+        syscalls.set_mount_attributes(
+            tree, add=syscalls.MOUNT_ATTR_IDMAP, user_namespace=user_namespace, recursive=recursive
+        )
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        if not recursive:
+            raise OSError(errno.EINVAL, "its file system does not support id-mapped mounts") from None
+        map_tree(tree, user_namespace, recursive=False)

@@ -14,10 +14,12 @@ from functools import partial
 from aiohttp import web
 
 from controlplane.apiserver import metrics, responses, tokenrequests
+from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.apply import check_options, is_apply, read_apply
 from controlplane.apiserver.authentication import ANONYMOUS, Authenticator
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.call import Call
+from controlplane.apiserver.deadlines import Deadline, Deadlines
 from controlplane.apiserver.decoding import conform, parse_body
 from controlplane.apiserver.encoding import decode, dumps
 from controlplane.apiserver.evictions import Evictor
@@ -96,6 +98,7 @@ class Api:
         self._token_requests = token_requests
         self._node_metrics = node_metrics
         self._clock = clock
+        self._deadlines = Deadlines(REQUEST_SECONDS)
         self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
             "get": self._get,
             "list": self._list,
@@ -115,8 +118,7 @@ class Api:
         info = parse_request(request.method, url.raw_path, query)
         with metrics.in_flight(info):
             response = await self._answer(request, info, query)
-        is_stream = not isinstance(response, web.Response)
-        elapsed = None if is_stream else self._clock.monotonic() - started
+        elapsed = self._clock.monotonic() - started if isinstance(response, Answer) else None
         metrics.observe(metrics.labels_of(info), response.status, "dryRun" in query, elapsed)
         return response
 
@@ -125,8 +127,11 @@ class Api:
             user = impersonated(request.headers, await self._authenticator.authenticate(request), self._authorizer)
             call = Call(request, info, query, user)
             await self._authorize_now(call)
-            async with asyncio.timeout(None if metrics.is_stream(info) else REQUEST_SECONDS):
+            if metrics.is_stream(info):
                 response = await self._route(call)
+            else:
+                with Deadline(self._deadlines):
+                    response = await self._route(call)
         except ApiError as error:
             return self._failure(request, error)
         except TimeoutError:
@@ -146,11 +151,11 @@ class Api:
         except Exception as error:
             log.exception("%s %s failed", request.method, info.path)
             return self._failure(request, internal_error(f"{type(error).__name__}: {error}"))
-        if isinstance(response, web.Response) and not response.prepared:
+        if isinstance(response, Answer):
             responses.finish(request, response, query)
         return response
 
-    def _failure(self, request: web.Request, error: ApiError) -> web.Response:
+    def _failure(self, request: web.Request, error: ApiError) -> Answer:
         try:
             accepted = negotiate(request.headers.get("Accept", ""))
         except ApiError:
@@ -251,7 +256,7 @@ class Api:
             manager=options.field_manager or manager_of(call.request.headers.get("User-Agent", "")),
         )
 
-    def _written(self, call: Call, write: Write, wire: bytes, status: int = 200) -> web.Response:
+    def _written(self, call: Call, write: Write, wire: bytes, status: int = 200) -> Answer:
         kind = write.view or write.kind
         response = responses.one(
             kind,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
-
+from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.connections import Connections
 from controlplane.apiserver.request import Query
+from controlplane.apiserver.responses import page_not_found, text
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store, StoreError
 
@@ -26,13 +26,13 @@ class Health:
     def serves(self, path: str) -> bool:
         return path.strip("/").split("/")[0] in _ENDPOINTS
 
-    async def answer(self, path: str, query: Query) -> web.Response:
+    async def answer(self, path: str, query: Query) -> Answer:
         """200 when all checks of the endpoint pass, else 500, with the failing ones listed."""
         endpoint, _, check = path.strip("/").partition("/")
         found = await self._checks(endpoint)
         if check:
             if check not in found:
-                return web.Response(text="404 page not found\n", status=404)
+                return page_not_found()
             found = {check: found[check]}
         excluded = query.get("exclude", ())
         lines, failed = [], []
@@ -45,10 +45,10 @@ class Health:
                 lines.append(f"[-]{name} failed: reason withheld")
                 failed.append(name)
         if failed:
-            return web.Response(text="\n".join([*lines, f"{endpoint} check failed", ""]), status=500)
+            return text("\n".join([*lines, f"{endpoint} check failed", ""]), 500)
         if "verbose" in query:
-            return web.Response(text="\n".join([*lines, f"{endpoint} check passed", ""]))
-        return web.Response(text="ok")
+            return text("\n".join([*lines, f"{endpoint} check passed", ""]))
+        return text("ok")
 
     async def _checks(self, endpoint: str) -> dict[str, bool]:
         checks = {"ping": True, "etcd": await self._reaches_store()}

@@ -15,6 +15,7 @@ import yaml
 from aiohttp import web
 
 from controlplane.apiserver import tables
+from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.encoding import decode, dumps
 from controlplane.apiserver.listing import Listing
 from controlplane.apiserver.negotiation import Accepted, not_acceptable
@@ -28,27 +29,32 @@ _GZIP_FROM_BYTES = 128 << 10
 _WARNING_CHARACTERS = 4096
 _LONGEST_WARNING = 256
 _MOST_WARNINGS = 50
-_HEADERS = {"Cache-Control": "no-cache, private"}
 
 
-def plain(body: bytes, status: int = 200, content_type: str = "application/json") -> web.Response:
-    return web.Response(body=body, status=status, content_type=content_type, headers=_HEADERS)
+def text(words: str, status: int = 200) -> Answer:
+    """A line for people and probes."""
+    return Answer(words.encode(), status, "text/plain; charset=utf-8")
 
 
-def document(value: Any, accepted: Accepted, status: int = 200) -> web.Response:
+def page_not_found() -> Answer:
+    """404 for a path that is no resource's."""
+    return text("404 page not found\n", 404)
+
+
+def document(value: Any, accepted: Accepted, status: int = 200) -> Answer:
     """Any document, as JSON or YAML."""
     body = dumps(value) if accepted.media == "json" else to_yaml(value)
-    return plain(body, status, accepted.content_type)
+    return Answer(body, status, accepted.content_type)
 
 
 def to_yaml(value: Any) -> bytes:
     return yaml.dump(value, Dumper=yaml.CSafeDumper, default_flow_style=False, allow_unicode=True).encode()
 
 
-def one(kind: Kind, wire: bytes, accepted: Accepted, *, now: float, include: str, status: int = 200) -> web.Response:
+def one(kind: Kind, wire: bytes, accepted: Accepted, *, now: float, include: str, status: int = 200) -> Answer:
     """One object in the form that is asked for."""
     if accepted.form == "" and accepted.media == "json":
-        return plain(wire, status)
+        return Answer(wire, status)
     obj = decode(wire)
     if accepted.form == "" or "metadata" not in obj or obj.get("kind") == "Status":
         return document(obj, accepted, status)
@@ -61,10 +67,10 @@ def one(kind: Kind, wire: bytes, accepted: Accepted, *, now: float, include: str
     return document(tables.partial_object(obj), accepted, status)
 
 
-def many(kind: Kind, listing: Listing, accepted: Accepted, *, now: float, include: str) -> web.Response:
+def many(kind: Kind, listing: Listing, accepted: Accepted, *, now: float, include: str) -> Answer:
     """A list in the form that is asked for."""
     if accepted.form == "" and accepted.media == "json":
-        return plain(list_body(kind.list_kind, kind.api_version, listing.metadata(), listing.entries))
+        return Answer(list_body(kind.list_kind, kind.api_version, listing.metadata(), listing.entries))
     objects = [decode(entry.data) for entry in listing.entries]
     if accepted.form == "":
         whole = {
@@ -86,7 +92,7 @@ def many(kind: Kind, listing: Listing, accepted: Accepted, *, now: float, includ
     return document(tables.render_partial(objects, **facts), accepted)
 
 
-def computed(kind: Kind, items: list[Object], accepted: Accepted, *, now: float, include: str) -> web.Response:
+def computed(kind: Kind, items: list[Object], accepted: Accepted, *, now: float, include: str) -> Answer:
     """A list of objects that are not stored, in the form that is asked for."""
     if accepted.form == "Table":
         table = tables.render_table(kind, items, now=now, include_object=include, resource_version="")
@@ -103,7 +109,7 @@ def list_body(kind: str, api_version: str, metadata: dict[str, Any], entries: Se
     return b'%b,"items":[%b]}' % (head[:-1], b",".join([entry.data for entry in entries]))
 
 
-def failure(error: ApiError, accepted: Accepted) -> web.Response:
+def failure(error: ApiError, accepted: Accepted) -> Answer:
     """The one place where an error becomes an answer."""
     response = document(error.to_status(), accepted, error.code)
     if error.retry_after_seconds is not None:
@@ -113,7 +119,7 @@ def failure(error: ApiError, accepted: Accepted) -> web.Response:
     return response
 
 
-def add_warnings(response: web.StreamResponse, warnings: Iterable[str]) -> None:
+def add_warnings(response: Answer, warnings: Iterable[str]) -> None:
     """`Warning` headers, which clients show to people; as many as fit into what clients take of headers."""
     room = _WARNING_CHARACTERS
     for text in islice(warnings, _MOST_WARNINGS):
@@ -125,30 +131,23 @@ def add_warnings(response: web.StreamResponse, warnings: Iterable[str]) -> None:
         response.headers.add("Warning", f'299 - "{quoted}"')
 
 
-def finish(request: web.Request, response: web.Response, query: Mapping[str, Sequence[str]]) -> None:
+def finish(request: web.Request, response: Answer, query: Mapping[str, Sequence[str]]) -> None:
     """Indent an answer that a person reads, and compress a big one for a client that can take it."""
-    if response.content_type == "application/json" and isinstance(response.body, bytes):
+    if response.media == "application/json" and response.whole:
         asked = query.get("pretty")
         is_pretty = asked[0] in ("1", "true") if asked else _is_person(request.headers.get("User-Agent", ""))
-        if is_pretty and response.body:
-            response.body = orjson.dumps(orjson.loads(response.body), option=orjson.OPT_INDENT_2) + b"\n"
-    _compress(request, response)
+        if is_pretty:
+            response.whole = orjson.dumps(orjson.loads(response.whole), option=orjson.OPT_INDENT_2) + b"\n"
+    if len(response.whole) >= _GZIP_FROM_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
+        squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
+        response.whole = squeeze.compress(response.whole) + squeeze.flush()
+        response.headers["Content-Encoding"] = "gzip"
+        response.headers["Vary"] = "Accept-Encoding"
 
 
 def _is_person(user_agent: str) -> bool:
     """The same clients as in apiserver's `isPrettyPrint`."""
     return user_agent.startswith(("curl", "Wget", "Mozilla/5.0"))
-
-
-def _compress(request: web.Request, response: web.Response) -> None:
-    body = response.body
-    if not isinstance(body, bytes) or len(body) < _GZIP_FROM_BYTES:
-        return
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
-        squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
-        response.body = squeeze.compress(body) + squeeze.flush()
-        response.headers["Content-Encoding"] = "gzip"
-        response.headers["Vary"] = "Accept-Encoding"
 
 
 def success(**details: Any) -> dict[str, Any]:

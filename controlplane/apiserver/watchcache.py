@@ -373,11 +373,13 @@ class WatchCache:
 
         Raises `StoreUnavailable`, also when the store does not answer for `STORE_SECONDS`, and 504 `ApiError`.
         """
-        try:
-            async with asyncio.timeout(STORE_SECONDS):
-                revision = await self._store.revision()
-        except TimeoutError:
-            raise StoreUnavailable(f"the store did not answer within {STORE_SECONDS:.0f} s") from None
+        revision = self._store.known_revision()
+        if revision is None:
+            try:
+                async with asyncio.timeout(STORE_SECONDS):
+                    revision = await self._store.revision()
+            except TimeoutError:
+                raise StoreUnavailable(f"the store did not answer within {STORE_SECONDS:.0f} s") from None
         if revision > self.revision:
             await self.wait_for(revision)
         return self.revision

@@ -151,6 +151,9 @@ class Store(Protocol):
     async def revision(self) -> int:
         """A revision that no finished write is above and every later write will be above; at least 1."""
 
+    def known_revision(self) -> int | None:
+        """What `revision` would return, when that takes no asking; else None."""
+
     async def get(self, key: str) -> Entry | None:
         """The present entry of a key."""
 

@@ -90,6 +90,9 @@ class EtcdStore:
         assert isinstance(revision, int)
         return revision
 
+    def known_revision(self) -> int | None:
+        return None  # others write too
+
     async def get(self, key: str) -> Entry | None:
         entry = await self._reads.submit(key)
         assert not isinstance(entry, int)

@@ -140,6 +140,9 @@ class SqliteStore:
     async def revision(self) -> int:
         return self._revision
 
+    def known_revision(self) -> int | None:
+        return self._revision
+
     async def get(self, key: str) -> Entry | None:
         return await self._gets.submit(key)
 

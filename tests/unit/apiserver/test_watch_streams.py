@@ -139,6 +139,7 @@ async def test_a_cache_that_fell_out_of_history_starts_over(store, cache, monkey
 
 async def test_a_read_does_not_wait_for_ever_for_a_store_that_is_silent(store, cache, monkeypatch):
     monkeypatch.setattr("controlplane.apiserver.watchcache.STORE_SECONDS", 0.05)
+    monkeypatch.setattr(store, "known_revision", lambda: None)
     monkeypatch.setattr(store, "revision", asyncio.Event().wait)
     with pytest.raises(StoreUnavailable):
         await cache.get(CONFIG_MAP, "a", "x")

@@ -21,9 +21,17 @@ from pyk.api.objects import (
     owner_reference,
     uid_of,
 )
-from pyk.api.selectors import LabelSelector, matches
+from pyk.api.selectors import LabelSelector, from_document, from_labels, matches
 from pyk.client.client import STRATEGIC_MERGE_PATCH, Client
 from pyk.reconcile.actions import Action, Patch
+
+
+def selector_of(owner: Object) -> LabelSelector:
+    """What the owner selects. ReplicationControllers have a plain map of labels; every other kind a LabelSelector."""
+    selector = owner["spec"].get("selector")
+    if owner["kind"] == "ReplicationController":
+        return from_labels(selector)
+    return from_document(selector) or ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +69,20 @@ def claim(owner: Object, selector: LabelSelector, candidates: Iterable[Object]) 
     return Claims(tuple(owned), tuple(adopt), tuple(release))
 
 
-def claim_actions(owner: Object, claims: Claims) -> list[Action]:
-    """The patches of `ownerReferences` that adopt and release."""
-    reference = owner_reference(owner)
-    adopted = [_patch(child, reference) for child in claims.adopt]
-    released = [_patch(child, {"$patch": "delete", "uid": uid_of(owner)}) for child in claims.release]
+def claim_actions(owner: Object, claims: Claims, finalizer: str = "") -> list[Action]:
+    """The patches of `ownerReferences` that adopt and release; its `finalizer` comes and goes along."""
+    adoption: Object = {"ownerReferences": [owner_reference(owner)]}
+    release: Object = {"ownerReferences": [{"$patch": "delete", "uid": uid_of(owner)}]}
+    if finalizer:
+        adoption["finalizers"] = [finalizer]
+        release["$deleteFromPrimitiveList/finalizers"] = [finalizer]
+    adopted = [_patch(child, adoption) for child in claims.adopt]
+    released = [_patch(child, release) for child in claims.release]
     return [*adopted, *released]
 
 
-def _patch(child: Object, reference: Object) -> Action:
-    metadata = {
-        "uid": uid_of(child),
-        "resourceVersion": child["metadata"]["resourceVersion"],
-        "ownerReferences": [reference],
-    }
+def _patch(child: Object, change: Object) -> Action:
+    metadata = {"uid": uid_of(child), "resourceVersion": child["metadata"]["resourceVersion"], **change}
     return Patch(
         kind_of(child),
         namespace_of(child),

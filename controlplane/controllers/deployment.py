@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from controlplane.controllers import deploymentstatus as status_of
 from controlplane.controllers.claims import claim, claim_actions, may_adopt
 from controlplane.controllers.conditions import Conditions, find, is_same_status, with_condition
+from controlplane.controllers.podcontrol import is_namespace_terminating
 from controlplane.controllers.pods import is_terminated
-from controlplane.controllers.replicaset import is_namespace_terminating
 from controlplane.controllers.revisions import (
     REVISION,
     annotations_of_new,

@@ -81,13 +81,13 @@ class Expectations:
         cached = self._informer.get(key)
         return uid in pending.created or (cached is not None and uid_of(cached) == uid and not is_deleting(cached))
 
-    def take_unsure(self, owner: str) -> str | None:
-        """A name that may be taken by an object of our own making, to be tried before any other."""
+    def take_unsure(self, owner: str, prefix: str = "") -> str | None:
+        """A name with that prefix that may be taken by an object of our own making, to be tried before any other."""
         pending = self._pending.get(owner)
-        if pending is None or not pending.unsure:
-            return None
-        name = pending.unsure.pop(0)
-        self._tidy(owner)
+        name = next((each for each in pending.unsure if each.startswith(prefix)), None) if pending is not None else None
+        if pending is not None and name is not None:
+            pending.unsure.remove(name)
+            self._tidy(owner)
         return name
 
     def condemned(self, owner: str) -> frozenset[str]:

@@ -25,7 +25,17 @@ from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
-from pyk.api.kinds import CLUSTER_ROLE, DEPLOYMENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE_ACCOUNT
+from pyk.api.kinds import (
+    CLUSTER_ROLE,
+    DEPLOYMENT,
+    LEASE,
+    NAMESPACE,
+    NODE,
+    POD,
+    REPLICA_SET,
+    REPLICATION_CONTROLLER,
+    SERVICE_ACCOUNT,
+)
 from pyk.client.client import Client
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
@@ -73,6 +83,9 @@ class Manager:
         loops: list[Loop] = [
             DeploymentLoop(client, recorder("deployment-controller"), clock, self.informers[DEPLOYMENT], sets, pods),
             ReplicaSetLoop(client, recorder("replicaset-controller"), clock, sets, pods),
+            ReplicaSetLoop(
+                client, recorder("replication-controller"), clock, self.informers[REPLICATION_CONTROLLER], pods
+            ),
             NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),
             ServiceAccountLoop(
                 client, recorder("serviceaccount-controller"), clock, namespaces, self.informers[SERVICE_ACCOUNT]

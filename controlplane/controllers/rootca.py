@@ -6,7 +6,7 @@ certificate in it by which they trust the API server.
 
 from __future__ import annotations
 
-from controlplane.controllers.replicaset import is_namespace_terminating
+from controlplane.controllers.podcontrol import is_namespace_terminating
 from pyk.api.kinds import CONFIG_MAP
 from pyk.api.objects import Object, is_deleting, name_of, namespace_of
 from pyk.api.status import ApiError

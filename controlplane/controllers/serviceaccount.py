@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from controlplane.controllers.replicaset import is_namespace_terminating
+from controlplane.controllers.podcontrol import is_namespace_terminating
 from pyk.api.objects import Object, is_deleting, name_of, namespace_of
 from pyk.api.status import ApiError
 from pyk.client.client import Client

@@ -1,6 +1,6 @@
 """Sets of completion indexes as text, `1,3-5,7`: what an Indexed Job's status and success policy hold.
 
-Source: the API reference of `JobStatus.completedIndexes`: increasing, runs of two or more as `first-last`.
+Source: the API reference of `JobStatus.completedIndexes`: increasing, runs of three or more as `first-last`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ def known_indexes(text: str | None, completions: int) -> frozenset[int]:
 
 def format_indexes(indexes: Iterable[int]) -> str:
     """`1,3-5`: increasing."""
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in _runs(sorted(set(indexes))))
+    parts = []
+    for first, last in _runs(sorted(set(indexes))):
+        parts.append(str(first) if first == last else f"{first}{',' if last == first + 1 else '-'}{last}")
+    return ",".join(parts)
 
 
 def _runs(indexes: list[int]) -> Iterator[tuple[int, int]]:

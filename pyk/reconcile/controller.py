@@ -32,6 +32,7 @@ class Result:
 
 Reconcile = Callable[[str], Awaitable[Result | None]]
 Mapper = Callable[[Object], Iterable[str]]
+Filter = Callable[[Object | None, Object | None], bool]
 
 
 def own_key(obj: Object) -> Iterable[str]:
@@ -62,11 +63,14 @@ class Controller:
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(name)
         self._work_seconds = metrics.WORK_SECONDS.labels(name)
 
-    def watches(self, informer: Informer, mapper: Mapper = own_key) -> None:
-        """Enqueue `mapper(object)` for the old and the new state of every changed object of the informer."""
+    def watches(self, informer: Informer, mapper: Mapper = own_key, when: Filter | None = None) -> None:
+        """Enqueue `mapper(object)` for the old and the new state of every object of the informer that changes.
+
+        `when(old, new)` can tell that a change does not matter.
+        """
 
         def enqueue(old: Object | None, new: Object | None) -> None:
-            for obj in (old, new):
+            for obj in (old, new) if when is None or when(old, new) else ():
                 if obj is not None:
                     for key in mapper(obj):
                         self.queue.add(key)

@@ -190,7 +190,7 @@ async def counted(cluster: Cluster, number: int) -> bool:
 
 async def test_a_creation_whose_answer_is_lost_is_not_made_twice(cluster: Cluster) -> None:
     loop: Any = cluster.manager.loops["replicaset"]
-    client = loop._client
+    client = loop._control._client
     lost = []
 
     class LossyClient:
@@ -204,7 +204,7 @@ async def test_a_creation_whose_answer_is_lost_is_not_made_twice(cluster: Cluste
                 raise ClientUnavailable("the connection broke before the answer")
             return made
 
-    loop._client = LossyClient()
+    loop._control._client = LossyClient()
     lag = Lag(cluster.manager.informers[POD])
     await cluster.client.create(REPLICA_SET, replica_set(replicas=4))
     await eventually("four pods", lambda: len(cluster.kubelet.ready()) == 4)
@@ -217,7 +217,7 @@ async def test_a_creation_whose_answer_is_lost_is_not_made_twice(cluster: Cluste
 
 async def test_refused_pods_show_in_the_sets_condition_until_they_are_allowed(cluster: Cluster) -> None:
     loop: Any = cluster.manager.loops["replicaset"]
-    client = loop._client
+    client = loop._control._client
     refuses = True
 
     class RefusingClient:
@@ -229,7 +229,7 @@ async def test_refused_pods_show_in_the_sets_condition_until_they_are_allowed(cl
                 raise ApiError(403, "Forbidden", "pods are forbidden: exceeded quota")
             return await client.create(kind, obj, **more)
 
-    loop._client = RefusingClient()
+    loop._control._client = RefusingClient()
     await cluster.client.create(REPLICA_SET, replica_set(replicas=2))
 
     async def failure() -> Any:

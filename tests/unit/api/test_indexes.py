@@ -16,7 +16,7 @@ def test_what_is_written_is_read(indexes: set[int]) -> None:
 
 
 def test_runs_are_short() -> None:
-    assert format_indexes([7, 3, 4, 5, 1]) == "1,3-5,7"
+    assert format_indexes([7, 3, 4, 5, 1, 8]) == "1,3-5,7,8"
 
 
 @pytest.mark.parametrize("text", ["5", "1,1", "2-1", "1-2-3", "a", "-1", "3,1", "0-4,4"])

@@ -7,13 +7,12 @@ from typing import Any
 
 from controlplane.controllers.claims import claim, claim_actions
 from controlplane.controllers.expectations import OVERDUE_SECONDS, Expectations
+from controlplane.controllers.podcontrol import BURST, new_pod
 from controlplane.controllers.replicaset import (
-    BURST,
     Failure,
     Observed,
     decide,
     decide_status,
-    new_pod,
     seconds_to_availability,
 )
 from pyk.api.kinds import POD
@@ -59,7 +58,7 @@ def test_a_pod_whose_deletion_got_no_answer_is_chosen_again() -> None:
 
 
 def test_a_new_pod_carries_the_template_and_its_owner() -> None:
-    made = new_pod(SET)
+    made = new_pod(SET, SET["spec"]["template"])
     assert made["metadata"]["generateName"] == "web-"
     assert made["metadata"]["labels"] == {"app": "web"}
     (owner,) = made["metadata"]["ownerReferences"]

@@ -156,6 +156,8 @@ def init_progress(pod: Object, observed: Observed) -> InitProgress:
 
 def has_finished(pod: Object, observed: Observed) -> bool:
     """Whether every main container has ended and stays so, or an init container has failed for good."""
+    if is_restarting_all(pod, observed):
+        return False
     if init_progress(pod, observed).failed:
         return True
     for container in main_containers(pod):

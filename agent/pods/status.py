@@ -88,9 +88,11 @@ def _phase(
     *,
     ending: bool,
 ) -> str:
+    was_running = (pod.get("status") or {}).get("phase") == "Running"
+    if not ending and is_restarting_all(pod, observed):
+        return "Running" if was_running else "Pending"
     if progress.failed:
         return "Failed"
-    was_running = (pod.get("status") or {}).get("phase") == "Running"
     if progress.waiting_for is not None and not was_running and not ending and not has_finished(pod, observed):
         return "Pending"
     running = [s for s in mains if "running" in s["state"]]

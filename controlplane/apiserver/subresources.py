@@ -165,4 +165,7 @@ def _check_target(name: str, target: dict[str, Any]) -> None:
 def _set_scheduled(pod: Object, now: str) -> None:
     status = pod.setdefault("status", {})
     conditions = [condition for condition in status.get("conditions") or () if condition["type"] != "PodScheduled"]
-    status["conditions"] = [*conditions, {"type": "PodScheduled", "status": "True", "lastTransitionTime": now}]
+    scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
+    if generation := pod["metadata"].get("generation"):
+        scheduled["observedGeneration"] = generation
+    status["conditions"] = [*conditions, scheduled]

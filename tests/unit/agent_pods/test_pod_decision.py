@@ -343,6 +343,15 @@ def test_an_exit_that_starts_the_pod_over_kills_everything_and_runs_it_anew(pod:
     assert decided(made, anew) == [do.Launch("c", 1, 10.0, 1), do.Launch("b", 1, 10.0, 1)]
 
 
+def test_a_sidecar_can_start_the_pod_over_though_nothing_else_would(pod: Any, observed: Any, view: Any) -> None:
+    side = {"name": "side", "restartPolicy": "Always", "restartPolicyRules": ALL_RULES}
+    made = pod("c", inits=("init", side), restartPolicy="Never", status={"phase": "Running"})
+    views = [view("init", "exited", at=NOW - 9), view("side", "exited", exit_code=88, at=NOW)]
+    for last in (view(), view(phase="exited", exit_code=137, at=NOW)):
+        assert status(made, observed(*views, last))["phase"] == "Running"
+    assert decided(made, observed(*views, last)) == [do.Launch("init", 1, 0.0, 1)]
+
+
 def condition(status: Any, kind: str) -> str:
     return next(str(each["status"]) for each in status["conditions"] if each["type"] == kind)
 

@@ -8,11 +8,11 @@ on the NodeRestriction admission plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import MASTERS, check_grant
+from controlplane.apiserver.nodepods import NodePods
 from controlplane.apiserver.rbac import RoleBook
 from pyk.api.kinds import LEASE, NODE, POD, Kind
 from pyk.api.objects import Object, annotations_of, labels_of, name_of
@@ -70,14 +70,10 @@ def denial(attributes: Attributes, reason: str = "") -> str:
 
 
 class Authorizer:
-    """Decides by the roles in `book` and by what runs where.
+    """Decides by the roles in `book` and by what runs where."""
 
-    `pods_of(node, namespace)` gives the pods of a namespace that are bound to a node, as they are now: a node's reads
-    of pods, secrets and configmaps are decided by it.
-    """
-
-    def __init__(self, pods_of: Callable[[str, str], Iterable[Object]], book: RoleBook) -> None:
-        self._pods_of = pods_of
+    def __init__(self, pods: NodePods, book: RoleBook) -> None:
+        self._pods = pods
         self.book = book
 
     def decide(self, attributes: Attributes) -> str | None:
@@ -141,20 +137,20 @@ class Authorizer:
         if asked.verb == "create":
             return None  # which ones, `check_write` sees
         if asked.verb in ("get", "delete"):
-            is_own = any(name_of(pod) == asked.name for pod in self._pods_of(node, asked.namespace))
+            is_own = self._pods.has(node, asked.namespace, asked.name)
             return None if is_own else f"no relationship found between node '{node}' and this object"
         return ""
 
     def _referenced(self, node: str, asked: Attributes) -> str | None:
         if asked.verb not in ("get", "list", "watch") or not asked.name:
             return "can only read resources of this type by name" if asked.verb in ("get", "list", "watch") else ""
-        for pod in self._pods_of(node, asked.namespace):
+        for pod in self._pods.of(node, asked.namespace):
             if asked.name in references(pod["spec"], asked.resource):
                 return None
         return f"no relationship found between node '{node}' and this object"
 
     def _account_of_own_pod(self, node: str, asked: Attributes) -> str | None:
-        for pod in self._pods_of(node, asked.namespace):
+        for pod in self._pods.of(node, asked.namespace):
             if pod["spec"].get("serviceAccountName") == asked.name:
                 return None
         return f"no relationship found between node '{node}' and this object"

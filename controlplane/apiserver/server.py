@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.bootstrap import ensure_policy
 from controlplane.apiserver.connections import Connections, HttpServer
-from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.nodemetrics import NodeMetricsReader
+from controlplane.apiserver.nodepods import NodePods
 from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.rbac import book_from
@@ -34,12 +34,11 @@ from controlplane.apiserver.reviews import Reviewer
 from controlplane.apiserver.streams import Streams
 from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
-from controlplane.apiserver.watchcache import WatchCache, selection
+from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store, StoreError
 from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE_ACCOUNT, Kind
 from pyk.api.objects import Object
 from pyk.api.rules.classes import SYSTEM_PRIORITIES
-from pyk.api.selectors import FieldRequirement
 from pyk.reconcile.clock import Clock
 
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -85,7 +84,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         authenticator = Authenticator(
             options.pki_dir / "ca.crt", tokens if tokens.exists() else None, account_tokens.owner_of
         )
-        authorizer = Authorizer(_pods_of(cache), book_from(cache.of))
+        authorizer = Authorizer(NodePods(cache.of(POD)), book_from(cache.of))
         admission = default_admission(cache, store, clock, options.default_toleration_seconds)
         registry = Registry(store, cache, clock, authorizer, admission)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
@@ -158,18 +157,6 @@ async def _ready(cache: WatchCache, run: asyncio.Task[None]) -> None:
     if run in done:
         filled.cancel()
         await run
-
-
-def _pods_of(cache: WatchCache) -> Callable[[str, str], Iterator[Object]]:
-    """The pods of a namespace that are bound to a node."""
-
-    def pods_of(node: str, namespace: str) -> Iterator[Object]:
-        is_bound = selection(POD, (), (FieldRequirement("spec.nodeName", True, node),))
-        for entry in cache.of(POD).entries(namespace):
-            if is_bound is None or is_bound(entry):
-                yield decode(entry.data)
-
-    return pods_of
 
 
 async def _compact(store: Store, clock: Clock) -> None:

@@ -11,13 +11,14 @@ from controlplane.apiserver.admission_chain import Admission
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.encoding import decode, encode
+from controlplane.apiserver.nodepods import NodePods
 from controlplane.apiserver.patch import JSON_PATCH, MERGE_PATCH, parse_patch
 from controlplane.apiserver.rbac import RoleBook
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.request import DeleteOptions
-from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.watchcache import KindCache, WatchCache
 from controlplane.store.sqlite import SqliteStore
-from pyk.api.kinds import CONFIG_MAP
+from pyk.api.kinds import CONFIG_MAP, POD
 from pyk.api.status import ApiError
 from pyk.reconcile.clock import RealClock
 
@@ -54,7 +55,7 @@ async def behind(store):
     await asyncio.wait_for(cache.ready.wait(), 10)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    registry = Registry(store, cache, RealClock(), Authorizer(lambda node, namespace: (), RoleBook()), Admission(()))
+    registry = Registry(store, cache, RealClock(), Authorizer(NodePods(KindCache(POD)), RoleBook()), Admission(()))
     return registry, first
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from typing import Any
 
 import pytest
 
 from controlplane.apiserver.authentication import ANONYMOUS, UserInfo
 from controlplane.apiserver.authorization import Attributes, Authorizer, references
+from controlplane.apiserver.encoding import encode
+from controlplane.apiserver.nodepods import NodePods
 from controlplane.apiserver.policy import default_objects
 from controlplane.apiserver.rbac import book_of
+from controlplane.apiserver.watchcache import Entry, KindCache, make_entry
+from controlplane.store.contract import Event
 from pyk.api.kinds import LEASE, NODE, POD, Kind
 from pyk.api.selectors import FieldRequirement
 from pyk.api.status import ApiError
@@ -54,11 +58,18 @@ PODS = [
 ]
 
 
-def pods_of(node: str, namespace: str) -> Iterator[Document]:
-    return (pod for pod in PODS if pod["spec"]["nodeName"] == node and pod["metadata"]["namespace"] == namespace)
+def entry(pod: Document, revision: int) -> Entry:
+    key = POD.storage_key(pod["metadata"]["namespace"], pod["metadata"]["name"])
+    return make_entry(POD, key, encode({"kind": "Pod", "apiVersion": "v1", **copy.deepcopy(pod)}), revision)
 
 
-AUTHORIZER = Authorizer(pods_of, book_of(default_objects()))
+def cached(pods: list[Document]) -> KindCache:
+    cache = KindCache(POD)
+    cache.reset((entry(pod, 1) for pod in pods), 1)
+    return cache
+
+
+AUTHORIZER = Authorizer(NodePods(cached(PODS)), book_of(default_objects()))
 
 
 def asked(who: UserInfo, verb: str, resource: str, **more: Any) -> Attributes:
@@ -301,3 +312,37 @@ def test_what_a_node_may_not_write(
 
 def test_others_than_nodes_are_not_restricted() -> None:
     AUTHORIZER.check_write(ADMIN, NODE, node(), node(labels={"node-restriction.kubernetes.io/zone": "a"}), "")
+
+
+def test_pods_are_found_by_their_node_through_every_change_and_after_a_long_silence(monkeypatch) -> None:
+    cache = cached(PODS)
+    pods = NodePods(cache)
+    key = POD.storage_key("default", "mine")
+
+    def names(node: str) -> list[str]:
+        return [pod["metadata"]["name"] for pod in pods.of(node, "default")]
+
+    assert (names("n1"), names("n2"), names("n3")) == (["mine"], ["other"], [])
+    assert pods.has("n1", "default", "mine")
+    assert not pods.has("n2", "default", "mine")
+    moved = {**PODS[0], "spec": {"nodeName": "n2", "containers": []}}
+    cache.apply(Event(key, 2, encode({"kind": "Pod", "apiVersion": "v1", **copy.deepcopy(moved)}), None))
+    assert (names("n1"), sorted(names("n2"))) == ([], ["mine", "other"])
+    cache.apply(Event(key, 3, None, None))
+    assert names("n2") == ["other"]
+    monkeypatch.setattr("controlplane.apiserver.watchcache.RING", 1)
+    for revision in range(4, 8):
+        new = {**PODS[0], "metadata": {"name": f"p{revision}", "namespace": "default"}}
+        cache.apply(Event(POD.storage_key("default", f"p{revision}"), revision, encode(copy.deepcopy(new)), None))
+    assert cache.changes_after(3) is None, "the ring is shorter than what was missed"
+    assert names("n1") == ["p4", "p5", "p6", "p7"]
+
+
+def test_a_node_s_question_does_not_look_at_the_pods_of_other_nodes(monkeypatch) -> None:
+    crowd = [{**PODS[1], "metadata": {"name": f"p{n}", "namespace": "default"}} for n in range(500)]
+    pods = NodePods(cached([PODS[0], *crowd]))
+    parsed = []
+    monkeypatch.setattr("controlplane.apiserver.nodepods.decode", lambda data: parsed.append(data) or {"spec": {}})
+    list(pods.of("n1", "default"))
+    assert pods.has("n1", "default", "mine")
+    assert len(parsed) == 1

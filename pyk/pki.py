@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pyk.api.signers import alternative_names, parse_request
 from pyk.reconcile.clock import Clock, RealClock
 
 if TYPE_CHECKING:
@@ -38,6 +39,35 @@ LEAF_LIFETIME = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=60)
 """A leaf certificate with less than this left is replaced by the `ensure_` functions."""
 _CLOCK_SKEW = timedelta(minutes=5)
+_KEY_USAGES = {
+    "signing": "digital_signature",
+    "digital signature": "digital_signature",
+    "content commitment": "content_commitment",
+    "key encipherment": "key_encipherment",
+    "data encipherment": "data_encipherment",
+    "key agreement": "key_agreement",
+    "cert sign": "key_cert_sign",
+    "crl sign": "crl_sign",
+    "encipher only": "encipher_only",
+    "decipher only": "decipher_only",
+}
+"""The usages of the Kubernetes API that are bits of a key's usage (RFC 5280, 4.2.1.3), as `cryptography` calls them."""
+_PURPOSES = {
+    "any": "2.5.29.37.0",
+    "server auth": "1.3.6.1.5.5.7.3.1",
+    "client auth": "1.3.6.1.5.5.7.3.2",
+    "code signing": "1.3.6.1.5.5.7.3.3",
+    "email protection": "1.3.6.1.5.5.7.3.4",
+    "s/mime": "1.3.6.1.5.5.7.3.4",
+    "ipsec end system": "1.3.6.1.5.5.7.3.5",
+    "ipsec tunnel": "1.3.6.1.5.5.7.3.6",
+    "ipsec user": "1.3.6.1.5.5.7.3.7",
+    "timestamping": "1.3.6.1.5.5.7.3.8",
+    "ocsp signing": "1.3.6.1.5.5.7.3.9",
+    "microsoft sgc": "1.3.6.1.4.1.311.10.3.3",
+    "netscape sgc": "2.16.840.1.113730.4.1",
+}
+"""Those that are purposes beside it (RFC 5280, 4.2.1.12)."""
 _REAL_CLOCK = RealClock()
 
 
@@ -160,6 +190,48 @@ def ensure_node_pki(
     _ensure(authority, user, groups, ip_addresses, dns_names, ("server",), folder / "kubelet", clock)
     _ensure(authority, user, groups, (), (), ("client",), folder / "client", clock)
     _ensure(authority, "system:kube-proxy", (), (), (), ("client",), folder / "network", clock)
+
+
+class RequestSigner:
+    """Signs PKCS#10 requests with the authority whose certificate and key are in the two files.
+
+    Raises OSError when one cannot be read, and ValueError or TypeError when it is no certificate or no EC key.
+    """
+
+    def __init__(self, certificate_file: Path | str, key_file: Path | str) -> None:
+        self._authority, self._key = _load_authority(Path(certificate_file), Path(key_file))
+
+    def sign(self, request: str, usages: Sequence[str], not_before: float, not_after: float) -> bytes:
+        """A certificate as PEM, with the request's subject and names.
+
+        `request` is base64 of PEM; `usages` are those of the Kubernetes API; times are seconds since the epoch, the end
+        at most the authority's own. Raises `BadRequest` for a request that is none.
+        """
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        asked = parse_request(request)
+        end = min(datetime.fromtimestamp(int(not_after), UTC), self._authority.not_valid_after_utc)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(asked.subject)
+            .issuer_name(self._authority.subject)
+            .public_key(asked.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.fromtimestamp(int(not_before), UTC))
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_authority_identifier(self._authority), critical=False)
+        )
+        if any(usage in _KEY_USAGES for usage in usages):
+            builder = builder.add_extension(_requested_key_usage(usages), critical=True)
+        purposes = [x509.ObjectIdentifier(_PURPOSES[usage]) for usage in usages if usage in _PURPOSES]
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        if any(alternative_names(asked)):
+            names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            builder = builder.add_extension(names.value, critical=names.critical)
+        return builder.sign(self._key, _sha256()).public_bytes(Encoding.PEM)
 
 
 def write_kubeconfig(
@@ -288,14 +360,25 @@ def _authority_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdent
 
 
 def _load_ca(folder: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
+    return _load_authority(folder / "ca.crt", folder / "ca.key")
+
+
+def _requested_key_usage(usages: Sequence[str]) -> x509.KeyUsage:
+    from cryptography import x509
+
+    wanted = {_KEY_USAGES[usage] for usage in usages if usage in _KEY_USAGES}
+    return x509.KeyUsage(**{field: field in wanted for field in dict.fromkeys(_KEY_USAGES.values())})
+
+
+def _load_authority(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    key = load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+    certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+    key = load_pem_private_key(key_file.read_bytes(), password=None)
     if not isinstance(key, EllipticCurvePrivateKey):
-        raise TypeError(f"{folder / 'ca.key'} is not an EC key")
+        raise TypeError(f"{key_file} is not an EC key")
     return certificate, key
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.apiserver.admission_automount import TokenAutomount
+from controlplane.apiserver.admission_certificates import Certificates
 from controlplane.apiserver.admission_chain import Admission, Plugin, Review
 from controlplane.apiserver.admission_classes import DefaultClasses, Priority, RuntimeClasses
 from controlplane.apiserver.admission_limits import LimitRanger
 from controlplane.apiserver.admission_podsecurity import PodSecurity
 from controlplane.apiserver.admission_quota import ResourceQuotas
 from controlplane.apiserver.admission_serviceaccount import ServiceAccounts
+from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store
 from pyk.api.kinds import NAMESPACE, POD
@@ -78,7 +80,9 @@ def _tolerates_execution(toleration: dict[str, Any], key: str) -> bool:
     return toleration.get("effect") in (None, "", "NoExecute") and toleration.get("key") in (None, "", key)
 
 
-def default_admission(cache: WatchCache, store: Store, clock: Clock, toleration_seconds: int) -> Admission:
+def default_admission(
+    cache: WatchCache, store: Store, clock: Clock, toleration_seconds: int, authorizer: Authorizer
+) -> Admission:
     """The chain that the server runs: first what fills in, then what refuses, and the quota last."""
     limits = LimitRanger(cache)
     return Admission(
@@ -93,6 +97,7 @@ def default_admission(cache: WatchCache, store: Store, clock: Clock, toleration_
             RuntimeClasses(cache),
             limits.check,
             PodSecurity(cache),
+            Certificates(authorizer, clock),
             ResourceQuotas(cache, store),
         )
     )

@@ -357,9 +357,9 @@ class Api:
         if info.subresource not in allowed:
             raise unsupported_resource()
         match info.subresource, info.verb:
-            case "status" | "ephemeralcontainers" | "resize", "get":
+            case "status" | "ephemeralcontainers" | "resize" | "approval", "get":
                 return await self._get(call, kind)
-            case "status" | "finalize" | "ephemeralcontainers" | "resize", "update" | "patch":
+            case "status" | "finalize" | "ephemeralcontainers" | "resize" | "approval", "update" | "patch":
                 return await self._verbs[info.verb](call, kind)
             case "scale", "get":
                 entry = await self._cache.get(kind, info.namespace, info.name)

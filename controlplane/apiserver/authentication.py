@@ -2,7 +2,8 @@
 
 A certificate counts because the TLS layer verified it against the cluster's authority (`server_context`): its common
 name is the user, its organizations are the groups. Tokens come from a file of `token,user,uid,"group1,group2"` rows,
-read once; what is none of these may be a service account's (`tokens.py`). Whoever shows neither is `system:anonymous`;
+read once; what is none of these may be a bootstrap token (`bootstraptokens.py`) or a service account's
+(`tokens.py`). Whoever shows neither is `system:anonymous`;
 a token that nobody owns is a 401.
 """
 
@@ -50,16 +51,21 @@ Verify = Callable[[str], Awaitable[UserInfo | None]]
 class Authenticator:
     """Turns requests into identities.
 
-    `ca_file` is the authority that signs client certificates, `tokens_file` the static tokens; `verify` tells the owner
-    of any other token, or None. Raises OSError when a file cannot be read and ValueError when a row of tokens is not
-    one.
+    `ca_file` is the authority that signs client certificates, `tokens_file` the static tokens; `bootstrap` tells the
+    owner of a bootstrap token, `verify` that of any other token, or None. Raises OSError when a file cannot be read and
+    ValueError when a row of tokens is not one.
     """
 
     def __init__(
-        self, ca_file: Path | str, tokens_file: Path | str | None = None, verify: Verify | None = None
+        self,
+        ca_file: Path | str,
+        tokens_file: Path | str | None = None,
+        verify: Verify | None = None,
+        bootstrap: Verify | None = None,
     ) -> None:
         self._ca_file = Path(ca_file)
         self._verify = verify
+        self._bootstrap = bootstrap
         self._tokens = list(_read_tokens(Path(tokens_file))) if tokens_file is not None else []
 
     def server_context(self, certificate: Path | str, key: Path | str) -> ssl.SSLContext:
@@ -83,14 +89,21 @@ class Authenticator:
         token = _bearer_token(request)
         if not token:
             return ANONYMOUS
-        owner = self.owner_of(token)
+        owner = await self.owner_of(token)
         if owner is None and self._verify is not None:
             owner = await self._verify(token)
         if owner is None:
             raise unauthorized()
         return owner
 
-    def owner_of(self, token: str) -> UserInfo | None:
+    async def owner_of(self, token: str) -> UserInfo | None:
+        """The owner of a token that is for this server alone, a static or a bootstrap one."""
+        owner = self._static_owner_of(token)
+        if owner is None and self._bootstrap is not None:
+            owner = await self._bootstrap(token)
+        return owner
+
+    def _static_owner_of(self, token: str) -> UserInfo | None:
         """The owner of a static token."""
         digest = hashlib.sha256(token.encode()).digest()
         found: UserInfo | None = None

@@ -115,6 +115,8 @@ class Authorizer:
                 return self._referenced(node, asked)
             case ("", "serviceaccounts", "token"):
                 return self._account_of_own_pod(node, asked) if asked.verb == "create" else ""
+            case ("certificates.k8s.io", "certificatesigningrequests", ""):
+                return None if asked.verb in ("create", "get", "list", "watch") else ""
             case ("", "services" | "namespaces", ""):
                 return None if asked.verb in ("get", "list", "watch") else ""
             case _:

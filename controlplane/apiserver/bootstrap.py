@@ -13,12 +13,12 @@ from collections.abc import Iterable
 
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import missing_of
-from controlplane.apiserver.policy import AUTOUPDATE, default_objects
+from controlplane.apiserver.policy import AUTOUPDATE, cluster_info_objects, default_objects
 from controlplane.apiserver.rbac import rules_of
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.watchcache import WatchCache
 from pyk.api.kinds import Kind
-from pyk.api.objects import Object, annotations_of, name_of
+from pyk.api.objects import Object, annotations_of, name_of, namespace_of
 from pyk.api.status import ApiError
 
 
@@ -56,16 +56,17 @@ async def ensure_policy(
     objects: Iterable[tuple[Kind, Object]] | None = None,
 ) -> None:
     """Make the default roles and bindings, or mend them. Returns when the watch cache has them."""
-    wanted = list(default_objects() if objects is None else objects)
+    wanted = list([*default_objects(), *cluster_info_objects()] if objects is None else objects)
     await asyncio.gather(*(_ensure(registry, cache, user, kind, obj) for kind, obj in wanted))
     await cache.catch_up()
 
 
 async def _ensure(registry: Registry, cache: WatchCache, user: UserInfo, kind: Kind, wanted: Object) -> None:
-    present = cache.lookup(kind, "", name_of(wanted))
+    namespace = namespace_of(wanted)
+    present = cache.lookup(kind, namespace, name_of(wanted))
     if present is None:
         try:
-            await registry.create(Write(user, kind, ""), copy.deepcopy(wanted))
+            await registry.create(Write(user, kind, namespace), copy.deepcopy(wanted))
         except ApiError as error:
             if error.reason != "AlreadyExists":  # another server was faster
                 raise
@@ -77,5 +78,5 @@ async def _ensure(registry: Registry, cache: WatchCache, user: UserInfo, kind: K
         new = mended(old, wanted)
         return old if new is None else await registry.finish_update(write, new, old)
 
-    write = Write(user, kind, "", name_of(wanted))
+    write = Write(user, kind, namespace, name_of(wanted))
     await registry.modify(write, compute)

@@ -31,6 +31,7 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("pods", "proxy"): ("PodProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("pods", "resize"): ("Pod", _STATUS_VERBS),
     ("nodes", "proxy"): ("NodeProxyOptions", ("create", "delete", "get", "patch", "update")),
+    ("certificatesigningrequests", "approval"): ("CertificateSigningRequest", _STATUS_VERBS),
     ("namespaces", "finalize"): ("Namespace", ("update",)),
     ("serviceaccounts", "token"): ("TokenRequest", ("create",)),
 }

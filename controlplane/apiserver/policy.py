@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.apiserver.rbac import Rule
+from pyk.api.bootstraptokens import CLUSTER_INFO, CLUSTER_INFO_NAMESPACE
+from pyk.api.bootstraptokens import GROUP as BOOTSTRAPPERS
 from pyk.api.groups.rbac import GROUP
-from pyk.api.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, Kind
+from pyk.api.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, Kind
 from pyk.api.objects import Object
+from pyk.api.signers import KUBELET_CLIENT, KUBELET_SERVING, NODES_GROUP, SIGNERS
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
@@ -51,6 +54,7 @@ _WORKLOADS = (
     "statefulsets/scale",
 )
 _HEALTH = ("/healthz", "/livez", "/readyz")
+_CERTIFICATES, _REQUESTS = "certificates.k8s.io", "certificatesigningrequests"
 
 POLICY: tuple[Grant, ...] = (
     Grant(
@@ -216,6 +220,31 @@ POLICY: tuple[Grant, ...] = (
         ),
     ),
     Grant(
+        "system:node-bootstrapper",
+        (Rule(("create", *READ), (_CERTIFICATES,), (_REQUESTS,)),),
+        subject_groups=(BOOTSTRAPPERS,),
+    ),
+    *(
+        Grant(
+            f"system:{_CERTIFICATES}:{_REQUESTS}:{name}",
+            (Rule(("create",), (_CERTIFICATES,), (f"{_REQUESTS}/{name}",)),),
+            subject_groups=(group,),
+        )
+        # Who may have what approved by itself: controlplane/controllers/csrapproving.py.
+        for name, group in (
+            ("nodeclient", BOOTSTRAPPERS),
+            ("selfnodeclient", NODES_GROUP),
+            ("selfnodeserver", NODES_GROUP),
+        )
+    ),
+    *(
+        Grant(
+            f"system:{_CERTIFICATES}:{signer.partition('/')[2]}-approver",
+            (Rule(("approve",), (_CERTIFICATES,), ("signers",), (signer,)),),
+        )
+        for signer in SIGNERS
+    ),
+    Grant(
         "system:kube-controller-manager",
         (
             # The garbage collector and the namespace controller follow and delete objects of every kind.
@@ -223,6 +252,9 @@ POLICY: tuple[Grant, ...] = (
             Rule(("create",), ("",), ("pods", "configmaps", "serviceaccounts", "persistentvolumeclaims")),
             Rule(("create",), ("apps",), ("replicasets", "controllerrevisions")),
             Rule(("create",), ("batch",), ("jobs",)),
+            Rule(("create",), ("authorization.k8s.io",), ("subjectaccessreviews",)),
+            Rule(("approve",), (_CERTIFICATES,), ("signers",), (KUBELET_CLIENT, KUBELET_SERVING)),
+            Rule(("sign",), (_CERTIFICATES,), ("signers",), SIGNERS),
             # What an aggregated role gathers may be more than the controller manager itself may do.
             Rule(("escalate",), (GROUP,), ("clusterroles",)),
             _EVENTS,
@@ -257,6 +289,23 @@ POLICY: tuple[Grant, ...] = (
         users=("system:kube-proxy",),
     ),
 )
+
+
+def cluster_info_objects() -> Iterator[tuple[Kind, Object]]:
+    """Everybody may read how to reach the cluster: a machine that joins has nothing yet to authenticate with."""
+    name = "system:bootstrap-signer-clusterinfo"
+    metadata = {
+        "name": name,
+        "namespace": CLUSTER_INFO_NAMESPACE,
+        "labels": {BOOTSTRAP_LABEL: "rbac-defaults"},
+        "annotations": {AUTOUPDATE: "true"},
+    }
+    rule = Rule(("get",), ("",), ("configmaps",), (CLUSTER_INFO,))
+    types = {"apiVersion": ROLE.api_version, "metadata": metadata}
+    yield ROLE, {**types, "kind": ROLE.kind, "rules": [rule.to_document()]}
+    reference = {"apiGroup": GROUP, "kind": ROLE.kind, "name": name}
+    subjects = [_subject("User", "system:anonymous")]
+    yield ROLE_BINDING, {**types, "kind": ROLE_BINDING.kind, "roleRef": reference, "subjects": subjects}
 
 
 def default_objects(policy: tuple[Grant, ...] = POLICY) -> Iterator[tuple[Kind, Object]]:

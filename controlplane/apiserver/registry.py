@@ -261,7 +261,7 @@ class Registry:
         kind, rules = write.kind, write.kind.rules
         present = old["metadata"].pop("managedFields", [])
         given = new["metadata"].pop("managedFields", None)
-        is_part = write.subresource in ("status", "finalize")
+        is_part = write.subresource in ("status", "finalize", "approval")
         part = rules.parts.get(write.subresource)
         if part is not None:
             version = new["metadata"].get("resourceVersion")
@@ -269,7 +269,8 @@ class Registry:
             new["metadata"] = {**old["metadata"], **({"resourceVersion": version} if version else {})}
         elif is_part:
             new = _only_subresource(write.subresource, new, old)
-            rules.prepare_status(new, old)
+            if write.subresource == "status":
+                rules.prepare_status(new, old)
         elif kind.has_status:
             if "status" in old:
                 new["status"] = old["status"]
@@ -459,6 +460,9 @@ def _only_subresource(subresource: str, new: Object, old: Object) -> Object:
     if subresource == "finalize":
         finalizers = (new.get("spec") or {}).get("finalizers") or []
         result["spec"] = {**(old.get("spec") or {}), "finalizers": finalizers}
+    elif subresource == "approval":
+        conditions = (new.get("status") or {}).get("conditions") or []
+        result["status"] = {**(old.get("status") or {}), "conditions": conditions}
     elif new.get("status") is not None:
         result["status"] = new["status"]
     else:

@@ -84,7 +84,7 @@ class Reviewer:
         token, wanted = question["spec"].get("token") or "", question["spec"].get("audiences") or ()
         if not token:
             raise bad_request("token is required for TokenReview in authentication")
-        owner, audiences = self._authenticator.owner_of(token), list(self._tokens.api_audiences)
+        owner, audiences = await self._authenticator.owner_of(token), list(self._tokens.api_audiences)
         if owner is not None:
             audiences = [audience for audience in wanted or audiences if audience in audiences]
         try:

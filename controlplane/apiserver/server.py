@@ -21,6 +21,8 @@ from controlplane.apiserver.api import Api
 from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.bootstrap import ensure_policy
+from controlplane.apiserver.bootstraptokens import BootstrapTokens
+from controlplane.apiserver.clusterinfo import publish
 from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.listing import Lister
@@ -75,6 +77,7 @@ class ServerOptions:
 @asynccontextmanager
 async def running_server(store: Store, options: ServerOptions, clock: Clock) -> AsyncIterator[int]:
     """A server that answers while inside; the port it listens on. Raises OSError when it cannot listen."""
+    authority = (options.pki_dir / "ca.crt").read_bytes()
     await store.open()
     try:
         cache = WatchCache(store, clock)
@@ -82,10 +85,13 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         tokens = options.pki_dir / "tokens.csv"
         account_tokens = ServiceAccountTokens(SigningKey(options.pki_dir / "sa.key"), cache, clock)
         authenticator = Authenticator(
-            options.pki_dir / "ca.crt", tokens if tokens.exists() else None, account_tokens.owner_of
+            options.pki_dir / "ca.crt",
+            tokens if tokens.exists() else None,
+            account_tokens.owner_of,
+            BootstrapTokens(cache, clock).owner_of,
         )
         authorizer = Authorizer(NodePods(cache.of(POD)), book_from(cache.of))
-        admission = default_admission(cache, store, clock, options.default_toleration_seconds)
+        admission = default_admission(cache, store, clock, options.default_toleration_seconds, authorizer)
         registry = Registry(store, cache, clock, authorizer, admission)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
         node_metrics = NodeMetricsReader(cache, proxy.stats_summary, clock)
@@ -125,6 +131,9 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
                     site = web.TCPSite(runner, address, port, ssl_context=context, backlog=1024)
                     await site.start()
                     port = port or _port_of(runner)
+                host = options.advertise_address or options.addresses[-1]
+                url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+                await publish(registry, _SELF, url, authority)
                 yield port
             finally:
                 connections.stop_all()

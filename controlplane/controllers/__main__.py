@@ -11,6 +11,7 @@ from pathlib import Path
 from controlplane.controllers.manager import Manager, Options
 from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
+from pyk.pki import RequestSigner
 from pyk.reconcile.clock import RealClock
 from pyk.reconcile.process import run_component, serve_metrics
 
@@ -25,13 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--node-monitor-grace-seconds", type=float, default=8.0, help="silence after which a node is unreachable"
     )
+    parser.add_argument(
+        "--cluster-signing-cert-file", type=Path, help="the authority that signs approved requests for certificates"
+    )
+    parser.add_argument("--cluster-signing-key-file", type=Path, help="its key; without both nothing is signed")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     cidr, mask = options.cluster_cidr, options.node_cidr_mask
     if cidr is not None and not cidr.prefixlen <= mask <= cidr.max_prefixlen:
         parser.error(f"--node-cidr-mask {mask} does not fit into --cluster-cidr {cidr}")
+    signing = (options.cluster_signing_cert_file, options.cluster_signing_key_file)
+    if (signing[0] is None) != (signing[1] is None):
+        parser.error("--cluster-signing-cert-file and --cluster-signing-key-file go together")
+    authority = RequestSigner(*signing) if signing[0] is not None else None
     config = load_kubeconfig(options.kubeconfig)
-    chosen = Options(cidr, mask, options.node_monitor_grace_seconds, config.ca.decode())
+    chosen = Options(cidr, mask, options.node_monitor_grace_seconds, config.ca.decode(), authority)
 
     async def run() -> None:
         async with Client(config, user_agent="kube-controller-manager/pyk") as client, asyncio.TaskGroup() as group:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from controlplane.controllers.pods import node_of
 from pyk.api.kinds import (
+    CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
     CONTROLLER_REVISION,
     CRON_JOB,
@@ -35,6 +36,7 @@ from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 
 KEPT_WHOLE = (
+    CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
     CONTROLLER_REVISION,
     CRON_JOB,

@@ -11,7 +11,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from controlplane.controllers.bootstrapsigner import BootstrapSignerLoop
 from controlplane.controllers.caches import shared_informers
+from controlplane.controllers.csrapproving import CsrApprovingLoop
+from controlplane.controllers.csrcleaning import CsrCleaningLoop
+from controlplane.controllers.csrsigning import Authority, CsrSigningLoop
 from controlplane.controllers.deployment import DeploymentLoop
 from controlplane.controllers.disruption import DisruptionLoop
 from controlplane.controllers.garbagecollector import GarbageCollector
@@ -25,7 +29,9 @@ from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
+from controlplane.controllers.tokencleaner import TokenCleanerLoop
 from pyk.api.kinds import (
+    CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
     DEPLOYMENT,
     LEASE,
@@ -48,12 +54,14 @@ class Options:
     """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one.
 
     `root_ca` is the certificate of the cluster's authority as PEM text, published in every namespace unless empty.
+    Without an `authority` approved requests for certificates wait for somebody else to sign them.
     """
 
     cluster_cidr: Network | None = None
     node_cidr_mask: int = 24
     node_monitor_grace_seconds: float = 8.0
     root_ca: str = ""
+    authority: Authority | None = None
 
 
 class Loop(Protocol):
@@ -102,7 +110,19 @@ class Manager:
                 NodeIpamLoop(client, node_recorder, clock, nodes, options.cluster_cidr, options.node_cidr_mask)
             )
 
-        self._own_informers: list[Informer] = []
+        requests = self.informers[CERTIFICATE_SIGNING_REQUEST]
+        csr_recorder = recorder("certificate-controller")
+        loops += [
+            CsrApprovingLoop(client, csr_recorder, clock, requests, nodes),
+            CsrCleaningLoop(client, csr_recorder, clock, requests),
+        ]
+        if options.authority is not None:
+            loops.append(CsrSigningLoop(client, csr_recorder, clock, requests, options.authority))
+
+        bootstrap_recorder = recorder("bootstrap-signer")
+        signer = BootstrapSignerLoop(client, bootstrap_recorder, clock)
+        self._own_informers: list[Informer] = [signer.tokens, signer.cluster_info]
+        loops += [signer, TokenCleanerLoop(client, bootstrap_recorder, clock, signer.tokens)]
         if options.root_ca:
             publisher = RootCaLoop(
                 client, recorder("root-ca-certificate-publisher"), clock, namespaces, options.root_ca

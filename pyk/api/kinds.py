@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyk.api.groups import apps, autoscaling, batch, cluster, coordination, core, metrics, policy, rbac, reviews
+from pyk.api.groups import (
+    apps,
+    autoscaling,
+    batch,
+    certificates,
+    cluster,
+    coordination,
+    core,
+    metrics,
+    policy,
+    rbac,
+    reviews,
+)
 from pyk.api.kind import Column, Kind, Rules, ScalePaths
 from pyk.api.objects import Object
 
@@ -27,6 +39,7 @@ TABLE: tuple[Kind, ...] = (
     *rbac.KINDS,
     *reviews.KINDS,
     *metrics.KINDS,
+    *certificates.KINDS,
 )
 
 BY_RESOURCE: Mapping[tuple[str, str, str], Kind] = {(kind.group, kind.version, kind.plural): kind for kind in TABLE}
@@ -81,3 +94,5 @@ POD_DISRUPTION_BUDGET = BY_KIND["policy/v1", "PodDisruptionBudget"]
 NODE_METRICS = BY_KIND["metrics.k8s.io/v1beta1", "NodeMetrics"]
 POD_METRICS = BY_KIND["metrics.k8s.io/v1beta1", "PodMetrics"]
 HORIZONTAL_POD_AUTOSCALER = BY_KIND["autoscaling/v2", "HorizontalPodAutoscaler"]
+CERTIFICATE_SIGNING_REQUEST = BY_KIND["certificates.k8s.io/v1", "CertificateSigningRequest"]
+SUBJECT_ACCESS_REVIEW = BY_KIND["authorization.k8s.io/v1", "SubjectAccessReview"]

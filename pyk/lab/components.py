@@ -160,6 +160,10 @@ def _controllers_flags(layout: Layout) -> list[str]:
         str(layout.node_cidr_mask),
         "--node-monitor-grace-seconds",
         str(NODE_MONITOR_GRACE_SECONDS),
+        "--cluster-signing-cert-file",
+        str(layout.pki_dir / "ca.crt"),
+        "--cluster-signing-key-file",
+        str(layout.pki_dir / "ca.key"),
     ]
 
 

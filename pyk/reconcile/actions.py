@@ -26,9 +26,10 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Replace the object; its `resourceVersion` must be the newest."""
+    """Replace the object, or its subresource; its `resourceVersion` must be the newest."""
 
     obj: Object
+    subresource: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ async def apply(client: Client, recorder: EventRecorder, actions: Iterable[Actio
         match action:
             case Create(obj):
                 await client.create(kind_of(obj), obj)
-            case Update(obj):
-                await client.update(kind_of(obj), obj)
+            case Update(obj, subresource):
+                await client.update(kind_of(obj), obj, subresource=subresource)
             case UpdateStatus(obj):
                 await client.update(kind_of(obj), obj, subresource="status")
             case Patch():

@@ -93,6 +93,12 @@ _PROPAGATIONS = {
     "unbindable": syscalls.MS_UNBINDABLE,
 }
 
+_SHOWN_IN_PROC = frozenset(
+    f"/proc/{name}"
+    for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime")
+)
+"""What may be covered there, as lxcfs does; all else a process that the host still trusts might read or write."""
+
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
     ("/proc/self/fd", "/dev/fd"),
@@ -235,7 +241,10 @@ def _mount(entry: dict[str, Any], first_id: int) -> dict[str, Any]:
             clear = clear & ~(attribute & ~syscalls.MOUNT_ATTR__ATIME) | cleared
         else:
             data.append(option)
-    if kind == "bind" or "bind" in options or "rbind" in options:
+    is_bind = kind == "bind" or "bind" in options or "rbind" in options
+    if (to.startswith("/proc/") and to not in _SHOWN_IN_PROC) or (to == "/proc" and is_bind and source != "/proc"):
+        raise _invalid(f'"{to}" cannot be mounted because it is inside /proc')
+    if is_bind:
         if data:
             raise _invalid(f"mount option {data[0]!r} of {to} is not supported by the native runtime")
         return {

@@ -8,6 +8,7 @@ import sys
 from ipaddress import ip_network
 from pathlib import Path
 
+from controlplane.controllers.autoscaling.loop import SYNC_SECONDS
 from controlplane.controllers.manager import Manager, Options
 from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
@@ -30,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--cluster-signing-cert-file", type=Path, help="the authority that signs approved requests for certificates"
     )
     parser.add_argument("--cluster-signing-key-file", type=Path, help="its key; without both nothing is signed")
+    parser.add_argument(
+        "--autoscaler-sync-seconds",
+        type=float,
+        default=SYNC_SECONDS,
+        help="how often autoscalers look",
+    )
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     cidr, mask = options.cluster_cidr, options.node_cidr_mask
@@ -40,7 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--cluster-signing-cert-file and --cluster-signing-key-file go together")
     authority = RequestSigner(*signing) if signing[0] is not None else None
     config = load_kubeconfig(options.kubeconfig)
-    chosen = Options(cidr, mask, options.node_monitor_grace_seconds, config.ca.decode(), authority)
+    chosen = Options(
+        cidr,
+        mask,
+        options.node_monitor_grace_seconds,
+        config.ca.decode(),
+        authority,
+        options.autoscaler_sync_seconds,
+    )
 
     async def run() -> None:
         async with Client(config, user_agent="kube-controller-manager/pyk") as client, asyncio.TaskGroup() as group:

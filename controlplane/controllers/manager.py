@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from controlplane.controllers.autoscaling.loop import SYNC_SECONDS, AutoscalerLoop
 from controlplane.controllers.bootstrapsigner import BootstrapSignerLoop
 from controlplane.controllers.caches import shared_informers
 from controlplane.controllers.csrapproving import CsrApprovingLoop
@@ -62,6 +63,7 @@ class Options:
     node_monitor_grace_seconds: float = 8.0
     root_ca: str = ""
     authority: Authority | None = None
+    autoscaler_sync_seconds: float = SYNC_SECONDS
 
 
 class Loop(Protocol):
@@ -102,6 +104,13 @@ class Manager:
             TaintEvictionLoop(client, recorder("taint-eviction-controller"), clock, nodes, pods),
             RoleAggregationLoop(client, clock, self.informers[CLUSTER_ROLE]),
             PodGarbageCollector(client, recorder("pod-garbage-collector"), clock, pods, nodes),
+            AutoscalerLoop(
+                client,
+                recorder("horizontal-pod-autoscaler"),
+                clock,
+                self.informers,
+                sync_seconds=options.autoscaler_sync_seconds,
+            ),
             DisruptionLoop(client, recorder("controllermanager"), clock, self.informers),
             ResourceQuotaLoop(client, recorder("resourcequota-controller"), clock, self.informers),
         ]

@@ -1,4 +1,4 @@
-"""How many pods the owners of some pods want: from the caches, or through the `scale` subresource of any owner.
+"""How many pods a workload should have: from the caches, or through the `scale` subresource of any kind.
 
 A pod of a ReplicaSet that a Deployment owns counts for the Deployment. Kinds that the process caches whole cost no
 request. Every other owner (of a kind that is served and has a scale, built in or custom) is asked live. `NoScale` says
@@ -61,6 +61,21 @@ class Scales:
             wanted[uid] = replicas
         return sum(wanted.values())
 
+    async def read(self, namespace: str, reference: Mapping[str, Any]) -> Object:
+        """The Scale of an object by a reference with kind, name and apiVersion. Raises `NoScale` and `ApiError`."""
+        scale: Object = orjson.loads(await self._client.request("GET", await self._path(namespace, reference)))
+        return scale
+
+    async def write(self, namespace: str, reference: Mapping[str, Any], scale: Object) -> None:
+        """Set what `read` gave, changed. Raises `NoScale` and `ApiError`."""
+        await self._client.request("PUT", await self._path(namespace, reference), body=scale)
+
+    async def _path(self, namespace: str, reference: Mapping[str, Any]) -> str:
+        version = reference.get("apiVersion") or "v1"
+        plural = await self._plural(version, reference["kind"])
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        return f"{root}/namespaces/{namespace}/{plural}/{reference['name']}/scale"
+
     async def _scale(self, namespace: str, reference: Mapping[str, Any], pod: str) -> tuple[str, int]:
         """The uid of the owner that counts, and how many pods it wants."""
         missing = NoScale(f'found no controllers for pod "{pod}"')
@@ -78,9 +93,8 @@ class Scales:
     async def _live(self, namespace: str, reference: Mapping[str, Any], missing: NoScale) -> tuple[str, int]:
         version, plural = reference["apiVersion"], await self._plural(reference["apiVersion"], reference["kind"])
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        path = f"{root}/namespaces/{namespace}/{plural}/{reference['name']}/scale"
         try:
-            scale = orjson.loads(await self._client.request("GET", path))
+            scale = await self.read(namespace, reference)
         except ApiError as error:
             if error.code not in (NOT_FOUND, 405):
                 raise

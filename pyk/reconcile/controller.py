@@ -78,6 +78,10 @@ class Controller:
         self._informers.append(informer)
         informer.add_handler(enqueue)
 
+    def waits_for(self, *informers: Informer) -> None:
+        """Begin to work only when these caches are filled too; what their changes enqueue is the loop's own affair."""
+        self._informers.extend(informers)
+
     def enqueue(self, key: str) -> None:
         """Have the key reconciled."""
         self.queue.add(key)

@@ -21,6 +21,7 @@ from controlplane.controllers import (
     resourcequota,
     tainteviction,
 )
+from controlplane.controllers.autoscaling import decide as autoscaling
 from controlplane.controllers.claims import claim, claim_actions
 from controlplane.controllers.ownergraph import Item, Owner, OwnerGraph
 from controlplane.controllers.ownergraph import decide as decide_collection
@@ -43,6 +44,7 @@ class Actors(CertificateActors):
 
     def __init__(self) -> None:
         self.world = World()
+        self._memories: dict[str, autoscaling.Memory] = {}
         self._commands: dict[str, Callable[[str, Settings], list[str]]] = {
             name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
         }
@@ -348,6 +350,47 @@ class Actors(CertificateActors):
     def do_doubt(self, name: str, settings: Settings) -> list[str]:
         """The disruption loop looks at a pod that was to be disrupted."""
         return self._carry_out(disruption.decide_stale(self.world.find("Pod", name), self.world.now))
+
+    # Autoscalers
+
+    def do_autoscaler(self, name: str, settings: Settings) -> list[str]:
+        """A HorizontalPodAutoscaler: `min= max=`; `up=` and `down=PODS/SECONDS` limit it, `steady=SECONDS`."""
+
+        def change(obj: Object) -> None:
+            spec = obj["spec"]
+            spec |= {"minReplicas": int(settings.get("min", 1)), "maxReplicas": int(settings.get("max", 10))}
+            for setting, direction in {"up": "scaleUp", "down": "scaleDown"}.items():
+                if setting in settings:
+                    pods, _, seconds = settings[setting].partition("/")
+                    policy = {"type": "Pods", "value": int(pods), "periodSeconds": int(seconds)}
+                    rules = {"policies": [policy], "stabilizationWindowSeconds": int(settings.get("steady", 0))}
+                    spec.setdefault("behavior", {})[direction] = rules
+
+        return self._set("HorizontalPodAutoscaler", "autoscaling/v2", name, change)
+
+    def do_autoscale(self, name: str, settings: Settings) -> list[str]:
+        """The loop looks at a target that should have `current=` pods; metrics ask for `asks=5,6`, `?` unknown."""
+        found = self.world.find("HorizontalPodAutoscaler", name)
+        memory = self._memories.setdefault(name, autoscaling.Memory())
+        results: list[autoscaling.Result] = []
+        for word in settings.get("asks", "").split(","):
+            if word == "?":
+                results.append(autoscaling.Problem("FailedGetResourceMetric", "nothing is known"))
+            elif word:
+                results.append(autoscaling.Proposal(int(word), "cpu resource", {"type": "Resource"}))
+        now = self.world.now
+        current = int(settings["current"])
+        outcome = autoscaling.decide(autoscaling.Observed(found, current, results, memory, now, now))
+        if outcome.recommendation is not None:
+            memory.recommend(outcome.recommendation, now)
+        self.world.carry_out(UpdateStatus({**found, "status": outcome.status}))
+        told = {each["type"]: f"{each['status']}/{each['reason']}" for each in outcome.status["conditions"]}
+        lines = [" ".join(f"{kind}={what}" for kind, what in told.items())]
+        lines += [f"event {kind} {reason}: {message}" for kind, reason, message in outcome.events]
+        if outcome.replicas is not None:
+            memory.resize(current, outcome.replicas, now)
+            lines.append(f"scale {current}->{outcome.replicas}: {outcome.reason}")
+        return lines
 
     # Namespaces
 

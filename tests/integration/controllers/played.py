@@ -71,7 +71,8 @@ class Kubelet:
                 await self._client.delete(POD, name, namespace, grace_period_seconds=0)
             elif pod["spec"]["containers"][0]["image"] != "broken" and not pod.get("status", {}).get("podIP"):
                 ready = {"type": "Ready", "status": "True", "lastTransitionTime": timestamp(self._clock.time())}
-                status = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [ready]}
+                begun = timestamp(self._clock.time())
+                status = {"phase": "Running", "podIP": "10.0.0.1", "startTime": begun, "conditions": [ready]}
                 await self._client.patch(
                     POD,
                     name,

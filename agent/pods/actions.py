@@ -54,7 +54,8 @@ class StopContainer:
     """Begin to stop a container: preStop hook, stop signal; killed at `deadline` (seconds since the epoch).
 
     Asked again with an earlier deadline, the earlier holds. `message` is for the Killing event. With `ends_pod` the
-    pod's own end has begun, whose grace period runs from the first such stop.
+    pod's own end has begun, whose grace period runs from the first such stop. With `resizes` the container is started
+    again whatever its restart policy.
     """
 
     container: str
@@ -62,6 +63,12 @@ class StopContainer:
     deadline: float
     message: str
     ends_pod: bool = False
+    resizes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Give the pod's cgroup and those of its running containers what is allocated to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,7 @@ Action = (
     | Launch
     | StartCreated
     | StopContainer
+    | Resize
     | RunPreStop
     | KillContainer
     | RemoveContainer

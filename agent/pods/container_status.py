@@ -72,11 +72,12 @@ def container_status(scene: Scene, container: Container, sort: Sort = "main") ->
     else:
         state = {"waiting": _waiting(scene, container)}
     status = _status_of(container, last, state, before, ready=ready, started=started)
-    resources = observed.resources.get(last.id) or container.get("resources") or {}
+    allocated = container.get("resources") or {}
+    resources = observed.resources.get(last.id, allocated)
     if resources and view is not None:
         status["resources"] = {key: resources[key] for key in ("limits", "requests") if resources.get(key)}
-        if resources.get("requests"):
-            status["allocatedResources"] = resources["requests"]
+    if allocated.get("requests") and view is not None:
+        status["allocatedResources"] = allocated["requests"]
     return status
 
 

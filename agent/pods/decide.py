@@ -24,6 +24,7 @@ from agent.pods.actions import (
     RemoveContainer,
     RemoveSandbox,
     Requeue,
+    Resize,
     ResolveImage,
     RunPreStop,
     SetStatus,
@@ -34,6 +35,7 @@ from agent.pods.actions import (
 )
 from agent.pods.observed import (
     NETWORK,
+    RESIZE,
     SANDBOX,
     VOLUMES,
     ContainerView,
@@ -41,6 +43,7 @@ from agent.pods.observed import (
     image_of,
     launch_of,
 )
+from agent.pods.resize import changed, needs_restart
 from agent.pods.resources import is_sidecar
 from agent.pods.restart import (
     Backoff,
@@ -208,6 +211,9 @@ def _images(pod: Object, observed: Observed, timer: _Timer, containers: Iterable
 def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
     """Look after the containers that exist: start what was only created, stop what is ill, kill what will not end."""
     ephemeral = [container["name"] for container in ephemeral_containers(pod)]
+    resizes = observed.pod_resources is not None and bool(
+        changed(pod["spec"].get("resources") or {}, observed.pod_resources)
+    )
     for container in all_containers(pod):
         name = container["name"]
         view = observed.containers.get(name)
@@ -230,6 +236,16 @@ def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
             yield StopContainer(name, view.id, timer.now + grace, health.unhealthy)
         elif observed.post_start.get(view.id, "done") not in ("running", "done"):
             yield StopContainer(name, view.id, timer.now + _grace(pod), "FailedPostStartHook")
+        elif differing := changed(container.get("resources") or {}, observed.resources.get(view.id) or {}):
+            if view.id not in observed.resources:
+                continue
+            if needs_restart(container, differing):
+                text = f"Container {name} resize requires restart"
+                yield StopContainer(name, view.id, timer.now + _grace(pod), text, resizes=True)
+            else:
+                resizes = True
+    if resizes and _may(observed, RESIZE, timer):
+        yield Resize()
 
 
 def _tell_back_off(pod: Object, container: Container, view: ContainerView, now: float) -> Iterator[Action]:

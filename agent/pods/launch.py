@@ -29,6 +29,7 @@ from agent.pods.observed import (
     POD_NAME,
     POD_NAMESPACE,
     POD_UID,
+    RESOURCES,
     RUN,
     STOP_SIGNAL,
     USER,
@@ -262,12 +263,14 @@ def _tries(attempt: int, backoff: float, run: int) -> dict[str, str]:
 def _labels(pod: Object, container: Mapping[str, Any], image: Image, user: User) -> dict[str, str]:
     lifecycle = container.get("lifecycle") or {}
     grace = pod["spec"].get("terminationGracePeriodSeconds")
+    resources = container.get("resources")
     return pod_labels(pod) | {
         CONTAINER_NAME: str(container["name"]),
         IMAGE: image.name,
         IMAGE_ID: image.image_id,
         GRACE: str(30 if grace is None else grace),
         STOP_SIGNAL: str(lifecycle.get("stopSignal") or image.config.stop_signal or "SIGTERM"),
+        RESOURCES: json.dumps(resources, separators=(",", ":")) if resources else "",
         USER: f"{user.uid}:{user.gid}:{','.join(map(str, user.groups))}",
         MESSAGE_POLICY: str(container.get("terminationMessagePolicy") or "File"),
     }

@@ -40,7 +40,17 @@ from agent.pods.parts import Parts, target_of
 from agent.pods.perform import Performer
 from agent.pods.probes import ContainerProbes, has_probes
 from agent.pods.record import PodRecord
-from agent.pods.resources import BURSTABLE, qos_class
+from agent.pods.resize import (
+    DEFERRED,
+    INFEASIBLE,
+    allocated_by_status,
+    is_same,
+    is_under_way,
+    judge,
+    resources_of,
+    with_resources,
+)
+from agent.pods.resources import BURSTABLE, pod_limits, qos_class
 from agent.pods.restart import Backoff, Container, all_containers
 from agent.pods.settings import PodSettings
 from agent.pods.status import is_terminal
@@ -311,6 +321,7 @@ class PodManager:
             record.failures.pop(_NODE, None)
             if had_sandbox != (record.sandbox is not None) and qos_class(record.pod) == BURSTABLE:
                 self._weigh_burstable()
+                self._retry_deferred()
             record = self._refresh(uid)
             if not changed and record is not None:
                 due = [action.at for action in actions if isinstance(action, Requeue)]
@@ -337,6 +348,7 @@ class PodManager:
             if not record.is_admitted:
                 self._admit(record)
             if record.rejection is None:
+                self._size(record)
                 self._room.add(uid, record.requests())
             return record
         if not record.gone:
@@ -359,12 +371,7 @@ class PodManager:
             return
         record.rejection = admit(pod, node, self._room)
         if record.rejection is not None:  # the room of those that have ended is counted as well, so look closely
-            running = (
-                other
-                for other in self._records.values()
-                if other is not record and other.is_admitted and other.takes_room
-            )
-            record.rejection = admit(pod, node, Room({other.uid: other.requests() for other in running}))
+            record.rejection = admit(pod, node, self._room_beside(record))
         if record.rejection is not None:
             self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
 
@@ -374,8 +381,51 @@ class PodManager:
         profiles = apparmor.loaded_profiles() if has_apparmor else frozenset()
         return KernelFacts(settings.allowed_unsafe_sysctls, has_apparmor, profiles)
 
+    def _size(self, record: PodRecord) -> None:
+        """Grant the pod the resources that it asks for now, if there is room; until then it has what it had."""
+        generation = int(record.pod["metadata"].get("generation") or 0)
+        wanted = record.pod
+        if record.resize_begun and not is_under_way(wanted, record.observe().containers, record.actual):
+            record.resize_begun = False
+            self._parts.event(record, "Normal", "ResizeCompleted", f"Pod resize completed: generation {generation}")
+        if record.allocated is None:  # a status in the API means that it was taken before
+            had = (wanted.get("status") or {}).get("startTime")
+            record.allocate(allocated_by_status(wanted) if had else resources_of(wanted))
+            granted = with_resources(wanted, record.allocated or {})
+            record.actual_pod, record.cgroup_limits = granted["spec"].get("resources") or {}, pod_limits(granted)
+        elif generation == record.sized_generation and record.pending_resize is None:
+            return
+        assert record.allocated is not None
+        asked = resources_of(wanted)
+        pending = None
+        if not is_same(asked, record.allocated):
+            pending = judge(wanted, self._parts.node(), self._room_beside(record))
+            if pending is None:
+                record.allocate(asked)
+                self._room.remove(record.uid)
+                record.resize_begun = True
+                record.volumes_stale = record.volumes is not None and _shows_itself(wanted)
+                self._parts.event(record, "Normal", "ResizeStarted", f"Pod resize started: generation {generation}")
+        if pending is not None and pending != record.pending_resize:
+            kind = "ResizeInfeasible" if pending.reason == INFEASIBLE else "ResizeDeferred"
+            self._parts.event(record, "Warning", kind, f"Pod resize {pending.reason}: {pending.message}")
+        record.pending_resize, record.sized_generation = pending, generation
+        if pending is not None:
+            record.pod = with_resources(wanted, record.allocated)
+
+    def _room_beside(self, record: PodRecord) -> Room:
+        others = (one for one in self._records.values() if one is not record and one.is_admitted and one.takes_room)
+        return Room({other.uid: other.requests() for other in others})
+
+    def _retry_deferred(self) -> None:
+        """Room has come free: look again at the resizes that wait for some."""
+        for record in self._records.values():
+            if record.pending_resize is not None and record.pending_resize.reason == DEFERRED:
+                self._controller.enqueue(record.uid)
+
     def _forget(self, record: PodRecord) -> None:
         del self._records[record.uid]
+        self._retry_deferred()
         record.cancel_tasks()
         self._room.remove(record.uid)
         self._parts.writer.forget(record.uid)

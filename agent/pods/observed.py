@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.pods.admission import Rejection
+from agent.pods.resize import Pending
 from agent.runtime.contract import ContainerState, Phase
 from pyk.api.objects import Object
 from pyk.reconcile.clock import parse_timestamp
@@ -27,6 +28,7 @@ IMAGE_ID = "pyk.io/image-id"
 GRACE = "pyk.io/termination-grace-period-seconds"
 STOP_SIGNAL = "pyk.io/stop-signal"
 RUN = "pyk.io/run"
+RESOURCES = "pyk.io/resources"
 USER = "pyk.io/user"
 MESSAGE_POLICY = "pyk.io/termination-message-policy"
 
@@ -225,7 +227,7 @@ class SandboxView:
 
 
 # What may fail, as keys of `Observed.failures`; image and launch failures are per container.
-SANDBOX, NETWORK, VOLUMES = "sandbox", "network", "volumes"
+SANDBOX, NETWORK, VOLUMES, RESIZE = "sandbox", "network", "volumes", "resize"
 
 
 def image_of(name: str) -> str:
@@ -271,6 +273,11 @@ class Observed:
     pre_stopped: frozenset[str] = frozenset()
     """Ids of containers whose preStop hook has begun ahead of their stop."""
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By container id: the requests and limits that it has now, where they are known to differ from the spec."""
+    """By container id: the requests and limits that it has now."""
+    pod_resources: Mapping[str, Any] | None = None
+    """What the pod as a whole has now, None where that is not known."""
+    pending_resize: Pending | None = None
+    resizing: frozenset[str] = frozenset()
+    """Ids of containers that are stopped to be started again with other resources."""
     has_remains: bool = False
     run: int = 0

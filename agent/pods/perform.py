@@ -15,6 +15,7 @@ from typing import Any
 from agent.pods import actions as do
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
+from agent.pods.resizing import Resizer
 from agent.pods.starting import Starter
 from agent.pods.stopping import Stopper
 from pyk.api.objects import Object, is_deleting
@@ -27,6 +28,7 @@ class Performer:
         self._parts = parts
         self._starter = Starter(parts)
         self._stopper = Stopper(parts)
+        self._resizer = Resizer(parts)
 
     async def perform(self, record: PodRecord, actions: Sequence[do.Action]) -> bool:
         """Do the actions; says whether any of them may have changed what a new decision would see.
@@ -71,6 +73,8 @@ class Performer:
                 await self._starter.resolve_image(record, container)
             case do.StopContainer():
                 self._stopper.stop(record, action)
+            case do.Resize():
+                await self._resizer.resize(record)
             case do.RunPreStop():
                 self._stopper.pre_stop(record, action)
             case do.KillContainer(container_id, message):

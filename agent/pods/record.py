@@ -7,6 +7,7 @@ and the network are idempotent) or from the pod's status in the API.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from agent.pods.admission import Rejection
 from agent.pods.observed import (
     ATTEMPT,
     CONTAINER_NAME,
+    RESOURCES,
     UNKNOWN_EXIT_CODE,
     UNKNOWN_MESSAGE,
     UNKNOWN_REASON,
@@ -30,6 +32,7 @@ from agent.pods.observed import (
     views_of_status,
 )
 from agent.pods.probes import ContainerProbes
+from agent.pods.resize import Pending, Resources
 from agent.pods.resources import BURSTABLE, pod_requests, qos_class
 from agent.pods.status import is_terminal
 from agent.runtime.contract import ContainerState, Phase, Sandbox
@@ -67,6 +70,17 @@ class PodRecord:
     probes: dict[str, ContainerProbes] = field(default_factory=dict)
     post_start: dict[str, str] = field(default_factory=dict)
     pre_stopped: set[str] = field(default_factory=set)
+    allocated: dict[str, Resources] | None = None
+    """What the node has granted to the pod and its containers; None until it was admitted."""
+    actual: dict[str, Resources] = field(default_factory=dict)
+    """By container id: what its cgroup has."""
+    actual_pod: Resources | None = None
+    cgroup_limits: Mapping[str, int] = field(default_factory=dict)
+    pending_resize: Pending | None = None
+    resizing: set[str] = field(default_factory=set)
+    resize_begun: bool = False
+    sized_generation: int = -1
+    """The generation of the pod whose resources have been looked at."""
     pulling: set[str] = field(default_factory=set)
     told: set[tuple[str, str, str]] = field(default_factory=set)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -93,7 +107,7 @@ class PodRecord:
         return not has_run and not is_deleting(self.pod)
 
     def requests(self) -> Mapping[str, int]:
-        """What the pod requests, computed once: the amounts of a pod that was taken do not change."""
+        """What the pod requests, computed once for what is allocated to it."""
         if self._requests is None:
             self._requests = pod_requests(self.pod)
         return self._requests
@@ -104,20 +118,36 @@ class PodRecord:
             self._burstable = self.requests().get("cpu", 0) if qos_class(self.pod) == BURSTABLE else 0
         return self._burstable
 
+    def allocate(self, allocated: dict[str, Resources]) -> None:
+        """Grant the pod these resources."""
+        self.allocated = allocated
+        self._requests = self._burstable = None
+
     def note(self, state: ContainerState, read_message: MessageReader) -> None:
         """Take in what the runtime says of a container; news that come late do not turn time back."""
         known = self.states.get(state.id)
         if known is not None and _ORDER[known.phase] > _ORDER[state.phase]:
             return
         self.states[state.id] = state
+        if state.id not in self.actual:
+            self.actual[state.id] = json.loads(state.labels.get(RESOURCES) or "{}")
         if state.phase is Phase.EXITED and state.id not in self.messages:
             self.messages[state.id] = read_message(state)
 
     def drop(self, container_id: str) -> None:
         """The container was removed from the runtime."""
-        for kept in (self.states, self.messages, self.start_failures, self.stops, self.probes, self.post_start):
+        for kept in (
+            self.states,
+            self.messages,
+            self.start_failures,
+            self.stops,
+            self.probes,
+            self.post_start,
+            self.actual,
+        ):
             kept.pop(container_id, None)
         self.pre_stopped.discard(container_id)
+        self.resizing.discard(container_id)
 
     def attempts(self, name: str) -> list[ContainerState]:
         """The attempts of a container that are known, the oldest first."""
@@ -208,6 +238,10 @@ class PodRecord:
             post_start=dict(self.post_start),
             pulling=frozenset(self.pulling),
             pre_stopped=frozenset(self.pre_stopped),
+            resources=dict(self.actual),
+            pod_resources=self.actual_pod,
+            pending_resize=self.pending_resize,
+            resizing=frozenset(self.resizing),
             run=run,
             has_remains=self.has_remains,
         )

@@ -125,9 +125,12 @@ def cpu_shares(millicores: int) -> int:
     return min(max(millicores * 1024 // 1000, _FEWEST_SHARES), _MOST_SHARES)
 
 
-def pod_cgroup_resources(pod: Object, pids_limit: int | None) -> dict[str, Any]:
-    """The OCI `linux.resources` of the pod's own cgroup."""
-    resources = _cgroup_resources(pod_requests(pod), pod_limits(pod))
+def pod_cgroup_resources(pod: Object, pids_limit: int | None, at_least: Amounts | None = None) -> dict[str, Any]:
+    """The OCI `linux.resources` of the pod's own cgroup; with `at_least` no limit is below what is given there."""
+    limits = pod_limits(pod)
+    if at_least is not None:
+        limits = {name: max(value, at_least.get(name, 0)) for name, value in limits.items()}
+    resources = _cgroup_resources(pod_requests(pod), limits)
     if pids_limit is not None:
         resources["pids"] = {"limit": pids_limit}
     return resources

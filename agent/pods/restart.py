@@ -116,6 +116,8 @@ def next_start(
         if past.run < observed.run:
             return restart_after(past, backoff)
         view = past
+    if view.has_ended and view.id in observed.resizing:
+        return Start(view.attempt + 1, view.backoff, view.finished_at)
     if not view.has_ended or not is_restarted(pod, container, view.exit_code, init=init):
         return None
     return restart_after(view, backoff)
@@ -162,7 +164,7 @@ def has_finished(pod: Object, observed: Observed) -> bool:
         return True
     for container in main_containers(pod):
         view = observed.containers.get(container["name"]) or observed.past.get(container["name"])
-        if view is None or not view.has_ended or view.run < observed.run:
+        if view is None or not view.has_ended or view.run < observed.run or view.id in observed.resizing:
             return False
         if is_restarted(pod, container, view.exit_code):
             return False

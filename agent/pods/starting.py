@@ -60,6 +60,7 @@ class Starter:
             self._failed(record, SANDBOX, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             return
         record.failures.pop(SANDBOX, None)
+        record.actual_pod, record.cgroup_limits = spec.get("resources") or {}, pod_limits(pod)
         record.begin_sandbox(sandbox)
 
     async def attach_network(self, record: PodRecord) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.pods.container_status import Scene, Status, container_status
-from agent.pods.observed import STATUS_LISTS, Observed
+from agent.pods.observed import RESIZE, STATUS_LISTS, Observed
+from agent.pods.resize import CONDITIONS, IN_PROGRESS, PENDING, is_under_way
 from agent.pods.resources import is_sidecar, qos_class
 from agent.pods.restart import (
     Backoff,
@@ -30,7 +31,7 @@ from pyk.reconcile.clock import timestamp
 ALL_RESTARTING = "AllContainersRestarting"
 TERMINAL = ("Succeeded", "Failed")
 _FIELDS = ("phase", "reason", "message", "hostIP", "hostIPs", "podIP", "podIPs", "startTime", "qosClass",
-           "observedGeneration", *STATUS_LISTS)  # fmt: skip
+           "observedGeneration", "resources", "allocatedResources", *STATUS_LISTS)  # fmt: skip
 
 
 def is_terminal(pod: Object) -> bool:
@@ -68,6 +69,9 @@ def pod_status(
     status["qosClass"] = before.get("qosClass") or qos_class(pod)
     if generation := pod["metadata"].get("generation"):
         status["observedGeneration"] = generation
+    if pod["spec"].get("resources"):
+        status["resources"] = observed.pod_resources or pod["spec"]["resources"]
+        status["allocatedResources"] = pod["spec"]["resources"].get("requests")
     if inits:
         status["initContainerStatuses"] = inits
     status["containerStatuses"] = mains
@@ -106,6 +110,8 @@ def _phase(
     if any("running" in s["state"] for s in inits if s["name"] in sidecars):
         return "Running"
     if not ending:
+        if any(view.id in observed.resizing for view in observed.containers.values()):
+            return "Running"
         containers = {c["name"]: c for c in main_containers(pod)}
         if any(is_restarted(pod, containers[s["name"]], s["state"]["terminated"]["exitCode"]) for s in ended):
             return "Running"
@@ -145,6 +151,11 @@ def _conditions(
     if containers_ready[0] and (gates := _unmet_gates(pod)):
         ready = (False, "ReadinessGatesNotReady", ", ".join(gates))
     found += [("Ready", *ready), ("ContainersReady", *containers_ready)]
+    if (pending := observed.pending_resize) is not None:
+        found.append((PENDING, True, pending.reason, pending.message))
+    if phase not in TERMINAL and is_under_way(pod, observed.containers, observed.resources):
+        failure = observed.failures.get(RESIZE)
+        found.append((IN_PROGRESS, True, failure.reason if failure else "", failure.message if failure else ""))
     is_starting_over = is_restarting_all(pod, observed)
     if is_starting_over or observed.run > 0:
         found.append((ALL_RESTARTING, is_starting_over, "", ""))
@@ -208,6 +219,10 @@ def status_patch(pod: Object, status: Status) -> dict[str, Any] | None:
             condition = condition | {"lastTransitionTime": known.get("lastTransitionTime")}
         if _without_empty(known) != _without_empty(condition):
             conditions.append(dict.fromkeys(known.keys() - condition.keys()) | condition)
+    present = {condition["type"] for condition in status["conditions"]}
+    for kind in CONDITIONS:
+        if kind not in present and condition_of(pod, kind) is not None:
+            conditions.append({"type": kind, "$patch": "delete"})
     if conditions:
         changed["conditions"] = conditions
     if not changed:

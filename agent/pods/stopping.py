@@ -41,6 +41,8 @@ class Stopper:
         if known is not None:
             record.stops[action.id] = replace(known, deadline=min(known.deadline, action.deadline))
             return
+        if action.resizes:
+            record.resizing.add(action.id)
         record.stops[action.id] = Stop(now, action.deadline)
         self._parts.event(record, "Normal", "Killing", action.message, action.container)
         self._parts.spawn(record, f"stop {action.id}", self._stop_gracefully(record, action))

@@ -29,19 +29,23 @@ from controlplane.controllers.resourcequota import ResourceQuotaLoop
 from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
+from controlplane.controllers.statefulset import StatefulSetLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
 from controlplane.controllers.tokencleaner import TokenCleanerLoop
 from pyk.api.kinds import (
     CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     LEASE,
     NAMESPACE,
     NODE,
+    PERSISTENT_VOLUME_CLAIM,
     POD,
     REPLICA_SET,
     REPLICATION_CONTROLLER,
     SERVICE_ACCOUNT,
+    STATEFUL_SET,
 )
 from pyk.client.client import Client
 from pyk.client.events import EventRecorder
@@ -95,6 +99,15 @@ class Manager:
             ReplicaSetLoop(client, recorder("replicaset-controller"), clock, sets, pods),
             ReplicaSetLoop(
                 client, recorder("replication-controller"), clock, self.informers[REPLICATION_CONTROLLER], pods
+            ),
+            StatefulSetLoop(
+                client,
+                recorder("statefulset-controller"),
+                clock,
+                self.informers[STATEFUL_SET],
+                pods,
+                self.informers[PERSISTENT_VOLUME_CLAIM],
+                self.informers[CONTROLLER_REVISION],
             ),
             NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),
             ServiceAccountLoop(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from controlplane.controllers.expectations import Expectations
@@ -51,14 +52,26 @@ def new_pod(owner: Object, template: Object) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec") or {}}
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What events say, with `{pod}`, `{owner}` and `{error}` to be filled in."""
+
+    created: str = "Created pod: {pod}"
+    not_created: str = "Error creating: {error}"
+    deleted: str = "Deleted pod: {pod}"
+    not_deleted: str = "Error deleting: {error}"
+
+
 class PodControl:
     """Creates and deletes pods for the owners of one loop, each owner known by its key."""
 
-    def __init__(self, client: Client, recorder: EventRecorder, clock: Clock, pods: Informer) -> None:
+    def __init__(
+        self, client: Client, recorder: EventRecorder, clock: Clock, pods: Informer, words: Words | None = None
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self._clock = clock
-        self._pods = pods
+        self._words = words or Words()
         self._expectations = Expectations(pods, clock)
 
     def pods(self, key: str, cached: Iterable[Object]) -> list[Object]:
@@ -124,10 +137,10 @@ class PodControl:
             if error.reason == "AlreadyExists" and await self._recognize(key, owner, name):
                 return
             if not is_namespace_terminating(error):
-                self._recorder.event(owner, "Warning", "FailedCreate", f"Error creating: {error.message}")
+                self._tell(owner, "FailedCreate", self._words.not_created, name, error.message)
             raise
         self._expectations.expect_creation(key, created)
-        self._recorder.event(owner, "Normal", "SuccessfulCreate", f"Created pod: {name}")
+        self._tell(owner, "SuccessfulCreate", self._words.created, name)
 
     async def _recognize(self, key: str, owner: Object, name: str) -> bool:
         """Whether a taken name is that of a pod of the owner, whose creation got no answer or is not seen yet."""
@@ -149,10 +162,14 @@ class PodControl:
             self._expectations.doubt_deletion(key, place, deletion.uid)
             raise
         except ApiError as error:
-            self._recorder.event(owner, "Warning", "FailedDelete", f"Error deleting: {error.message}")
+            self._tell(owner, "FailedDelete", self._words.not_deleted, deletion.name, error.message)
             raise
         self._expectations.expect_deletion(key, place, deletion.uid)
-        self._recorder.event(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {deletion.name}")
+        self._tell(owner, "SuccessfulDelete", self._words.deleted, deletion.name)
+
+    def _tell(self, owner: Object, reason: str, text: str, pod: str, error: str = "") -> None:
+        told = text.format(pod=pod, owner=name_of(owner), error=error)
+        self._recorder.event(owner, "Warning" if error else "Normal", reason, told)
 
 
 async def together(requests: Iterable[Coroutine[Any, Any, None]]) -> ApiError | None:

@@ -58,6 +58,14 @@ def is_available(pod: Object, min_ready_seconds: int, now: float) -> bool:
     return moment is not None and (min_ready_seconds == 0 or moment <= now)
 
 
+def seconds_to_available(pods: Iterable[Object], min_ready_seconds: int, now: float) -> float | None:
+    """When the next ready pod becomes available by age; None when none is waiting for it."""
+    if not min_ready_seconds:
+        return None
+    moments = [available_from(pod, min_ready_seconds) for pod in pods]
+    return min((moment - now for moment in moments if moment is not None and moment > now), default=None)
+
+
 def _restarts(pod: Object) -> int:
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
     return max((status.get("restartCount") or 0 for status in statuses), default=0)

@@ -20,13 +20,13 @@ from controlplane.controllers.conditions import Conditions, is_same_status, with
 from controlplane.controllers.podcontrol import BURST, PodControl, is_namespace_terminating, new_pod
 from controlplane.controllers.podowners import PodOwners
 from controlplane.controllers.pods import (
-    available_from,
     deletion_order,
     is_active,
     is_available,
     is_ready,
     is_terminated,
     node_of,
+    seconds_to_available,
 )
 from pyk.api.kinds import REPLICA_SET
 from pyk.api.objects import Object, controller_of, is_deleting, labels_of, uid_of
@@ -129,11 +129,7 @@ def _status(observed: Observed, failure: Failure | None) -> dict[str, Any]:
 def seconds_to_availability(observed: Observed) -> float | None:
     """When the next ready pod becomes available by age; None when none is waiting for it."""
     min_ready = observed.replica_set["spec"].get("minReadySeconds") or 0
-    if not min_ready:
-        return None
-    moments = [available_from(pod, min_ready) for pod in observed.pods if is_active(pod)]
-    waits = [moment - observed.now for moment in moments if moment is not None and moment > observed.now]
-    return min(waits, default=None)
+    return seconds_to_available(filter(is_active, observed.pods), min_ready, observed.now)
 
 
 class ReplicaSetLoop:

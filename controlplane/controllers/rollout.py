@@ -44,7 +44,7 @@ def _live(replica_set: Object) -> int:
     return max(size(replica_set), actual(replica_set))
 
 
-def _resolved(value: int | str | None, total: int, *, round_up: bool) -> int:
+def resolved(value: int | str | None, total: int, *, round_up: bool) -> int:
     """An absolute number, or a percentage of `total`."""
     if value is None:
         return 0
@@ -67,8 +67,8 @@ def fence_posts(deployment: Object) -> tuple[int, int]:
         return 0, 0
     replicas = size(deployment)
     limits = (deployment["spec"].get("strategy") or {}).get("rollingUpdate") or {}
-    surge = _resolved(limits.get("maxSurge", "25%"), replicas, round_up=True)
-    unavailable = _resolved(limits.get("maxUnavailable", "25%"), replicas, round_up=False)
+    surge = resolved(limits.get("maxSurge", "25%"), replicas, round_up=True)
+    unavailable = resolved(limits.get("maxUnavailable", "25%"), replicas, round_up=False)
     if surge == 0 and unavailable == 0:
         unavailable = 1
     return surge, min(unavailable, replicas)

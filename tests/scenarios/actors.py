@@ -33,13 +33,14 @@ from pyk.api.selectors import from_document
 from pyk.reconcile.actions import Action, UpdateStatus
 from pyk.reconcile.clock import timestamp
 from tests.scenarios.certificate_actors import CertificateActors
+from tests.scenarios.workload_actors import WorkloadActors
 from tests.scenarios.world import World
 
 Settings = dict[str, str]
 NAMESPACE = "default"
 
 
-class Actors(CertificateActors):
+class Actors(CertificateActors, WorkloadActors):
     """Performs commands in one world."""
 
     def __init__(self) -> None:

@@ -68,10 +68,17 @@ class World:
             self.remove(kind, name)
 
     def alias(self, name: str) -> str:
-        """A ReplicaSet of a Deployment as `web@2`: the hash in its name tells a reader nothing."""
+        """A ReplicaSet or ControllerRevision as `web@2`: the hash in its name tells a reader nothing."""
+        if (known := self.get("ControllerRevision", name)) is not None:
+            return f"{name.rpartition('-')[0]}@{known['revision']}"
         replica_set = self.get("ReplicaSet", name)
         revision = annotations_of(replica_set).get(REVISION) if replica_set is not None else None
         return f"{name.rpartition('-')[0]}@{revision}" if revision else name
+
+    def revision(self, label: str) -> str:
+        """The revision that a pod's label names, by its name or by the hash in it."""
+        known = [each for each in self.all("ControllerRevision") if name_of(each).endswith(label)]
+        return self.alias(name_of(known[0])) if known else label
 
     def carry_out(self, action: Action) -> list[str]:
         """Do it, and tell."""
@@ -84,7 +91,12 @@ class World:
                 stored = copy.deepcopy(self.find(obj["kind"], name_of(obj)))
                 stored["status"] = copy.deepcopy(obj["status"])
                 self.replace(stored)
-                return [f"status {self.alias(name_of(obj))}: {_status(obj['status'])}"]
+                told = _status(obj["status"])
+                if (now := obj["status"].get("currentRevision")) is not None:
+                    told += f" {self.alias(now)}"
+                    updated = obj["status"]["updateRevision"]
+                    told += f" -> {self.alias(updated)}" if updated != now else ""
+                return [f"status {self.alias(name_of(obj))}: {told}"]
             case Patch():
                 return self._patch(action)
             case Delete():
@@ -99,13 +111,15 @@ class World:
         stored = self.add(obj)
         what = f"create {obj['kind'].lower()} {self.alias(name_of(stored))}"
         replicas = obj.get("spec", {}).get("replicas")
+        if made_from := (obj["metadata"].get("labels") or {}).get("controller-revision-hash"):
+            what += f" of {self.revision(made_from)}"
         return [what if replicas is None else f"{what} replicas={replicas}"]
 
     def _update(self, obj: Object) -> list[str]:
         old = self.find(obj["kind"], name_of(obj))
         stored = copy.deepcopy(obj)
         stored["metadata"]["generation"] += 1
-        before, after = old["spec"].get("replicas"), obj["spec"].get("replicas")
+        before, after = (each.get("spec", {}).get("replicas") for each in (old, obj))
         was = self.alias(name_of(old))
         self.replace(stored)
         renamed = f" (was {was})" if was != self.alias(name_of(old)) else ""

@@ -6,6 +6,7 @@ one write with it, and a big one in pieces, each written when the connection has
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -17,16 +18,38 @@ from aiohttp.http import HttpVersion11
 
 _TOGETHER_BYTES = 16 << 10
 """A body up to this size goes out in one write, and one TLS record, with its head."""
-_PIECE_BYTES = 128 << 10
+PIECE_BYTES = 64 << 10
+"""What a big body is cut into: small enough for the allocator to use memory again instead of asking the kernel."""
 
 
 class Answer(web.StreamResponse):
     """A status, headers and a body. `headers` holds what comes on top of type, length and date."""
 
-    def __init__(self, body: bytes, status: int = 200, media: str = "application/json") -> None:
+    def __init__(
+        self, body: bytes | Iterable[bytes], status: int = 200, media: str = "application/json", length: int = 0
+    ) -> None:
+        """`body` is the bytes, or `length` bytes in pieces, which are made as the connection takes them."""
         super().__init__(status=status)
-        self.whole = body
+        self.body = body
         self.media = media
+        self.length = len(body) if isinstance(body, bytes) else length
+
+    def whole(self) -> bytes:
+        """The body in one piece."""
+        if not isinstance(self.body, bytes):
+            self.replace(b"".join(self.body))
+        return self.body  # type: ignore[return-value]
+
+    def pieces(self) -> Iterable[bytes | memoryview]:
+        """The body in pieces, once."""
+        if not isinstance(self.body, bytes):
+            return self.body
+        view = memoryview(self.body)
+        return (view[start : start + PIECE_BYTES] for start in range(0, self.length, PIECE_BYTES))
+
+    def replace(self, body: bytes) -> None:
+        """Take another body."""
+        self.body, self.length = body, len(body)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write all of it. Raises ConnectionError when the client has gone."""
@@ -36,20 +59,19 @@ class Answer(web.StreamResponse):
         self._keep_alive = request.keep_alive
         head = b"%b%d\r\nDate: %b\r\n%b\r\n" % (
             _start(self.status, self.media),
-            len(self.whole),
+            self.length,
             _date(int(time())),
             b"" if self._keep_alive and not self.headers and request.version == HttpVersion11 else self._more(request),
         )
-        body, writer = self.whole, request.writer
+        writer = request.writer
         if request.method == "HEAD":
-            body = b""
-        if len(body) <= _TOGETHER_BYTES:
-            await writer.write(head + body)
-            return None
-        await writer.write(head)
-        pieces = memoryview(body)
-        for start in range(0, len(body), _PIECE_BYTES):
-            await writer.write(pieces[start : start + _PIECE_BYTES])
+            await writer.write(head)
+        elif isinstance(self.body, bytes) and self.length <= _TOGETHER_BYTES:
+            await writer.write(head + self.body)
+        else:
+            await writer.write(head)
+            for piece in self.pieces():
+                await writer.write(piece)
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -6,7 +6,7 @@ Nothing is parsed for a client that takes JSON objects as they are: their bytes 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,11 +15,10 @@ import yaml
 from aiohttp import web
 
 from controlplane.apiserver import tables
-from controlplane.apiserver.answer import Answer
+from controlplane.apiserver.answer import PIECE_BYTES, Answer
 from controlplane.apiserver.encoding import decode, dumps
 from controlplane.apiserver.listing import Listing
 from controlplane.apiserver.negotiation import Accepted, not_acceptable
-from controlplane.apiserver.watchcache import Entry
 from pyk.api.kinds import Kind
 from pyk.api.objects import Object
 from pyk.api.status import ApiError
@@ -29,6 +28,7 @@ _GZIP_FROM_BYTES = 128 << 10
 _WARNING_CHARACTERS = 4096
 _LONGEST_WARNING = 256
 _MOST_WARNINGS = 50
+_END_OF_LIST = b"]}"
 
 
 def text(words: str, status: int = 200) -> Answer:
@@ -70,7 +70,7 @@ def one(kind: Kind, wire: bytes, accepted: Accepted, *, now: float, include: str
 def many(kind: Kind, listing: Listing, accepted: Accepted, *, now: float, include: str) -> Answer:
     """A list in the form that is asked for."""
     if accepted.form == "" and accepted.media == "json":
-        return Answer(list_body(kind.list_kind, kind.api_version, listing.metadata(), listing.entries))
+        return _joined(kind, listing)
     objects = [decode(entry.data) for entry in listing.entries]
     if accepted.form == "":
         whole = {
@@ -103,10 +103,28 @@ def computed(kind: Kind, items: list[Object], accepted: Accepted, *, now: float,
     return document(whole, accepted)
 
 
-def list_body(kind: str, api_version: str, metadata: dict[str, Any], entries: Sequence[Entry]) -> bytes:
-    """A list as a join of its objects' bytes."""
-    head = dumps({"kind": kind, "apiVersion": api_version, "metadata": metadata})
-    return b'%b,"items":[%b]}' % (head[:-1], b",".join([entry.data for entry in entries]))
+def _joined(kind: Kind, listing: Listing) -> Answer:
+    """A list as a join of its objects' bytes, piece by piece."""
+    entries = listing.entries
+    head = dumps({"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": listing.metadata()})
+    head = head[:-1] + b',"items":['
+    length = len(head) + sum([len(entry.data) for entry in entries]) + max(len(entries) - 1, 0) + len(_END_OF_LIST)
+    return Answer(_pieces(head, [entry.data for entry in entries]), length=length)
+
+
+def _pieces(head: bytes, objects: list[bytes]) -> Iterator[bytes]:
+    start = size = 0
+    for index, data in enumerate(objects):
+        size += len(data)
+        if size >= PIECE_BYTES:
+            head += b",".join(objects[start : index + 1])
+            yield head
+            head, start, size = b",", index + 1, 0
+    if start < len(objects):
+        head += b",".join(objects[start:])
+    elif objects:
+        head = b""
+    yield head + _END_OF_LIST
 
 
 def failure(error: ApiError, accepted: Accepted) -> Answer:
@@ -133,14 +151,14 @@ def add_warnings(response: Answer, warnings: Iterable[str]) -> None:
 
 def finish(request: web.Request, response: Answer, query: Mapping[str, Sequence[str]]) -> None:
     """Indent an answer that a person reads, and compress a big one for a client that can take it."""
-    if response.media == "application/json" and response.whole:
+    if response.media == "application/json" and response.length:
         asked = query.get("pretty")
         is_pretty = asked[0] in ("1", "true") if asked else _is_person(request.headers.get("User-Agent", ""))
         if is_pretty:
-            response.whole = orjson.dumps(orjson.loads(response.whole), option=orjson.OPT_INDENT_2) + b"\n"
-    if len(response.whole) >= _GZIP_FROM_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
+            response.replace(orjson.dumps(orjson.loads(response.whole()), option=orjson.OPT_INDENT_2) + b"\n")
+    if response.length >= _GZIP_FROM_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
         squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
-        response.whole = squeeze.compress(response.whole) + squeeze.flush()
+        response.replace(b"".join([*map(squeeze.compress, response.pieces()), squeeze.flush()]))
         response.headers["Content-Encoding"] = "gzip"
         response.headers["Vary"] = "Accept-Encoding"
 

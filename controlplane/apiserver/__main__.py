@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from controlplane.apiserver.auditpolicy import BadPolicy, read_policy
 from controlplane.apiserver.server import ServerOptions, serve
 from controlplane.store.contract import Store
 from pyk.reconcile.clock import Clock, RealClock
@@ -30,6 +31,11 @@ def _parser() -> argparse.ArgumentParser:
         default=300,
         help="how long pods stay on a node that is not ready or unreachable",
     )
+    parser.add_argument("--audit-policy-file", type=Path, help="which requests are logged (audit.k8s.io/v1 Policy)")
+    parser.add_argument("--audit-log-path", type=Path, help="where; without both nothing is logged")
+    parser.add_argument("--audit-log-maxsize", type=int, default=100, help="megabytes until the file is put aside")
+    parser.add_argument("--audit-log-maxbackup", type=int, default=0, help="how many files are kept aside; 0 for all")
+    parser.add_argument("--audit-log-maxage", type=int, default=0, help="days that they are kept; 0 for ever")
     parser.add_argument("--verbose", action="store_true")
     return parser
 
@@ -52,14 +58,26 @@ def open_store(arguments: argparse.Namespace, clock: Clock) -> Store:
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
     clock = RealClock()
+    if (arguments.audit_policy_file is None) != (arguments.audit_log_path is None):
+        parser.error("--audit-policy-file and --audit-log-path go together")
+    try:
+        policy = read_policy(arguments.audit_policy_file) if arguments.audit_policy_file is not None else None
+    except (OSError, BadPolicy) as error:
+        parser.error(str(error))
     options = ServerOptions(
         pki_dir=arguments.pki_dir or arguments.data_dir / "pki",
         addresses=arguments.bind or ["127.0.0.1"],
         port=arguments.port,
         default_toleration_seconds=arguments.default_toleration_seconds,
         advertise_address=arguments.advertise_address,
+        audit_policy=policy,
+        audit_log=arguments.audit_log_path,
+        audit_max_bytes=arguments.audit_log_maxsize << 20,
+        audit_backups=arguments.audit_log_maxbackup,
+        audit_max_age_seconds=arguments.audit_log_maxage * 86400.0,
     )
     store = open_store(arguments, clock)
     return run_component("apiserver", lambda: serve(store, options, clock), verbose=arguments.verbose)

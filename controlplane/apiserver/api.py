@@ -16,6 +16,7 @@ from aiohttp import web
 from controlplane.apiserver import metrics, responses, tokenrequests
 from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.apply import check_options, is_apply, read_apply
+from controlplane.apiserver.audit import Auditor, Trail
 from controlplane.apiserver.authentication import ANONYMOUS, Authenticator
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.call import Call
@@ -86,6 +87,7 @@ class Api:
         token_requests: TokenRequests,
         node_metrics: NodeMetricsReader,
         clock: Clock,
+        auditor: Auditor | None = None,
     ) -> None:
         self._cache = cache
         self._lister = lister
@@ -98,6 +100,7 @@ class Api:
         self._token_requests = token_requests
         self._node_metrics = node_metrics
         self._clock = clock
+        self._auditor = auditor
         self._deadlines = Deadlines(REQUEST_SECONDS)
         self._verbs: dict[str, Callable[[Call, Kind], Awaitable[web.StreamResponse]]] = {
             "get": self._get,
@@ -116,17 +119,27 @@ class Api:
         url = request.rel_url
         query = parse_query(url.raw_query_string)
         info = parse_request(request.method, url.raw_path, query)
+        trail = self._auditor.begin(request, info) if self._auditor is not None else None
         with metrics.in_flight(info):
-            response = await self._answer(request, info, query)
+            response = await self._answer(request, info, query, trail)
+        if trail is not None:
+            await trail.finish(response)
         elapsed = self._clock.monotonic() - started if isinstance(response, Answer) else None
         metrics.observe(metrics.labels_of(info), response.status, "dryRun" in query, elapsed)
         return response
 
-    async def _answer(self, request: web.Request, info: RequestInfo, query: Query) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, info: RequestInfo, query: Query, trail: Trail | None
+    ) -> web.StreamResponse:
         try:
-            user = impersonated(request.headers, await self._authenticator.authenticate(request), self._authorizer)
-            call = Call(request, info, query, user)
+            asks = await self._authenticator.authenticate(request)
+            user = impersonated(request.headers, asks, self._authorizer)
+            call = Call(request, info, query, user, trail)
+            if trail is not None:
+                trail.identified(asks, user)
             await self._authorize_now(call)
+            if trail is not None:
+                trail.allowed()
             if metrics.is_stream(info):
                 response = await self._route(call)
             else:

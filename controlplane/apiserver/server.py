@@ -18,6 +18,9 @@ from aiohttp import web
 
 from controlplane.apiserver.admission import default_admission
 from controlplane.apiserver.api import Api
+from controlplane.apiserver.audit import Auditor
+from controlplane.apiserver.auditlog import AuditLog
+from controlplane.apiserver.auditpolicy import Policy
 from controlplane.apiserver.authentication import Authenticator, UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.bootstrap import ensure_policy
@@ -72,6 +75,12 @@ class ServerOptions:
     default_toleration_seconds: int = 300
     advertise_address: str = ""
     """Where others reach this server; the last of `addresses` when empty."""
+    audit_policy: Policy | None = None
+    audit_log: Path | None = None
+    """Both, or nothing is logged. `audit_backups` and `audit_max_age_seconds` are without limit when zero."""
+    audit_max_bytes: int = 100 << 20
+    audit_backups: int = 0
+    audit_max_age_seconds: float = 0.0
 
 
 @asynccontextmanager
@@ -80,6 +89,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
     authority = (options.pki_dir / "ca.crt").read_bytes()
     await store.open()
     try:
+        audit_log = _audit_log(options, clock)
         cache = WatchCache(store, clock)
         connections = Connections()
         tokens = options.pki_dir / "tokens.csv"
@@ -111,8 +121,13 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             token_requests=TokenRequests(account_tokens, cache),
             node_metrics=node_metrics,
             clock=clock,
+            auditor=Auditor(options.audit_policy, audit_log.write, clock)
+            if options.audit_policy and audit_log
+            else None,
         )
         tasks = [asyncio.create_task(cache.run()), asyncio.create_task(_compact(store, clock))]
+        if audit_log is not None:
+            tasks.append(asyncio.create_task(audit_log.run()))
         try:
             await _ready(cache, tasks[0])
             await registry.ensure(_SELF, first_objects())
@@ -144,8 +159,22 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if audit_log is not None:
+                audit_log.close()
     finally:
         await store.close()
+
+
+def _audit_log(options: ServerOptions, clock: Clock) -> AuditLog | None:
+    if options.audit_log is None or options.audit_policy is None:
+        return None
+    return AuditLog(
+        options.audit_log,
+        clock,
+        max_bytes=options.audit_max_bytes,
+        backups=options.audit_backups,
+        max_age_seconds=options.audit_max_age_seconds,
+    )
 
 
 async def serve(store: Store, options: ServerOptions, clock: Clock) -> None:

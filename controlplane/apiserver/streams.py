@@ -70,6 +70,8 @@ class Streams:
         try:
             async with self._connections.ends_with(call.request, stream, seconds):
                 await response.prepare(call.request)
+                if call.trail is not None:
+                    call.trail.started(response.status)
                 async for chunk in stream.chunks():
                     sent.inc(len(chunk))
                     await response.write(chunk)

@@ -12,6 +12,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import pyk
@@ -24,6 +25,7 @@ NODE_API_PORT = 10250
 METRICS_PORTS = 2
 """The ports right above the API server's: metrics of the controllers and of the scheduler, on loopback."""
 NODE_MONITOR_GRACE_SECONDS = 8
+AUDIT_POLICY = "audit-policy.yaml"
 TOLERATION_SECONDS = 5
 """How long pods stay bound to a node that is dead, unless they say otherwise; 300 in Kubernetes."""
 
@@ -100,6 +102,9 @@ def write_files(layout: Layout) -> None:
 
     for folder in ("logs", "images", "kubeconfigs", "nodes"):
         (layout.data_dir / folder).mkdir(mode=0o700, exist_ok=True)
+    if not (layout.data_dir / AUDIT_POLICY).exists():  # an administrator's own stays
+        policy = files("pyk.lab").joinpath(AUDIT_POLICY).read_bytes()
+        pki.write_whole(layout.data_dir / AUDIT_POLICY, policy, mode=0o600)
     pki.ensure_cluster_pki(layout.pki_dir, server_addresses=[layout.bridge_address])
     authority = layout.pki_dir / "ca.crt"
     for user in ("controller-manager", "scheduler"):
@@ -173,6 +178,8 @@ def _apiserver_flags(layout: Layout, etcd_endpoints: tuple[str, ...]) -> list[st
     flags += ["--bind", "127.0.0.1", "--bind", layout.bridge_address, "--port", str(options.port)]
     flags += ["--advertise-address", layout.bridge_address]
     flags += ["--default-toleration-seconds", str(TOLERATION_SECONDS)]
+    flags += ["--audit-policy-file", str(layout.data_dir / AUDIT_POLICY), "--audit-log-maxbackup", "3"]
+    flags += ["--audit-log-path", str(layout.log_dir / "audit.log")]
     if options.store == "etcd":
         flags += ["--etcd-endpoints", ",".join(etcd_endpoints)]
         if not options.etcd_endpoints:

@@ -149,10 +149,10 @@ def cluster_pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def started(pki_dir: Path, data_dir: Path, port: int = 0) -> AsyncIterator[Server]:
+async def started(pki_dir: Path, data_dir: Path, port: int = 0, **options: Any) -> AsyncIterator[Server]:
     clock = RealClock()
     store = SqliteStore(data_dir / "store.db", clock=clock)
-    async with running_server(store, ServerOptions(pki_dir, port=port), clock) as bound:
+    async with running_server(store, ServerOptions(pki_dir, port=port, **options), clock) as bound:
         url = f"https://127.0.0.1:{bound}"
         kubeconfig = data_dir / "kubeconfig"
         pki.write_kubeconfig(kubeconfig, url, pki_dir / "ca.crt", pki_dir / "admin.crt", pki_dir / "admin.key")

@@ -6,7 +6,7 @@ The message has Kubernetes' form, one entry for each reason with the number of n
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any
 
 from scheduler.decide import Decision, Diagnosis
@@ -19,8 +19,18 @@ def unschedulable_message(diagnosis: Diagnosis) -> str:
     """Why no node would take the pod, in one line."""
     if diagnosis.nodes == 0:
         return NO_NODES
+    if diagnosis.at_once:
+        return f"0/{diagnosis.nodes} nodes are available: {diagnosis.at_once}."
     counted = sorted(f"{len(nodes)} {text}" for text, nodes in diagnosis.reasons.items())
     return f"0/{diagnosis.nodes} nodes are available: {', '.join(counted)}."
+
+
+def preemption_message(why: str | Counter[str], nodes: int = 0) -> str:
+    """What follows the message when preemption does not help: a reason, or one for each of so many nodes."""
+    if isinstance(why, str):
+        return f" preemption: {why}"
+    counted = sorted(f"{number} {text}" for text, number in why.items() if number)
+    return f" preemption: 0/{nodes} nodes are available: {', '.join(counted)}."
 
 
 def scheduled_message(pod: str, node: str) -> str:
@@ -32,11 +42,11 @@ class Decisions:
     """The latest decision for each pod, of the last `REMEMBERED_DECISIONS` pods decided about; for `pyk why`."""
 
     def __init__(self) -> None:
-        self._decisions: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
+        self._decisions: OrderedDict[str, tuple[float, Decision, str]] = OrderedDict()
 
-    def remember(self, decision: Decision, at: float) -> None:
-        """Keep the decision, taken `at` (seconds since the epoch)."""
-        self._decisions[decision.pod] = (at, decision)
+    def remember(self, decision: Decision, at: float, message: str = "") -> None:
+        """Keep the decision, taken `at` (seconds since the epoch), and what was said of it."""
+        self._decisions[decision.pod] = (at, decision, message)
         self._decisions.move_to_end(decision.pod)
         if len(self._decisions) > REMEMBERED_DECISIONS:
             self._decisions.popitem(last=False)
@@ -50,14 +60,14 @@ class Decisions:
         found = self._decisions.get(pod)
         if found is None:
             return None
-        at, decision = found
+        at, decision, message = found
         document: dict[str, Any] = {"pod": pod, "time": at}
         if decision.diagnosis is None:
             document |= {"node": decision.node, "score": decision.score, "feasibleNodes": decision.feasible}
             return document | {"message": scheduled_message(pod, str(decision.node))}
         return document | {
             "node": None,
-            "message": unschedulable_message(decision.diagnosis),
+            "message": message or unschedulable_message(decision.diagnosis),
             "nodes": decision.diagnosis.nodes,
             "reasons": {text: list(nodes) for text, nodes in decision.diagnosis.reasons.items()},
             "refusedBy": sorted(decision.diagnosis.refused_by),

@@ -1,52 +1,33 @@
 """The rules that a node must meet for a pod: each one vector operation over the rows of the snapshot.
 
 `NODE_FILTERS` read the node objects only, and are made for the pod's `NodeConstraints`; `USAGE_FILTERS` read also what
-runs there, and are made for its `Signature`. Both lists hold makers, in Kubernetes' order of plugins; a maker returns
-None where its rule does not concern the pod. A filter may keep state of its own, is asked about all rows or about those
-that changed, and says of rows that it refuses why, in Kubernetes' words. The first filter that refuses a node
-gives its reason; only resources give several at once.
+runs there, and are made for its `Usage`. Rules that look beyond the row are in interpod.py, topologyspread.py and
+volumebinding.py. Both lists hold makers, in Kubernetes' order of plugins; a maker returns None where its rule does not
+concern the pod. A filter may keep state of its own, is asked about all rows or about those that changed, and says of
+rows that it refuses why, in Kubernetes' words. The first filter that refuses a node gives its reason; only resources
+give several at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.columns import ABSENT, Bools, Lookup, Numbers, Rows
 from scheduler.resources import PODS
-from scheduler.signature import NodeConstraints, NodeRequirement, Signature, Term, Toleration
+from scheduler.rules import Filter, NodeRule, Reasons, RowNumbers, UsageRule
+from scheduler.signature import NodeConstraints, NodeRequirement, Term, Toleration, Usage
 from scheduler.snapshot import Snapshot, Taint, Taints
 
-RowNumbers = NDArray[np.intp]
-Reasons = Iterator[tuple[str, RowNumbers]]
-"""Texts, each with the rows for which it is a reason."""
-
-
-class Filter(Protocol):
-    """A rule for one pod, or all pods equal to it."""
-
-    @property
-    def name(self) -> str:
-        """Kubernetes' name of the plugin."""
-
-    def admits(self, rows: Rows) -> Bools:
-        """Whether each of the rows meets the rule; what it says of rows that are no nodes does not matter."""
-
-    def reasons(self, rows: RowNumbers) -> Reasons:
-        """Why it refuses these rows, all of which it does refuse."""
-
-
 NodeFilterMaker = Callable[[NodeConstraints, Snapshot], Filter | None]
-UsageFilterMaker = Callable[[Signature, Snapshot], Filter | None]
+UsageFilterMaker = Callable[[Usage, Snapshot], Filter | None]
 
 UNSCHEDULABLE_TAINT = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 
 
-class NodeUnschedulable:
+class NodeUnschedulable(NodeRule):
     """Cordoned nodes take no pods, but those that tolerate the taint `node.kubernetes.io/unschedulable`."""
 
     name = "NodeUnschedulable"
@@ -65,7 +46,7 @@ class NodeUnschedulable:
         yield "node(s) were unschedulable", rows
 
 
-class TaintToleration:
+class TaintToleration(NodeRule):
     """Every taint NoSchedule and NoExecute of the node is tolerated; the first that is not is the reason."""
 
     name = "TaintToleration"
@@ -112,7 +93,7 @@ def _tolerates(toleration: Toleration, taint: Taint) -> bool:
             return False
 
 
-class NamedNodes:
+class NamedNodes(NodeRule):
     """When every required term names nodes by `metadata.name`, no other nodes are looked at (DaemonSet pods).
 
     Kubernetes narrows the nodes before its filters run, so this comes first and has a reason of its own.
@@ -147,7 +128,7 @@ def _named_nodes(terms: Sequence[Term]) -> tuple[str, ...] | None:
     return tuple(names) if terms else None
 
 
-class NodeAffinity:
+class NodeAffinity(NodeRule):
     """The node selector and the required node affinity: all of the first, and one of the terms of the second."""
 
     name = "NodeAffinity"
@@ -172,6 +153,21 @@ class NodeAffinity:
 
     def reasons(self, rows: RowNumbers) -> Reasons:
         yield "node(s) didn't match Pod's node affinity/selector", rows
+
+
+class AddedAffinity(NodeRule):
+    """Node affinity that the profile requires of every pod."""
+
+    name = "NodeAffinity"
+
+    def __init__(self, terms: Sequence[Term], snapshot: Snapshot) -> None:
+        self._terms = [TermMatcher(term, snapshot) for term in terms]
+
+    def admits(self, rows: Rows) -> Bools:
+        return _any([term.matches(rows) for term in self._terms])
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        yield "node(s) didn't match scheduler-enforced node affinity", rows
 
 
 class TermMatcher:
@@ -241,18 +237,18 @@ def _is_beyond(value: str | None, bound: int, *, above: bool) -> bool:
     return number > bound if above else number < bound
 
 
-class NodePorts:
+class NodePorts(UsageRule):
     """The host ports that the pod wants are free on the node."""
 
     name = "NodePorts"
 
-    def __init__(self, signature: Signature, snapshot: Snapshot) -> None:
-        self._wanted = signature.host_ports
+    def __init__(self, usage: Usage, snapshot: Snapshot) -> None:
+        self._wanted = usage.host_ports
         self._snapshot = snapshot
 
     @staticmethod
-    def make(signature: Signature, snapshot: Snapshot) -> NodePorts | None:
-        return NodePorts(signature, snapshot) if signature.host_ports else None
+    def make(usage: Usage, snapshot: Snapshot) -> NodePorts | None:
+        return NodePorts(usage, snapshot) if usage.host_ports else None
 
     def admits(self, rows: Rows) -> Bools:
         free = np.ones(self._snapshot.size, np.bool_)
@@ -263,13 +259,13 @@ class NodePorts:
         yield "node(s) didn't have free ports for the requested pod ports", rows
 
 
-class NodeResourcesFit:
+class NodeResourcesFit(UsageRule):
     """What the pod requests is not more than what is allocatable and not requested by the pods that are there."""
 
     name = "NodeResourcesFit"
 
-    def __init__(self, signature: Signature, snapshot: Snapshot) -> None:
-        self._requests = signature.requests
+    def __init__(self, usage: Usage, snapshot: Snapshot) -> None:
+        self._requests = usage.requests
         self._snapshot = snapshot
 
     def admits(self, rows: Rows) -> Bools:
@@ -280,6 +276,13 @@ class NodeResourcesFit:
             lacking = rows[self._free(name, rows) < amount]
             if len(lacking):
                 yield "Too many pods" if name == PODS else f"Insufficient {name}", lacking
+
+    def is_final(self, rows: RowNumbers) -> Bools:
+        never = np.zeros(len(rows), np.bool_)
+        for name, amount in self._requests.items():
+            index = self._snapshot.resource_index.get(name)
+            never |= True if index is None else self._snapshot.allocatable[index][rows] < amount
+        return never
 
     def _free(self, name: str, rows: Rows) -> Numbers:
         index = self._snapshot.resource_index.get(name)

@@ -53,3 +53,12 @@ UNREADABLE_OBJECTS = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+PREEMPTION_ATTEMPTS = Counter(
+    "scheduler_preemption_attempts", "Attempts to make way for a pod of higher priority", registry=REGISTRY
+)
+PREEMPTION_VICTIMS = Histogram(
+    "scheduler_preemption_victims",
+    "How many pods had to go for one of higher priority",
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+    registry=REGISTRY,
+)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from scheduler.signature import Signature
@@ -29,13 +29,20 @@ FLUSH_SECONDS = 300.0
 
 @dataclass(slots=True, eq=False)
 class QueuedPod:
-    """A pod that wants a node. `since` is when it was first queued, `not_before` when its back-off ends (seconds)."""
+    """A pod that wants a node. `since` is when it was first queued, `not_before` when its back-off ends (seconds).
+
+    `profile` is its `schedulerName`, `group` the key of the group it is scheduled with, empty for none; `preempts` is
+    whether others may have to go for it.
+    """
 
     key: str
     uid: str
     signature: Signature
     priority: int
     since: float
+    profile: str = ""
+    group: str = ""
+    preempts: bool = True
     attempts: int = 0
     not_before: float = 0.0
     order: int = 0
@@ -95,6 +102,9 @@ class SchedulingQueue:
     def __len__(self) -> int:
         return len(self._pods)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._pods
+
     def sizes(self) -> dict[str, int]:
         """How many pods are in each part."""
         return {
@@ -103,14 +113,25 @@ class SchedulingQueue:
             "unschedulable": len(self._unschedulable),
         }
 
-    def add(self, key: str, uid: str, signature: Signature, priority: int, now: float) -> None:
+    def add(
+        self,
+        key: str,
+        uid: str,
+        signature: Signature,
+        priority: int,
+        now: float,
+        *,
+        profile: str = "",
+        group: str = "",
+        preempts: bool = True,
+    ) -> None:
         """The pod wants a node, and this is what it asks. One whose wishes changed is looked at again."""
         pod = self._pods.get(key)
         if pod is not None and pod.uid != uid:
             self.remove(key)
             pod = None
         if pod is None:
-            pod = self._pods[key] = QueuedPod(key, uid, signature, priority, now)
+            pod = self._pods[key] = QueuedPod(key, uid, signature, priority, now, profile, group, preempts)
             self._put(self._active, pod)
         elif pod.signature is not signature or pod.priority != priority:
             had_failed = pod._heap is self._failed
@@ -137,6 +158,22 @@ class SchedulingQueue:
             popped.append(pod)
         return popped
 
+    def take(self, keys: Iterable[str]) -> list[QueuedPod]:
+        """Take out these pods, whatever part they are in, in the order of the active part; as `pop` does."""
+        taken = [pod for key in keys if (pod := self._pods.get(key)) is not None]
+        for pod in taken:
+            self._take_out(pod)
+            del self._pods[pod.key]
+            pod.attempts += 1
+        return sorted(taken, key=lambda pod: (-pod.priority, pod.order))
+
+    def bring_back(self, key: str, now: float) -> None:
+        """Look at the pod again, if it is parked."""
+        pod = self._pods.get(key)
+        if pod is not None and pod._heap is None:
+            self._take_out(pod)
+            self._release(pod, now)
+
     def park(self, pod: QueuedPod, now: float) -> None:
         """No node would take the pod: keep it until something changes that could help."""
         self._pods[pod.key] = pod
@@ -150,15 +187,16 @@ class SchedulingQueue:
         pod.not_before = now + _backoff(pod.attempts)
         self._put(self._failed, pod)
 
-    def wake(self, room: Callable[[Signature], int], now: float) -> int:
+    def wake(self, room: Callable[[QueuedPod], int], now: float) -> int:
         """Bring back the unschedulable pods that could fit now: how many.
 
-        `room` says how many pods of a signature there may be room for. The first in the order of the active part
+        `room` says how many pods equal to this one there may be room for. The first in the order of the active part
         come back; should there be room for more after all, the next change brings more.
         """
         woken = 0
-        for signature, waiting in list(self._by_signature.items()):
-            first = heapq.nsmallest(room(signature), waiting.values(), key=lambda each: (-each.priority, each.order))
+        for waiting in list(self._by_signature.values()):
+            number = room(next(iter(waiting.values())))
+            first = heapq.nsmallest(number, waiting.values(), key=lambda each: (-each.priority, each.order))
             for pod in first:
                 self._take_out(pod)
                 self._release(pod, now)

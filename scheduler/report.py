@@ -28,6 +28,7 @@ GATED_MESSAGE = "Scheduling is blocked due to non-empty scheduling gates"
 class _Refusal:
     reason: str
     message: str
+    nominated: str = ""
 
 
 class Reporter:
@@ -45,12 +46,19 @@ class Reporter:
         """Write until cancelled."""
         await self._controller.run()
 
-    def unschedulable(self, key: str, message: str) -> None:
-        """No node would take the pod."""
+    def unschedulable(self, key: str, message: str, nominated: str = "") -> None:
+        """No node would take the pod; it may be nominated for one where others make way."""
         pod = self._pods.get(key)
         if pod is not None:
             self._recorder.event(pod, "Warning", "FailedScheduling", message)
-            self._want(key, _Refusal("Unschedulable", message))
+            self._want(key, _Refusal("Unschedulable", message, nominated))
+
+    def nominate(self, key: str, node: str) -> None:
+        """The pod, which stays unschedulable, is nominated for this node now; empty for none."""
+        pod = self._pods.get(key)
+        told = None if pod is None else condition_of(pod, "PodScheduled")
+        if told is not None and told.get("status") == "False":
+            self._want(key, _Refusal(told.get("reason") or "Unschedulable", told.get("message") or "", node))
 
     def gated(self, key: str) -> None:
         """The pod's scheduling gates keep it from being looked at."""
@@ -97,7 +105,7 @@ class Reporter:
 
 
 def _condition_patch(pod: Object, refusal: _Refusal, now: float) -> dict[str, Any] | None:
-    """The change that gives the pod the condition; None when it has it already."""
+    """The change that gives the pod the condition and the nominated node; None when it has it already."""
     condition: dict[str, Any] = {
         "type": "PodScheduled",
         "status": "False",
@@ -105,8 +113,11 @@ def _condition_patch(pod: Object, refusal: _Refusal, now: float) -> dict[str, An
         "message": refusal.message,
     }
     present = condition_of(pod, "PodScheduled") or {}
-    if all(present.get(key) == value for key, value in condition.items()):
-        return None
-    if present.get("status") != "False":
-        condition["lastTransitionTime"] = timestamp(now)
-    return {"metadata": {"uid": uid_of(pod)}, "status": {"conditions": [condition]}}
+    status: dict[str, Any] = {}
+    if any(present.get(key) != value for key, value in condition.items()):
+        if present.get("status") != "False":
+            condition["lastTransitionTime"] = timestamp(now)
+        status["conditions"] = [condition]
+    if ((pod.get("status") or {}).get("nominatedNodeName") or "") != refusal.nominated:
+        status["nominatedNodeName"] = refusal.nominated or None
+    return {"metadata": {"uid": uid_of(pod)}, "status": status} if status else None

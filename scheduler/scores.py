@@ -3,63 +3,37 @@
 `NODE_SCORES` read the node objects only; their raw numbers are brought to 0-100 over the nodes that passed all filters
 (in reverse where a high number is bad), as Kubernetes' `DefaultNormalizeScore` does. `USAGE_SCORES` read also what runs
 there and are 0-100 as they are. Both lists hold makers; a maker returns None where it would give every node 0. The
-node's total is the sum of score times weight. Formulas and weights are those of Kubernetes' default profile.
+node's total is the sum of score times weight (profile.py). Formulas are those of Kubernetes' plugins; the score of
+resources is in allocation.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
+from scheduler.allocation import allocation_score, balanced_score
 from scheduler.columns import Lookup, Numbers, Rows
 from scheduler.filters import TermMatcher, tolerates
-from scheduler.resources import CPU, MEMORY
-from scheduler.signature import NodeConstraints, Signature
+from scheduler.profile import Profile
+from scheduler.rules import MAX_NODE_SCORE, NodeScore, UsageScore
+from scheduler.signature import NodeConstraints, Usage
 from scheduler.snapshot import Snapshot, Taints
 
-MAX_NODE_SCORE = 100
-
-
-class UsageScore(Protocol):
-    """A preference for one signature."""
-
-    @property
-    def name(self) -> str:
-        """Kubernetes' name of the plugin."""
-
-    @property
-    def weight(self) -> int: ...
-
-    def raw(self, rows: Rows) -> Numbers:
-        """The score of each of the rows, never negative; what it gives rows that are no nodes does not matter."""
-
-
-class NodeScore(UsageScore, Protocol):
-    """A preference by node objects; `is_reversed` where a high raw number is bad."""
-
-    @property
-    def is_reversed(self) -> bool: ...
-
-
 NodeScoreMaker = Callable[[NodeConstraints, Snapshot], NodeScore | None]
-UsageScoreMaker = Callable[[Signature, Snapshot], UsageScore | None]
+UsageScoreMaker = Callable[[Usage, Snapshot, Profile], UsageScore | None]
 
-
-def normalize(raw: Numbers, highest: float, *, is_reversed: bool) -> Numbers | int:
-    """Raw numbers as 0-100, `highest` being the highest among the nodes to choose from; one number when it is 0."""
-    if highest == 0:
-        return MAX_NODE_SCORE if is_reversed else 0
-    scaled: Numbers = np.floor(raw * MAX_NODE_SCORE / highest)
-    return MAX_NODE_SCORE - scaled if is_reversed else scaled
+_MEBIBYTE = 1024 * 1024
+SMALLEST_IMAGES = 23 * _MEBIBYTE
+LARGEST_IMAGE = 1000 * _MEBIBYTE
+"""Bytes of images below and above which ImageLocality makes no difference (Kubernetes' thresholds)."""
 
 
 class TaintToleration:
     """The fewer untolerated PreferNoSchedule taints, the better."""
 
     name = "TaintToleration"
-    weight = 3
     is_reversed = True
 
     def __init__(self, constraints: NodeConstraints, snapshot: Snapshot) -> None:
@@ -78,7 +52,6 @@ class NodeAffinity:
     """The more weight of preferred node affinity terms a node matches, the better."""
 
     name = "NodeAffinity"
-    weight = 2
     is_reversed = False
 
     def __init__(self, constraints: NodeConstraints, snapshot: Snapshot) -> None:
@@ -94,65 +67,44 @@ class NodeAffinity:
         return total
 
 
-class LeastAllocated:
-    """The more cpu and memory is left over, in percent of what is allocatable, the better."""
+class ImageLocality:
+    """The more bytes of the pod's images are on the node, each in proportion to how many nodes have it, the better."""
 
-    name = "NodeResourcesFit"
-    weight = 1
+    name = "ImageLocality"
 
-    def __init__(self, signature: Signature, snapshot: Snapshot) -> None:
-        self._requests = signature.scoring
+    def __init__(self, usage: Usage, snapshot: Snapshot) -> None:
+        self._images = usage.images
         self._snapshot = snapshot
-
-    def raw(self, rows: Rows) -> Numbers:
-        total = self._percent_free(0, rows)
-        total += self._percent_free(1, rows)
-        np.divide(total, 2, out=total, where=self._snapshot.has_both[rows])
-        return np.floor(total, out=total)
-
-    def _percent_free(self, index: int, rows: Rows) -> Numbers:
-        percent: Numbers = self._snapshot.scoring_free[index][rows] - self._requests[index]
-        np.maximum(percent, 0, out=percent)
-        percent *= MAX_NODE_SCORE
-        percent /= self._snapshot.divisor[index][rows]
-        return np.floor(percent, out=percent)
-
-
-class BalancedAllocation:
-    """The nearer the used fractions of cpu and memory are to each other, the better.
-
-    Source: Kubernetes' `NodeResourcesBalancedAllocation`: 100 times one less the standard deviation of the fractions,
-    of the resources that the node has; pods that request neither are not scored by it.
-    """
-
-    name = "NodeResourcesBalancedAllocation"
-    weight = 1
-
-    def __init__(self, signature: Signature, snapshot: Snapshot) -> None:
-        self._requests = signature.requests
-        self._snapshot = snapshot
+        self._made = -1
+        self._scores: Numbers = np.empty(0, np.float64)
 
     @staticmethod
-    def make(signature: Signature, snapshot: Snapshot) -> BalancedAllocation | None:
-        requests = signature.requests
-        return BalancedAllocation(signature, snapshot) if requests.get(CPU) or requests.get(MEMORY) else None
+    def make(usage: Usage, snapshot: Snapshot, profile: Profile) -> ImageLocality | None:
+        return ImageLocality(usage, snapshot) if usage.images else None
+
+    @property
+    def version(self) -> int:
+        """Changes with the images, and with the number of nodes."""
+        return self._snapshot.images.version * 2**32 + len(self._snapshot)
 
     def raw(self, rows: Rows) -> Numbers:
-        apart = self._fraction(0, CPU, rows)
-        apart -= self._fraction(1, MEMORY, rows)
-        apart /= 2
-        np.abs(apart, out=apart)
-        apart *= self._snapshot.has_both[rows]
-        np.subtract(1, apart, out=apart)
-        apart *= MAX_NODE_SCORE
-        return np.floor(apart, out=apart)
+        if self._made != self.version or len(self._scores) != self._snapshot.size:
+            self._made = self.version
+            self._scores = self._all(self._snapshot.size)
+        return self._scores[rows].copy()
 
-    def _fraction(self, index: int, resource: str, rows: Rows) -> Numbers:
-        snapshot = self._snapshot
-        used: Numbers = snapshot.requested[snapshot.resource_index[resource]][rows] + self._requests.get(resource, 0)
-        used /= snapshot.divisor[index][rows]
-        return np.minimum(used, 1, out=used)
+    def _all(self, size: int) -> Numbers:
+        total = np.zeros(size, np.float64)
+        nodes = len(self._snapshot)
+        for image in self._images:
+            sizes = self._snapshot.images.sizes(image)
+            spread = len(sizes) / nodes if nodes else 0.0
+            for row, size_bytes in sizes.items():
+                total[row] += int(size_bytes * spread)
+        most = LARGEST_IMAGE * len(self._images)
+        np.clip(total, SMALLEST_IMAGES, most, out=total)
+        return np.floor(MAX_NODE_SCORE * (total - SMALLEST_IMAGES) / (most - SMALLEST_IMAGES))
 
 
 NODE_SCORES: tuple[NodeScoreMaker, ...] = (TaintToleration, NodeAffinity.make)
-USAGE_SCORES: tuple[UsageScoreMaker, ...] = (LeastAllocated, BalancedAllocation.make)
+USAGE_SCORES: tuple[UsageScoreMaker, ...] = (allocation_score, balanced_score, ImageLocality.make)

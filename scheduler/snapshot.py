@@ -20,8 +20,12 @@ import numpy as np
 from pyk.api.objects import Object, labels_of, name_of
 from scheduler.columns import Bools, ChangeLog, CodeColumn, Numbers, grown
 from scheduler.hostports import HostPorts
+from scheduler.images import Images, images_of
+from scheduler.peers import Peers
 from scheduler.resources import CPU, EPHEMERAL_STORAGE, MEMORY, PODS, Amounts, node_allocatable
 from scheduler.signature import Signature
+from scheduler.storage import ClaimUses, Storage
+from scheduler.volumes import NO_VOLUMES
 
 FIRST_ROWS = 64
 LABEL_COLUMNS_LIMIT = 512
@@ -48,6 +52,7 @@ class NodeFacts:
     labels: dict[str, str]
     taints: Taints
     unschedulable: bool
+    images: dict[str, int]
 
     @staticmethod
     def of(node: Object) -> NodeFacts:
@@ -58,13 +63,34 @@ class NodeFacts:
             labels_of(node),
             tuple(Taint(taint["key"], taint.get("value") or "", taint["effect"]) for taint in spec.get("taints") or ()),
             bool(spec.get("unschedulable")),
+            images_of(node),
         )
 
 
-@dataclass(slots=True)
-class _Placed:
+@dataclass(slots=True, eq=False)
+class Placed:
+    """A pod on a node. `started` is when it started, as a timestamp, empty if it has not; `makes_way`: it is being
+    deleted for a pod of higher priority."""
+
+    pod: str
     node: str
     signature: Signature
+    priority: int = 0
+    started: str = ""
+    makes_way: bool = False
+
+
+_RESERVED = "\0"
+
+
+def reservation(pod: str) -> str:
+    """The key under which room is kept for a pod that is nominated for a node."""
+    return _RESERVED + pod
+
+
+def is_reservation(key: str) -> bool:
+    """Whether the key is one of `reservation`."""
+    return key.startswith(_RESERVED)
 
 
 class Snapshot:
@@ -75,6 +101,7 @@ class Snapshot:
     Of cpu and memory, in this order, `scoring_free` is what is free as scoring counts it, and `divisor` what is
     allocatable, but at least 1; `has_both` tells where neither is 0. `alive` tells which rows are nodes.
 
+    `stamps` tells for each row when it last changed (a position of `usage_changes`).
     `epoch` grows when interned codes are handed out anew: whatever was made from the columns before is void.
     """
 
@@ -83,14 +110,19 @@ class Snapshot:
         self.epoch = 0
         self.rows: dict[str, int] = {}
         self.names: list[str] = []
+        self.stamps: list[int] = []
         self.node_changes = ChangeLog()
         self.usage_changes = ChangeLog()
         self.host_ports = HostPorts()
+        self.peers = Peers()
+        self.images = Images()
+        self.claims = ClaimUses()
+        self.storage = Storage()
         self.resource_names = [CPU, MEMORY, EPHEMERAL_STORAGE, PODS]
         self.resource_index = {name: position for position, name in enumerate(self.resource_names)}
         self._facts: dict[str, NodeFacts] = {}
-        self._placed: dict[str, _Placed] = {}
-        self._on_node: dict[str, dict[str, Signature]] = {}
+        self._placed: dict[str, Placed] = {}
+        self._on_node: dict[str, dict[str, Placed]] = {}
         self._free_rows: list[int] = []
         self._capacity = FIRST_ROWS
         self.alive: Bools = np.zeros(FIRST_ROWS, np.bool_)
@@ -122,6 +154,8 @@ class Snapshot:
         row = self.rows.get(name)
         if row is None:
             row = self._new_row(name)
+        if (before.images if before is not None else {}) != facts.images:
+            self.images.set(row, before.images if before is not None else {}, facts.images)
         self._facts[name] = facts
         self._set_allocatable(row, columns)
         self.unschedulable[row] = facts.unschedulable
@@ -136,10 +170,10 @@ class Snapshot:
         row = self.rows.pop(name, None)
         if row is None:
             return
-        for signature in self._on_node.get(name, {}).values():
-            self._account(row, signature, -1)
+        for placed in self._on_node.get(name, {}).values():
+            self._account(row, placed.signature, -1)
         self._set_allocatable(row, ())
-        del self._facts[name]
+        self.images.set(row, self._facts.pop(name).images, {})
         self.alive[row] = False
         self.names[row] = ""
         self.node_names.set(row, None)
@@ -159,11 +193,12 @@ class Snapshot:
                 self._grow(2 * self._capacity)
             self.size += 1
             self.names.append(name)
+            self.stamps.append(0)
         self.rows[name] = row
         self.alive[row] = True
         self.node_names.set(row, name)
-        for signature in self._on_node.get(name, {}).values():
-            self._account(row, signature, +1)
+        for placed in self._on_node.get(name, {}).values():
+            self._account(row, placed.signature, +1)
         return row
 
     def _set_allocatable(self, row: int, columns: Iterable[tuple[int, int]]) -> None:
@@ -178,7 +213,7 @@ class Snapshot:
 
     def _changed_node(self, row: int) -> None:
         self.node_changes.append(row)
-        self.usage_changes.append(row)
+        self._note_usage(row)
 
     def _grow(self, capacity: int) -> None:
         self._capacity = capacity
@@ -200,14 +235,24 @@ class Snapshot:
 
     # Pods
 
-    def place(self, pod: str, node: str, signature: Signature) -> int | None:
+    def place(
+        self,
+        pod: str,
+        node: str,
+        signature: Signature,
+        priority: int = 0,
+        *,
+        started: str = "",
+        makes_way: bool = False,
+    ) -> int | None:
         """The pod (by key) is on the node, wherever it was before. The row that this freed, if any."""
         placed = self._placed.get(pod)
         if placed is not None and placed.node == node and placed.signature is signature:
+            placed.priority, placed.started, placed.makes_way = priority, started, makes_way
             return None
         freed = self.remove(pod)
-        self._placed[pod] = _Placed(node, signature)
-        self._on_node.setdefault(node, {})[pod] = signature
+        placed = self._placed[pod] = Placed(pod, node, signature, priority, started, makes_way)
+        self._on_node.setdefault(node, {})[pod] = placed
         row = self.rows.get(node)
         if row is not None:
             self._account(row, signature, +1)
@@ -232,20 +277,51 @@ class Snapshot:
         placed = self._placed.get(pod)
         return None if placed is None else placed.node
 
+    def put_back(self, placed: Placed) -> None:
+        """The pod is again as `remove` found it."""
+        self.place(
+            placed.pod,
+            placed.node,
+            placed.signature,
+            placed.priority,
+            started=placed.started,
+            makes_way=placed.makes_way,
+        )
+
+    def placed(self, pod: str) -> Placed | None:
+        """The pod where it is, if it is on a node."""
+        return self._placed.get(pod)
+
+    def on_node(self, node: str) -> Iterable[Placed]:
+        """The pods on the node."""
+        return self._on_node.get(node, {}).values()
+
+    def touch(self) -> None:
+        """Something that rules read beside the rows has changed: let everything be computed anew."""
+        self.epoch += 1
+
     def _account(self, row: int, signature: Signature, sign: int) -> None:
-        for resource, amount in signature.requests.items():
+        usage = signature.usage
+        for resource, amount in usage.requests.items():
             column = self.resource(resource)
             self.requested[column, row] += sign * amount
             self.free[column, row] -= sign * amount
-        cpu, memory = signature.scoring
+        cpu, memory = usage.scoring
         self.scoring_free[0, row] -= sign * cpu
         self.scoring_free[1, row] -= sign * memory
-        if signature.host_ports:
+        if usage.host_ports:
             if sign > 0:
-                self.host_ports.add(row, signature.host_ports)
+                self.host_ports.add(row, usage.host_ports)
             else:
-                self.host_ports.remove(row, signature.host_ports)
+                self.host_ports.remove(row, usage.host_ports)
+        self.peers.account(row, signature.identity, signature.relations, sign)
+        if signature.volumes is not NO_VOLUMES:
+            self.claims.account(row, signature.volumes, sign)
+        self._note_usage(row)
+
+    def _note_usage(self, row: int) -> None:
         self.usage_changes.append(row)
+        self.stamps[row] = self.usage_changes.position
 
     # Columns
 

@@ -266,11 +266,12 @@ POLICY: tuple[Grant, ...] = (
     Grant(
         "system:kube-scheduler",
         (
-            Rule(READ, ("",), ("nodes", "namespaces", "persistentvolumes", "persistentvolumeclaims")),
+            Rule(READ, ("",), ("nodes", "namespaces", "services", "replicationcontrollers")),
+            Rule((*READ, "update", "patch"), ("",), ("persistentvolumes", "persistentvolumeclaims")),
             Rule((*READ, "delete"), ("",), ("pods",)),
             Rule(READ, ("apps",), ("replicasets", "statefulsets")),
             Rule(READ, ("policy",), ("poddisruptionbudgets",)),
-            Rule(READ, ("scheduling.k8s.io",), ("priorityclasses",)),
+            Rule(READ, ("scheduling.k8s.io",), ("priorityclasses", "podgroups", "workloads")),
             Rule(READ, ("storage.k8s.io",), ("storageclasses", "csinodes", "csidrivers", "csistoragecapacities")),
             Rule(("create",), ("",), ("pods/binding", "bindings")),
             Rule(("update", "patch"), ("",), ("pods/status",)),

@@ -143,6 +143,7 @@ async def bind(registry: Registry, write: Write, document: Object, clock: Clock)
         if annotations := metadata.get("annotations"):
             pod["metadata"]["annotations"] = (pod["metadata"].get("annotations") or {}) | annotations
         _set_scheduled(pod, timestamp(clock.time()))
+        pod["status"].pop("nominatedNodeName", None)
         return pod
 
     await registry.modify(write, compute)

@@ -147,6 +147,7 @@ async def test_pods_are_bound_told_of_and_explained(lab: Lab) -> None:
         await lab.add_pod("p")
         message = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {dedicated: gpu}."
         await lab.until(lambda: lab.scheduled("p").get("reason") == "Unschedulable")
+        message += " preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
         assert lab.scheduled("p")["message"] == message
         await lab.until(lambda: message in lab.messages("FailedScheduling"))
         page = await fetch(f"http://127.0.0.1:{port}/debug/decisions/default/p")

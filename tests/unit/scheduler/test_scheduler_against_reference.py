@@ -3,222 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from math import sqrt
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyk.api.quantity import millicores, whole
 from scheduler.decide import INFEASIBLE, Decider
 from scheduler.explain import unschedulable_message
 from scheduler.signature import Signatures
 from scheduler.snapshot import Snapshot
+from tests.unit.scheduler.reference import World, message, totals
 
 Json = dict[str, Any]
-
-# The reference: one node at a time, one rule at a time, straight from the documentation.
-
-
-def amount(resource: str, text: str) -> int:
-    return millicores(text) if resource == "cpu" else whole(text)
-
-
-def container_requests(container: Json, *, for_scoring: bool) -> Counter[str]:
-    stated = {name: amount(name, text) for name, text in container.get("resources", {}).get("requests", {}).items()}
-    if for_scoring:
-        stated.setdefault("cpu", 100)
-        stated.setdefault("memory", 200 * 1024 * 1024)
-    return Counter(stated)
-
-
-def requests(pod: Json, *, for_scoring: bool = False) -> Counter[str]:
-    spec = pod["spec"]
-    running: Counter[str] = Counter()
-    for container in spec["containers"]:
-        running.update(container_requests(container, for_scoring=for_scoring))
-    peak: Counter[str] = Counter()
-    sidecars: Counter[str] = Counter()
-    for container in spec.get("initContainers", []):
-        own = container_requests(container, for_scoring=for_scoring)
-        if container.get("restartPolicy") == "Always":
-            running.update(own)
-            sidecars.update(own)
-            at_this_time = Counter(sidecars)
-        else:
-            at_this_time = own + sidecars
-        peak |= at_this_time
-    total = running | peak
-    for name, text in spec.get("overhead", {}).items():
-        total[name] += amount(name, text)
-    return +total
-
-
-def tolerated(taint: Json, tolerations: list[Json]) -> bool:
-    for toleration in tolerations:
-        if toleration.get("effect") and toleration["effect"] != taint["effect"]:
-            continue
-        if toleration.get("key") and toleration["key"] != taint["key"]:
-            continue
-        if toleration.get("operator", "Equal") == "Exists" or toleration.get("value", "") == taint.get("value", ""):
-            return True
-    return False
-
-
-def requirement_holds(requirement: Json, values: dict[str, str]) -> bool:
-    value = values.get(requirement["key"])
-    listed = requirement.get("values", [])
-    match requirement["operator"]:
-        case "In":
-            return value in listed
-        case "NotIn":
-            return value not in listed
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case operator:
-            if value is None or not value.isdigit():
-                return False
-            return int(value) > int(listed[0]) if operator == "Gt" else int(value) < int(listed[0])
-
-
-def term_holds(term: Json, node: Json) -> bool:
-    expressions, fields = term.get("matchExpressions", []), term.get("matchFields", [])
-    if not expressions and not fields:
-        return False
-    return all(requirement_holds(r, node["metadata"]["labels"]) for r in expressions) and all(
-        requirement_holds(r, {"metadata.name": node["metadata"]["name"]}) for r in fields
-    )
-
-
-def node_affinity(pod: Json) -> Json:
-    affinity: Json = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
-    return affinity
-
-
-def host_ports(pod: Json) -> list[tuple[str, str, int]]:
-    return [
-        (port.get("hostIP", "0.0.0.0"), port.get("protocol", "TCP"), port["hostPort"])
-        for container in pod["spec"]["containers"]
-        for port in container.get("ports", [])
-    ]
-
-
-def refusals(pod: Json, node: Json, present: list[Json]) -> list[str]:
-    """The reasons of the first rule that the node breaks; empty when it is feasible."""
-    tolerations = pod["spec"].get("tolerations", [])
-    required = node_affinity(pod).get("requiredDuringSchedulingIgnoredDuringExecution")
-    if required is not None:
-        named = [
-            [r["values"] for r in term.get("matchFields", []) if r["operator"] == "In"]
-            for term in required["nodeSelectorTerms"]
-        ]
-        name = node["metadata"]["name"]
-        if all(named) and not any(all(name in values for values in lists) for lists in named):
-            return ["node(s) didn't satisfy plugin(s) [NodeAffinity]"]
-    cordon = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
-    if node["spec"].get("unschedulable") and not tolerated(cordon, tolerations):
-        return ["node(s) were unschedulable"]
-    for taint in node["spec"].get("taints", []):
-        if taint["effect"] != "PreferNoSchedule" and not tolerated(taint, tolerations):
-            return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
-    labels = node["metadata"]["labels"]
-    wrong = any(labels.get(key) != value for key, value in pod["spec"].get("nodeSelector", {}).items())
-    if wrong or (required is not None and not any(term_holds(term, node) for term in required["nodeSelectorTerms"])):
-        return ["node(s) didn't match Pod's node affinity/selector"]
-    taken = [port for other in present for port in host_ports(other)]
-    for address, protocol, number in host_ports(pod):
-        for other_address, other_protocol, other_number in taken:
-            same_address = "0.0.0.0" in (address, other_address) or address == other_address
-            if same_address and (protocol, number) == (other_protocol, other_number):
-                return ["node(s) didn't have free ports for the requested pod ports"]
-    reasons = []
-    allocatable = {name: amount(name, text) for name, text in node["status"]["allocatable"].items()}
-    if len(present) + 1 > allocatable.get("pods", 0):
-        reasons.append("Too many pods")
-    used: Counter[str] = Counter()
-    for other in present:
-        used.update(requests(other))
-    for name, wanted in requests(pod).items():
-        if wanted > allocatable.get(name, 0) - used[name]:
-            reasons.append(f"Insufficient {name}")
-    return reasons
-
-
-def least_allocated(pod: Json, node: Json, present: list[Json]) -> int:
-    scores = []
-    for name in ("cpu", "memory"):
-        capacity = amount(name, node["status"]["allocatable"].get(name, "0"))
-        if capacity:
-            used = sum(requests(each, for_scoring=True)[name] for each in [*present, pod])
-            scores.append(0 if used > capacity else (capacity - used) * 100 // capacity)
-    return sum(scores) // len(scores) if scores else 0
-
-
-def balanced(pod: Json, node: Json, present: list[Json]) -> int:
-    own = requests(pod)
-    if not own["cpu"] and not own["memory"]:
-        return 0
-    fractions = []
-    for name in ("cpu", "memory"):
-        capacity = amount(name, node["status"]["allocatable"].get(name, "0"))
-        if capacity:
-            used = sum(requests(each)[name] for each in [*present, pod])
-            fractions.append(min(1.0, used / capacity))
-    deviation = abs((fractions[0] - fractions[1]) / 2) if len(fractions) == 2 else 0.0
-    if fractions:
-        mean = sum(fractions) / len(fractions)
-        assert abs(deviation - sqrt(sum((f - mean) ** 2 for f in fractions) / len(fractions))) < 1e-9
-    return int((1 - deviation) * 100)
-
-
-def normalized(raw: dict[str, int], *, is_reversed: bool) -> dict[str, int]:
-    highest = max(raw.values(), default=0)
-    scaled = {name: value * 100 // highest if highest else 0 for name, value in raw.items()}
-    return {name: 100 - value for name, value in scaled.items()} if is_reversed else scaled
-
-
-def totals(pod: Json, nodes: dict[str, Json], placed: dict[str, list[Json]]) -> dict[str, int]:
-    """The score of every feasible node."""
-    feasible = {name: node for name, node in nodes.items() if not refusals(pod, node, placed.get(name, []))}
-    mild = [t for t in pod["spec"].get("tolerations", []) if t.get("effect") in (None, "", "PreferNoSchedule")]
-    taints = {
-        name: sum(
-            taint["effect"] == "PreferNoSchedule" and not tolerated(taint, mild)
-            for taint in node["spec"].get("taints", [])
-        )
-        for name, node in feasible.items()
-    }
-    preferred = {
-        name: sum(
-            entry["weight"]
-            for entry in node_affinity(pod).get("preferredDuringSchedulingIgnoredDuringExecution", [])
-            if term_holds(entry["preference"], node)
-        )
-        for name, node in feasible.items()
-    }
-    by_taints, by_affinity = normalized(taints, is_reversed=True), normalized(preferred, is_reversed=False)
-    return {
-        name: 3 * by_taints[name]
-        + 2 * by_affinity[name]
-        + least_allocated(pod, node, placed.get(name, []))
-        + balanced(pod, node, placed.get(name, []))
-        for name, node in feasible.items()
-    }
-
-
-def message(pod: Json, nodes: dict[str, Json], placed: dict[str, list[Json]]) -> str:
-    counts = Counter(reason for name, node in nodes.items() for reason in refusals(pod, node, placed.get(name, [])))
-    listed = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
-    return f"0/{len(nodes)} nodes are available: {listed}." if nodes else "no nodes available to schedule pods"
-
 
 # Clusters, pods and histories.
 
 NODES = [f"n{i}" for i in range(6)]
-KEYS, VALUES = ["zone", "disk", "gen"], ["a", "b", "3", "10", "25"]
+KEYS, VALUES = ["zone", "disk", "kubernetes.io/hostname"], ["a", "b", "3", "10", "25"]
+NAMESPACES = {"default": {}, "one": {"team": "x"}, "two": {"team": "y"}}
 EFFECTS = ["NoSchedule", "NoExecute", "PreferNoSchedule"]
 
 
@@ -264,7 +66,19 @@ NODE = st.fixed_dictionaries(
                     pods=st.sampled_from(["0", "1", "3", "100"]),
                     **{"ephemeral-storage": MEMORY, "example.com/gpu": st.sampled_from(["1", "2"])},
                 )
-            }
+            },
+            optional={
+                "images": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "names": st.sampled_from([["i:1"], ["r/j:latest", "r/j@sha256:0"]]),
+                            "sizeBytes": st.sampled_from([1, 50 * 2**20, 700 * 2**20]),
+                        }
+                    ),
+                    max_size=2,
+                    unique_by=lambda image: image["names"][0],
+                )
+            },
         ),
     }
 )
@@ -300,8 +114,9 @@ PORT = st.fixed_dictionaries(
         "protocol": st.sampled_from(["TCP", "UDP"]),
     },
 )
-CONTAINER = some(resources=some(requests=QUANTITIES), ports=st.lists(PORT, max_size=2))
-INIT = some(resources=some(requests=QUANTITIES), restartPolicy=st.just("Always"))
+IMAGE = st.sampled_from(["i:1", "r/j", "none"])
+CONTAINER = some(image=IMAGE, resources=some(requests=QUANTITIES), ports=st.lists(PORT, max_size=2))
+INIT = some(image=IMAGE, resources=some(requests=QUANTITIES), restartPolicy=st.just("Always"))
 AFFINITY = some(
     requiredDuringSchedulingIgnoredDuringExecution=st.fixed_dictionaries(
         {"nodeSelectorTerms": st.lists(TERM, min_size=1, max_size=2)}
@@ -310,8 +125,63 @@ AFFINITY = some(
         st.fixed_dictionaries({"weight": st.integers(1, 100), "preference": TERM}), max_size=2
     ),
 )
+POD_LABELS = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["a", "b"]))
+SELECTOR = some(
+    matchLabels=st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["a", "b"]), max_size=1),
+    matchExpressions=st.lists(
+        st.one_of(
+            st.fixed_dictionaries(
+                {
+                    "key": st.sampled_from(["app", "v"]),
+                    "operator": st.sampled_from(["In", "NotIn"]),
+                    "values": st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=2),
+                }
+            ),
+            st.fixed_dictionaries(
+                {"key": st.sampled_from(["app", "v"]), "operator": st.sampled_from(["Exists", "DoesNotExist"])}
+            ),
+        ),
+        max_size=1,
+    ),
+)
+LABEL_KEYS = st.lists(st.sampled_from(["app", "v"]), max_size=1)
+PEER_TERM = st.fixed_dictionaries(
+    {"topologyKey": st.sampled_from(KEYS)},
+    optional={
+        "labelSelector": SELECTOR,
+        "namespaces": st.lists(st.sampled_from(["default", "one"]), max_size=2),
+        "namespaceSelector": some(matchLabels=st.just({"team": "x"})),
+        "matchLabelKeys": LABEL_KEYS,
+        "mismatchLabelKeys": LABEL_KEYS,
+    },
+)
+PEER_RULES = some(
+    requiredDuringSchedulingIgnoredDuringExecution=st.lists(PEER_TERM, max_size=2),
+    preferredDuringSchedulingIgnoredDuringExecution=st.lists(
+        st.fixed_dictionaries({"weight": st.integers(1, 100), "podAffinityTerm": PEER_TERM}), max_size=2
+    ),
+)
+SPREAD = st.fixed_dictionaries(
+    {
+        "maxSkew": st.integers(1, 3),
+        "topologyKey": st.sampled_from(KEYS),
+        "whenUnsatisfiable": st.sampled_from(["DoNotSchedule", "ScheduleAnyway"]),
+    },
+    optional={
+        "labelSelector": SELECTOR,
+        "minDomains": st.integers(1, 4),
+        "nodeAffinityPolicy": st.sampled_from(["Honor", "Ignore"]),
+        "nodeTaintsPolicy": st.sampled_from(["Honor", "Ignore"]),
+        "matchLabelKeys": LABEL_KEYS,
+    },
+)
+METADATA = st.fixed_dictionaries(
+    {"namespace": st.sampled_from(["default", "default", "one", "two"]), "labels": POD_LABELS},
+    optional={"deletionTimestamp": st.just("2026-01-01T00:00:00Z")},
+)
 POD = st.fixed_dictionaries(
     {
+        "metadata": METADATA,
         "spec": st.fixed_dictionaries(
             {"containers": st.lists(CONTAINER, min_size=1, max_size=2)},
             optional={
@@ -321,37 +191,87 @@ POD = st.fixed_dictionaries(
                 "tolerations": TOLERATIONS,
                 "affinity": some(nodeAffinity=AFFINITY),
             },
-        )
+        ),
     }
 )
-STEP = st.one_of(
-    st.tuples(st.just("node"), NODE),
-    st.tuples(st.just("remove node"), st.sampled_from(NODES)),
-    st.tuples(st.just("schedule"), st.integers(0, 3)),
-    st.tuples(st.just("schedule"), st.integers(0, 3)),
-    st.tuples(st.just("place"), st.tuples(st.integers(0, 3), st.sampled_from(NODES))),
-    st.tuples(st.just("remove pod"), st.integers(0, 30)),
+SOCIABLE_POD = st.fixed_dictionaries(
+    {
+        "metadata": METADATA,
+        "spec": st.fixed_dictionaries(
+            {"containers": st.just([{}])},
+            optional={
+                "tolerations": TOLERATIONS,
+                "nodeSelector": st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["a", "b"]), max_size=1),
+                "affinity": some(podAffinity=PEER_RULES, podAntiAffinity=PEER_RULES),
+                "topologySpreadConstraints": st.lists(
+                    SPREAD, min_size=1, max_size=2, unique_by=lambda c: (c["topologyKey"], c["whenUnsatisfiable"])
+                ),
+            },
+        ),
+    }
 )
+LABELLED_NODE = st.fixed_dictionaries(
+    {
+        "metadata": st.fixed_dictionaries(
+            {
+                "name": st.sampled_from(NODES),
+                "labels": st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["a", "b", "c"]), min_size=1),
+            }
+        ),
+        "spec": some(taints=TAINTS),
+        "status": st.just({"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "4"}}),
+    }
+)
+
+
+def steps(node: st.SearchStrategy[Json]) -> st.SearchStrategy[list[tuple[str, Any]]]:
+    step = st.one_of(
+        st.tuples(st.just("node"), node),
+        st.tuples(st.just("remove node"), st.sampled_from(NODES)),
+        st.tuples(st.just("schedule"), st.integers(0, 3)),
+        st.tuples(st.just("schedule"), st.integers(0, 3)),
+        st.tuples(st.just("place"), st.tuples(st.integers(0, 3), st.sampled_from(NODES))),
+        st.tuples(st.just("remove pod"), st.integers(0, 30)),
+    )
+    return st.lists(step, min_size=1, max_size=25)
+
+
+def some_nodes(node: st.SearchStrategy[Json]) -> st.SearchStrategy[list[Json]]:
+    return st.lists(node, max_size=6, unique_by=lambda each: each["metadata"]["name"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(some_nodes(NODE), st.lists(POD, min_size=4, max_size=4), steps(NODE), st.integers(0, 1000))
+def test_feasible_nodes_scores_and_reasons_are_those_of_the_reference(
+    first_nodes: list[Json], templates: list[Json], history: list[tuple[str, Any]], seed: int
+) -> None:
+    compare(first_nodes, templates, history, seed)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(NODE, max_size=6, unique_by=lambda node: node["metadata"]["name"]),
-    st.lists(POD, min_size=4, max_size=4),
-    st.lists(STEP, min_size=1, max_size=25),
+    some_nodes(LABELLED_NODE),
+    st.lists(SOCIABLE_POD, min_size=4, max_size=4),
+    steps(LABELLED_NODE),
     st.integers(0, 1000),
 )
-def test_feasible_nodes_scores_and_reasons_are_those_of_the_reference(
-    first_nodes: list[Json], templates: list[Json], steps: list[tuple[str, Any]], seed: int
+def test_affinity_between_pods_and_spreading_are_those_of_the_reference(
+    first_nodes: list[Json], templates: list[Json], history: list[tuple[str, Any]], seed: int
 ) -> None:
+    compare(first_nodes, templates, history, seed)
+
+
+def compare(first_nodes: list[Json], templates: list[Json], history: list[tuple[str, Any]], seed: int) -> None:
+    """Play the history on both, and hold every decision of the scheduler to the reference."""
     rng = random.Random(seed)
     snapshot, signatures = Snapshot(), Signatures()
+    for namespace, labels in NAMESPACES.items():
+        snapshot.peers.set_namespace(namespace, labels)
     decider = Decider(snapshot)
     nodes: dict[str, Json] = {}
-    pods: dict[str, tuple[str, Json]] = {}
+    placed_pods: dict[str, tuple[str, Json]] = {}
     alive = [signatures.of(pod) for pod in templates]
-    for number, (what, value) in enumerate([*(("node", node) for node in first_nodes), *steps]):
-        placed = {name: [pod for node, pod in pods.values() if node == name] for name in NODES}
+    for number, (what, value) in enumerate([*(("node", node) for node in first_nodes), *history]):
         key = f"default/{number}"
         match what:
             case "node":
@@ -362,15 +282,17 @@ def test_feasible_nodes_scores_and_reasons_are_those_of_the_reference(
                 snapshot.remove_node(value)
             case "place":
                 index, name = value
-                pods[key] = (name, templates[index])
+                placed_pods[key] = (name, templates[index])
                 snapshot.place(key, name, alive[index])
             case "remove pod":
                 gone = f"default/{value}"
-                pods.pop(gone, None)
+                placed_pods.pop(gone, None)
                 snapshot.remove(gone)
             case "schedule":
                 pod = templates[value]
-                expected = totals(pod, nodes, placed)
+                placed = {name: [other for node, other in placed_pods.values() if node == name] for name in NODES}
+                world = World(nodes, placed, NAMESPACES)
+                expected = totals(pod, world)
                 verdict = decider.verdict(alive[value])
                 found = {
                     name: int(verdict.totals[row])
@@ -384,7 +306,7 @@ def test_feasible_nodes_scores_and_reasons_are_those_of_the_reference(
                 if expected:
                     assert decision.node is not None
                     assert decision.score == expected[decision.node] == max(expected.values())
-                    pods[key] = (decision.node, pod)
+                    placed_pods[key] = (decision.node, pod)
                 else:
                     assert decision.diagnosis is not None
-                    assert unschedulable_message(decision.diagnosis) == message(pod, nodes, placed)
+                    assert unschedulable_message(decision.diagnosis) == message(pod, world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -26,7 +27,7 @@ class FakeApi:
     """As much of the API server as the scheduler uses. `on_bind` may raise, before or after the binding is done."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Json]] = {"pods": {}, "nodes": {}, "events": {}}
+        self.objects: dict[str, dict[str, Json]] = defaultdict(dict)
         self.watchers: list[tuple[str, asyncio.Queue[WatchEvent | None]]] = []
         self.revision = 0
         self.before_bind: Callable[[str], None] = lambda key: None
@@ -138,6 +139,21 @@ class FakeApi:
         self.after_bind(key)
         return {}
 
+    async def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str | None = None) -> Json:
+        await asyncio.sleep(0)
+        self._reach()
+        key = f"{namespace}/{name}"
+        found = self.objects[kind.plural].get(key)
+        if found is None or (uid and found["metadata"]["uid"] != uid):
+            raise not_found("", kind.plural, name)
+        if found["spec"].get("terminationGracePeriodSeconds"):
+            gone = copy.deepcopy(found)
+            gone["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            self.put(kind, gone)
+        else:
+            self.drop(kind, key)
+        return {}
+
     async def patch(self, kind: Kind, name: str, namespace: str, patch: Any, **options: Any) -> Json:
         await asyncio.sleep(0)
         self._reach()
@@ -152,7 +168,9 @@ class FakeApi:
         self.patched_pods += 1
         assert options == {"content_type": "application/strategic-merge-patch+json", "subresource": "status"}
         conditions = {each["type"]: each for each in obj.setdefault("status", {}).get("conditions", [])}
-        for each in patch["status"]["conditions"]:
+        if "nominatedNodeName" in patch["status"]:
+            obj["status"]["nominatedNodeName"] = patch["status"]["nominatedNodeName"]
+        for each in patch["status"].get("conditions", []):
             conditions[each["type"]] = {**conditions.get(each["type"], {}), **each}
         obj["status"]["conditions"] = list(conditions.values())
         self.put(kind, obj)
@@ -171,6 +189,14 @@ def pod(name: str, cpu: str = "1", uid: str = "", **spec: Any) -> Json:
         },
         "status": {"phase": "Pending"},
     }
+
+
+def no_victims(nodes: int) -> str:
+    return f"preemption: 0/{nodes} nodes are available: {nodes} No preemption victims found for incoming pod."
+
+
+def not_helpful(nodes: int) -> str:
+    return f"preemption: 0/{nodes} nodes are available: {nodes} Preemption is not helpful for scheduling."
 
 
 def node(name: str, cpu: str = "2", **labels: str) -> Json:
@@ -233,7 +259,7 @@ async def test_a_pod_without_a_node_says_why_and_is_bound_when_a_node_comes(worl
     world.api.put(NODE, node("n1", cpu="500m"))
     world.api.put(POD, pod("p"))
     await world.quiet()
-    message = "0/1 nodes are available: 1 Insufficient cpu."
+    message = f"0/1 nodes are available: 1 Insufficient cpu. {not_helpful(1)}"
     condition = world.api.condition("p")
     assert (condition["status"], condition["reason"], condition["message"]) == ("False", "Unschedulable", message)
     assert condition["lastTransitionTime"]
@@ -304,7 +330,7 @@ async def test_pods_bound_by_others_take_their_room(world: World) -> None:
     world.api.put(NODE, node("n1", cpu="1"))
     world.api.put(POD, pod("p"))
     await world.quiet()
-    assert world.api.condition("p")["message"] == "0/1 nodes are available: 1 Insufficient cpu."
+    assert world.api.condition("p")["message"] == f"0/1 nodes are available: 1 Insufficient cpu. {no_victims(1)}"
 
 
 async def test_a_gated_pod_waits_and_says_so_until_its_gates_are_gone(world: World) -> None:
@@ -364,7 +390,7 @@ async def test_a_pod_that_another_bound_meanwhile_is_counted_where_it_is(world: 
     assert world.api.node_of("q") == "n1"
     world.api.put(POD, pod("r"))
     await world.quiet()
-    assert world.api.condition("r")["message"] == "0/2 nodes are available: 2 Insufficient cpu."
+    assert world.api.condition("r")["message"] == f"0/2 nodes are available: 2 Insufficient cpu. {no_victims(2)}"
 
 
 async def test_a_pod_gone_at_binding_frees_its_room(world: World) -> None:
@@ -429,7 +455,7 @@ async def test_the_condition_is_written_only_when_it_says_something_new(world: W
     assert world.api.patched_pods == 1
     world.api.put(NODE, node("n2", cpu="500m"))
     await world.pass_time(301)
-    assert world.api.condition("p")["message"] == "0/2 nodes are available: 2 Insufficient cpu."
+    assert world.api.condition("p")["message"] == f"0/2 nodes are available: 2 Insufficient cpu. {not_helpful(2)}"
     assert world.api.patched_pods == 2
 
 
@@ -504,14 +530,14 @@ async def test_a_server_restart_in_the_middle_loses_nothing(world: World) -> Non
 async def test_a_fault_in_a_rule_leaves_the_other_pods_alone(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    decide_one = world.scheduler._decider.decide_one
+    decide_one = world.scheduler._deciders["default-scheduler"].decide_one
 
     def fail_for_one(key: str, *rest: Any) -> Any:
         if key == "default/bad":
             raise ZeroDivisionError("a fault in a rule")
         return decide_one(key, *rest)
 
-    monkeypatch.setattr(world.scheduler._decider, "decide_one", fail_for_one)
+    monkeypatch.setattr(world.scheduler._deciders["default-scheduler"], "decide_one", fail_for_one)
     world.api.put(NODE, node("n1"))
     world.api.put(POD, pod("bad"))
     world.api.put(POD, pod("good"))
@@ -618,3 +644,128 @@ async def test_under_faults_no_node_is_overcommitted_and_in_the_end_every_pod_th
             if not each["spec"].get("nodeName") and each["status"]["phase"] != "Succeeded":
                 cpu = millicores(each["spec"]["containers"][0]["resources"]["requests"]["cpu"]) / 1000
                 assert all(cpu > room + 1e-9 for room in free.values()), f"{key_of(each)} would fit"
+
+
+# Preemption
+
+
+async def test_a_pod_of_higher_priority_takes_the_place_of_a_lower_one(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="2"))
+    world.api.put(POD, pod("low", cpu="2", priority=1))
+    await world.quiet()
+    world.api.put(POD, pod("high", cpu="2", priority=9))
+    await world.quiet()
+    await world.pass_time(1.0)
+    assert "default/low" not in world.api.objects["pods"]
+    assert world.api.node_of("high") == "n1"
+    assert world.api.told("Preempted") == ["Preempted by pod uid-high on node n1"]
+
+
+async def test_the_pod_waits_on_its_nominated_node_until_the_victim_has_ended(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="2"))
+    world.api.put(POD, pod("low", cpu="2", priority=1, terminationGracePeriodSeconds=30))
+    await world.quiet()
+    world.api.put(POD, pod("high", cpu="2", priority=9))
+    await world.quiet()
+    assert world.api.pod("high")["status"]["nominatedNodeName"] == "n1"
+    marked = {each["type"]: each for each in world.api.pod("low")["status"]["conditions"]}["DisruptionTarget"]
+    assert (marked["status"], marked["reason"]) == ("True", "PreemptionByScheduler")
+    assert marked["message"] == "default-scheduler: preempting to accommodate a higher priority pod"
+    assert world.api.pod("low")["metadata"]["deletionTimestamp"]
+    world.api.put(POD, pod("other", cpu="2", priority=9))  # of the same priority: the room is not for it
+    await world.pass_time(20)
+    world.api.drop(POD, "default/low")
+    await world.quiet()
+    await world.pass_time(11)
+    assert world.api.node_of("high") == "n1"
+    assert world.api.node_of("other") is None
+
+
+async def test_a_pod_that_must_not_preempt_says_so(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="2"))
+    world.api.put(POD, pod("low", cpu="2", priority=1))
+    await world.quiet()
+    world.api.put(POD, pod("high", cpu="2", priority=9, preemptionPolicy="Never"))
+    await world.quiet()
+    told = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+    assert world.api.condition("high")["message"] == told
+    assert world.api.node_of("low") == "n1"
+
+
+async def test_a_nomination_is_found_again_after_a_restart() -> None:
+    world = World()
+    world.api.put(NODE, node("n1", cpu="2"))
+    low = pod("low", cpu="2", priority=1, nodeName="n1")
+    low["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    low["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]
+    world.api.put(POD, low)
+    high = pod("high", cpu="2", priority=9)
+    high["status"]["nominatedNodeName"] = "n1"
+    world.api.put(POD, high)
+    async with world.running():
+        world.api.put(POD, pod("other", cpu="2", priority=5))
+        await world.quiet()
+        assert "not eligible due to a terminating pod on the nominated node" in world.api.condition("high")["message"]
+        world.api.drop(POD, "default/low")
+        await world.pass_time(11)
+        assert (world.api.node_of("high"), world.api.node_of("other")) == ("n1", None)
+
+
+# Groups
+
+
+def member(name: str, cpu: str = "1", least: int = 3, **spec: Any) -> Json:
+    found = pod(name, cpu, **spec)
+    prefix = "pod-group.scheduling.sigs.k8s.io"
+    found["metadata"]["labels"] = {f"{prefix}/name": "g", f"{prefix}/min-available": str(least)}
+    return found
+
+
+async def test_a_group_gets_nodes_for_all_of_its_pods_or_for_none(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="2"))
+    for number in range(3):
+        world.api.put(POD, member(f"m{number}"))
+    await world.quiet()
+    assert [world.api.node_of(f"m{number}") for number in range(3)] == [None, None, None]
+    message = world.api.condition("m0")["message"]
+    assert "minCount (3) cannot be satisfied: 2 of 3 waiting pods would fit." in message
+    world.api.put(POD, pod("single", cpu="2"))  # what does not fit the group is free for others
+    await world.quiet()
+    assert world.api.node_of("single") == "n1"
+    world.api.put(NODE, node("n2", cpu="3"))
+    await world.pass_time(11)
+    assert [world.api.node_of(f"m{number}") for number in range(3)] == ["n2", "n2", "n2"]
+
+
+async def test_a_group_waits_until_enough_of_its_pods_are_there(world: World) -> None:
+    world.api.put(NODE, node("n1", cpu="4"))
+    world.api.put(POD, member("m0"))
+    world.api.put(POD, member("m1"))
+    await world.pass_time(5)
+    assert world.api.node_of("m0") is None
+    waiting = "waiting for minCount pods from a gang to appear in scheduling queue"
+    assert world.api.condition("m0")["message"] == waiting
+    world.api.put(POD, member("m2"))
+    await world.pass_time(11)
+    assert [world.api.node_of(f"m{number}") for number in range(3)] == ["n1", "n1", "n1"]
+    world.api.put(POD, member("m3"))  # the group is complete: who comes later goes alone
+    await world.quiet()
+    assert world.api.node_of("m3") == "n1"
+
+
+# Other pods
+
+
+async def test_a_pod_comes_back_when_the_pod_that_it_wants_to_be_with_is_placed(world: World) -> None:
+    world.api.put(NODE, node("n1", zone="a"))
+    world.api.put(NODE, node("n2", zone="b"))
+    term = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "db"}}}
+    near = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    world.api.put(POD, pod("web", affinity=near))
+    await world.quiet()
+    assert "2 node(s) didn't match pod affinity rules" in world.api.condition("web")["message"]
+    database = pod("db", nodeSelector={"zone": "b"})
+    database["metadata"]["labels"] = {"app": "db"}
+    world.api.put(POD, database)
+    await world.pass_time(11)
+    assert (world.api.node_of("db"), world.api.node_of("web")) == ("n2", "n2")

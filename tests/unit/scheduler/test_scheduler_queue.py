@@ -20,7 +20,7 @@ SIGNATURES = Signatures()
 
 
 def sized(cpu: str) -> Signature:
-    return SIGNATURES.of({"spec": {"containers": [{"resources": {"requests": {"cpu": cpu}}}]}})
+    return SIGNATURES.of({"metadata": {}, "spec": {"containers": [{"resources": {"requests": {"cpu": cpu}}}]}})
 
 
 SMALL, LARGE = sized("1"), sized("9")
@@ -75,8 +75,8 @@ def test_an_unschedulable_pod_waits_for_a_change_that_could_help(queue: Scheduli
     add(queue, "large", signature=LARGE)
     park_all(queue, 0)
     assert queue.pop(9, 100) == []
-    assert queue.wake(lambda signature: 0, 100) == 0
-    assert queue.wake(lambda signature: 5 if signature is SMALL else 0, 100) == 1
+    assert queue.wake(lambda pod: 0, 100) == 0
+    assert queue.wake(lambda pod: 5 if pod.signature is SMALL else 0, 100) == 1
     assert names(queue.pop(9, 100)) == ["small"]
 
 

@@ -105,7 +105,7 @@ def test_equal_pods_share_a_signature_and_unused_ones_are_forgotten(cluster: Any
     other = cluster.signature(cpu="2", tolerations=[{"operator": "Exists"}])
     assert first is again
     assert first is not other
-    assert first.constraints is other.constraints
+    assert first.usage.constraints is other.usage.constraints
     del first, again, other
     assert len(cluster.signatures._known) == 0
 

@@ -174,13 +174,19 @@ def conform(
     field_validation: str,
     doubled: Sequence[str] = (),
     is_new: bool = False,
+    stored: Object | None = None,
 ) -> tuple[Object, list[str]]:
     """The document as the model has it, and warnings. `document` may be changed. Raises 400 and 422 `ApiError`.
 
-    `is_new` is for objects to be created, of which the last ones are remembered: often the next is like them.
+    `is_new` is for objects to be created, of which the last ones are remembered: often the next is like them. `stored`
+    is the object that the document changes, in the form of the same model: often only one part of it changes.
     """
-    if is_new and not doubled and (known := _like_a_known_one(model, document)) is not None:
-        return known, []
+    if not doubled:
+        known = _like_a_known_one(model, document) if is_new else None
+        if stored is not None:
+            known = _with_parts_of(model, document, stored)
+        if known is not None:
+            return known, []
     group, _, version = api_version.rpartition("/")
     problems = [f'duplicate field "{path}"' for path in doubled]
     for _ in range(_ROUNDS):
@@ -228,6 +234,28 @@ def _conformed(model: type[Model], text: bytes) -> bytes | None:
     except ValidationError:
         return None
     return orjson.dumps(model.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True))
+
+
+def _with_parts_of(model: type[Model], document: Object, stored: Object) -> Object | None:
+    """The conformed document when it shares parts (`spec`, `status`) with a stored object; else None."""
+    shared = {}
+    for name, value in document.items():
+        if name != "metadata" and isinstance(value, dict) and name in stored and not field_of(model, name).is_required:
+            # As text, in which the types count too: in Python `true` equals 1.
+            text = text_of(value)
+            if text is not None and (value is stored[name] or text == text_of(stored[name])):
+                shared[name] = text
+    if not shared:
+        return None
+    rest = {name: value for name, value in document.items() if name not in shared}
+    try:
+        found = model.__pydantic_validator__.validate_python(rest)
+    except ValidationError:
+        return None
+    result: Object = model.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True)
+    for name, text in shared.items():
+        result[name] = orjson.loads(text)
+    return result
 
 
 def _repair(

@@ -99,7 +99,7 @@ class Registry:
         """
         kind = write.kind
         for attempt in range(_GENERATED_NAME_TRIES):
-            obj = self.conform(write, document, doubled, is_new=True)
+            obj = self.conform(write, document, doubled)
             metadata = obj.setdefault("metadata", {})
             place(kind, metadata, write.namespace, write.name)
             is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
@@ -161,8 +161,10 @@ class Registry:
             )
         )
 
-    def conform(self, write: Write, document: Object, doubled: Sequence[str] = (), *, is_new: bool = False) -> Object:
-        """The document as its model has it, with the kind's own type fields."""
+    def conform(
+        self, write: Write, document: Object, doubled: Sequence[str] = (), *, old: Object | None = None
+    ) -> Object:
+        """The document as its model has it, with the kind's own type fields. `old` is the object that it changes."""
         kind = write.view or write.kind
         obj, warnings = conform(
             kind.model,
@@ -171,7 +173,8 @@ class Registry:
             api_version=kind.api_version,
             field_validation=write.options.field_validation,
             doubled=doubled,
-            is_new=is_new,
+            is_new=old is None,
+            stored=old if write.view is None else None,
         )
         write.warn(warnings)
         obj["kind"], obj["apiVersion"] = kind.kind, kind.api_version
@@ -181,7 +184,7 @@ class Registry:
         """Replace an object, or the part of it that is the subresource; its wire form."""
 
         async def compute(old: Object) -> Object:
-            obj = self.conform(write, document, doubled)
+            obj = self.conform(write, document, doubled, old=old)
             place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
             return await self.finish_update(write, obj, old)
 
@@ -199,7 +202,7 @@ class Registry:
             if managers is not None:
                 old["metadata"]["managedFields"] = managers
             try:
-                obj = self.conform(write, patched)
+                obj = self.conform(write, patched, old=old)
             except ApiError as error:
                 if error.code != 400:
                     raise
@@ -228,7 +231,7 @@ class Registry:
                 raise conflict(kind.group, kind.plural, write.name, MODIFIED)
             managers = old["metadata"].pop("managedFields", [])
             new, after = apply(kind, shown_form(kind, old), managers, applied, applier)
-            obj = self.conform(write, decode(dumps(new)), doubled)
+            obj = self.conform(write, decode(dumps(new)), doubled, old=old)
             place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
             old["metadata"]["managedFields"] = managers
             return await self.finish_update(write, obj, old, after)

@@ -52,7 +52,8 @@ def check_pod_update(pod: Object, old: Object) -> Iterator[FieldError]:
             yield FieldError.forbidden("spec.schedulingGates", detail)
     yield from _check_tolerations(some(new_spec, "tolerations"), some(old_spec, "tolerations"))
     yield from check_tolerations(some(new_spec, "tolerations"), "spec.tolerations")
-    changes = list(differing_fields(_fixed(new_spec), _fixed(old_spec), "spec"))
+    fixed, before = _fixed(new_spec), _fixed(old_spec)
+    changes = list(differing_fields(fixed, before, "spec")) if fixed != before else []
     if changes:
         lines = [
             f"  {path}: {_shown(_at(old, path))} -> {_shown(_at(pod, path))}" for path in changes[:_SHOWN_DIFFERENCES]

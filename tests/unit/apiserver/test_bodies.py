@@ -205,3 +205,36 @@ def test_what_was_wrong_with_an_object_is_wrong_with_the_next_one_too():
         assert "colour" not in obj["spec"]
         with pytest.raises(ApiError, match=r"cannot unmarshal number into Go struct field PodSpec\.spec\.nodeName"):
             new_pod(name, nodeName=7)
+
+
+def changed(document, stored):
+    return conform(
+        DEPLOYMENT.model, document, kind="Deployment", api_version="apps/v1", field_validation="Warn", stored=stored
+    )
+
+
+def deployment(**changes):
+    template = {"spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}
+    return {"metadata": {"name": "d"}, "spec": spec | changes, "status": {"replicas": 1}}
+
+
+def test_a_part_that_did_not_change_is_taken_over_as_a_copy():
+    stored = deployment()
+    obj, warnings = changed({**deployment(), "metadata": {"name": "d", "labels": None}}, stored)
+    assert (obj["metadata"], obj["spec"], obj["status"]) == ({"name": "d"}, stored["spec"], stored["status"])
+    assert not warnings
+    obj["spec"]["replicas"] = 9
+    assert stored["spec"]["replicas"] == 1
+
+
+def test_a_part_that_is_equal_but_of_another_type_is_looked_at():
+    with pytest.raises(ApiError, match="cannot unmarshal bool into Go struct field"):
+        changed(deployment(replicas=True), deployment())
+
+
+def test_what_is_wrong_beside_a_part_that_did_not_change_is_told():
+    assert changed({**deployment(), "colour": {}}, deployment())[1] == ['unknown field "colour"']
+    obj, warnings = changed(deployment(colour="red"), deployment())
+    assert warnings == ['unknown field "spec.colour"']
+    assert "colour" not in obj["spec"]

@@ -17,6 +17,7 @@ from controlplane.controllers.caches import shared_informers
 from controlplane.controllers.csrapproving import CsrApprovingLoop
 from controlplane.controllers.csrcleaning import CsrCleaningLoop
 from controlplane.controllers.csrsigning import Authority, CsrSigningLoop
+from controlplane.controllers.daemonset import DaemonSetLoop
 from controlplane.controllers.deployment import DeploymentLoop
 from controlplane.controllers.disruption import DisruptionLoop
 from controlplane.controllers.garbagecollector import GarbageCollector
@@ -36,6 +37,7 @@ from pyk.api.kinds import (
     CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
     CONTROLLER_REVISION,
+    DAEMON_SET,
     DEPLOYMENT,
     LEASE,
     NAMESPACE,
@@ -107,6 +109,15 @@ class Manager:
                 self.informers[STATEFUL_SET],
                 pods,
                 self.informers[PERSISTENT_VOLUME_CLAIM],
+                self.informers[CONTROLLER_REVISION],
+            ),
+            DaemonSetLoop(
+                client,
+                recorder("daemonset-controller"),
+                clock,
+                self.informers[DAEMON_SET],
+                pods,
+                nodes,
                 self.informers[CONTROLLER_REVISION],
             ),
             NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),

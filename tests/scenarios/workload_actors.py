@@ -1,17 +1,18 @@
-"""The commands of scenario files about StatefulSets: the set, what its pods do, and the loop's steps."""
+"""The commands of scenario files about StatefulSets and DaemonSets: the set, what its pods do, and the loop's steps."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
-from controlplane.controllers import statefulset
+from controlplane.controllers import daemonset, statefulset
+from controlplane.controllers.controllerrevisions import POD_HASH_LABEL, hash_of, oldest_first, surplus
 from controlplane.controllers.controllerrevisions import decide as decide_revision
-from controlplane.controllers.controllerrevisions import oldest_first, surplus
+from controlplane.controllers.daemonpods import target_of
 from controlplane.controllers.statefulpods import ordinal_of, revision_name
 from pyk.api.kinds import BY_KIND
 from pyk.api.objects import Object, controller_of, name_of, uid_of
-from pyk.reconcile.actions import Delete
+from pyk.reconcile.actions import Create, Delete
 from pyk.reconcile.clock import timestamp
 from tests.scenarios.world import World
 
@@ -112,3 +113,66 @@ class WorkloadActors:
         live = [name_of(current), name_of(choice.revision), *map(revision_name, pods)]
         dropped = surplus(revisions, live, found["spec"]["revisionHistoryLimit"])
         return [*lines, *self.carried_out(each for each in dropped if isinstance(each, Delete))]
+
+    # DaemonSets
+
+    def do_host(self, name: str, settings: Settings) -> list[str]:
+        """A node is there, or changes: `label=KEY:VALUE taint=KEY:EFFECT`, or `untainted`."""
+        node = copy.deepcopy(self.world.get("Node", name))
+        obj = node or {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {}}
+        if "label" in settings:
+            key, _, value = settings["label"].partition(":")
+            obj["metadata"]["labels"] = {key: value}
+        if "taint" in settings:
+            key, _, effect = settings["taint"].partition(":")
+            obj["spec"]["taints"] = [{"key": key, "effect": effect}]
+        if "untainted" in settings:
+            obj["spec"]["taints"] = []
+        if node is None:
+            self.world.add(obj)
+        else:
+            self.world.replace(obj)
+        return []
+
+    def do_daemonset(self, name: str, settings: Settings) -> list[str]:
+        """A DaemonSet: `image surge unavailable on=KEY:VALUE min_ready on_delete`."""
+        spec: dict[str, Any] = {}
+        if self.world.get("DaemonSet", name) is None:
+            pod: dict[str, Any] = {"containers": [{"name": "main", "image": "a"}]}
+            if "on" in settings:
+                key, _, value = settings["on"].partition(":")
+                pod["nodeSelector"] = {key: value}
+            spec |= {
+                "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
+            }
+        if "min_ready" in settings:
+            spec["minReadySeconds"] = int(settings["min_ready"])
+        if "surge" in settings or "unavailable" in settings:
+            rolling = {"maxSurge": settings.get("surge", "0"), "maxUnavailable": settings.get("unavailable", "0")}
+            numbers = {key: value if value.endswith("%") else int(value) for key, value in rolling.items()}
+            spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": numbers}
+        if "on_delete" in settings:
+            spec["updateStrategy"] = {"type": "OnDelete"}
+        self.place("DaemonSet", name, spec, settings)
+        return []
+
+    def do_daemons(self, name: str, settings: Settings) -> list[str]:
+        """The DaemonSet loop takes one step; the nodes of `held=a,b` wait for their next try."""
+        found = self.world.find("DaemonSet", name)
+        choice = decide_revision(found, self.owned("ControllerRevision", found), POD_HASH_LABEL)
+        self.carried_out(choice.actions)
+        hashed = hash_of(choice.revision, POD_HASH_LABEL)
+        held = frozenset(settings.get("held", "").split(","))
+
+        def observed() -> daemonset.Observed:
+            pods, nodes = self.owned("Pod", found), self.world.all("Node")
+            return daemonset.Observed(found, pods, nodes, hashed, self.world.now, held)
+
+        actions = daemonset.decide(observed())
+        lines = [
+            f"{line} on {target_of(action.obj)}" if isinstance(action, Create) else line
+            for action in actions
+            for line in self.world.carry_out(action)
+        ]
+        return lines + self.carried_out(daemonset.decide_status(observed()))

@@ -48,7 +48,7 @@ async def run(config: AgentConfig) -> None:
     for folder in (config.state_dir, config.image_dir):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     cgroups = detect()
-    runtime = NativeRuntime(config.state_dir / "runtime", cgroups=cgroups, clock=clock)
+    runtime = NativeRuntime(config.state_dir / "runtime", cgroups=cgroups, clock=clock, handlers=config.runtimes)
     network = BridgeNetwork(
         node_name=config.node_name,
         node_ip=config.node_ip,
@@ -58,7 +58,9 @@ async def run(config: AgentConfig) -> None:
     images = ImageStore(config.image_dir, clock)
     images.source = Puller(images, RegistriesFile(config.registries), clock)
     readiness = Readiness(clock)
-    identity = Identity(config.node_name, config.node_ip, config.port, config.labels, machine_info())
+    identity = Identity(
+        config.node_name, config.node_ip, config.port, config.labels, machine_info(), tuple(sorted(config.runtimes))
+    )
     resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
     async with (
         Client(load_kubeconfig(config.kubeconfig), user_agent="kubelet/pyk") as client,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.capacity import parse_reservation
+from agent.runtime.contract import OWN_HANDLERS
 
 DEFAULT_MAX_PODS = 110
+_KNOWN_RUNTIMES = ("runc", "crun")
 DEFAULT_RESERVATION = "memory=100Mi"
 """Kubernetes' default: the kubelet keeps so much for itself by its eviction threshold."""
 
@@ -33,6 +37,7 @@ class AgentConfig:
     labels: Mapping[str, str]
     reserved: Mapping[str, str]
     max_pods: int
+    runtimes: Mapping[str, str]
     allowed_unsafe_sysctls: Sequence[str]
     cluster_dns: Sequence[str]
     cluster_domain: str
@@ -58,6 +63,13 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
     parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
+    parser.add_argument(
+        "--runtime",
+        action="append",
+        default=[],
+        metavar="HANDLER=PATH",
+        help="an OCI runtime for RuntimeClasses with this handler (default: runc and crun, where they are installed)",
+    )
     parser.add_argument(
         "--allowed-unsafe-sysctls",
         action="append",
@@ -90,11 +102,24 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         labels=labels,
         reserved=given.system_reserved,
         max_pods=given.max_pods,
+        runtimes=_runtimes(parser, given.runtime),
         allowed_unsafe_sysctls=tuple(given.allowed_unsafe_sysctls),
         cluster_dns=tuple(given.cluster_dns),
         cluster_domain=given.cluster_domain,
         verbose=given.verbose,
     )
+
+
+def _runtimes(parser: argparse.ArgumentParser, said: Sequence[str]) -> Mapping[str, str]:
+    """Handlers and the programs behind them."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    found = {name: program for name in _KNOWN_RUNTIMES if (program := shutil.which(name, path=path))}
+    for entry in said:
+        handler, separator, program = entry.partition("=")
+        if not separator or not os.path.isabs(program) or handler in OWN_HANDLERS:
+            parser.error(f"--runtime {entry}: write HANDLER=/PATH/OF/PROGRAM, with another handler than 'pyk'")
+        found[handler] = program
+    return found
 
 
 def _address(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pyk
 from agent.capacity import Capacity, NodeResources, Pressure, allocatable, pressure
 from agent.images.image import Image
+from agent.runtime.contract import OWN_HANDLERS
 from pyk.api.kinds import NODE
 from pyk.api.objects import Object, condition_of, labels_of
 from pyk.client.client import Client
@@ -37,13 +38,15 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What of the Node does not change while the agent runs. `ip` is its InternalIP, `port` the node API's."""
+    """What of the Node does not change while the agent runs. `ip` is its InternalIP, `port` the node API's, `handlers`
+    name the other OCI runtimes that it has."""
 
     name: str
     ip: str
     port: int
     labels: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, str] = field(default_factory=dict)
+    handlers: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,6 @@ def own_labels(identity: Identity) -> dict[str, str]:
     }
 
 
-_HANDLERS = ("", "pyk")
-"""The runtimes that a RuntimeClass can name; the empty name is the default."""
-
-
 def registration(identity: Identity, observed: Observed, now: float) -> Object:
     """The Node as it is first created."""
     node: Object = {
@@ -123,11 +122,16 @@ def desired_status(identity: Identity, observed: Observed, node: Object, now: fl
         nodeInfo=dict(identity.info),
         images=[dict(image) for image in largest_images(observed.images)],
         features={"supplementalGroupsPolicy": True},
-        runtimeHandlers=[
-            {"name": name, "features": {"recursiveReadOnlyMounts": True, "userNamespaces": True}} for name in _HANDLERS
-        ],
+        runtimeHandlers=_runtime_handlers(identity.handlers),
     )
     return status
+
+
+def _runtime_handlers(others: Iterable[str]) -> list[dict[str, Any]]:
+    """The runtimes that a RuntimeClass can name; the empty name is the default."""
+    features = {"recursiveReadOnlyMounts": True, "userNamespaces": True}
+    own = [{"name": name, "features": dict(features)} for name in OWN_HANDLERS]
+    return own + [{"name": name, "features": dict.fromkeys(features, False)} for name in others]
 
 
 def largest_images(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -119,6 +119,7 @@ class Launcher:
                 stdin=bool(container.get("stdin")),
                 stdin_once=bool(container.get("stdinOnce")),
                 labels=_labels(pod, container, image, inputs.user) | _tries(attempt, backoff, run),
+                handler=sandbox.handler,
             ),
             skipped,
         )

@@ -20,8 +20,10 @@ from agent.runtime.contract import RuntimeFailure, SandboxConfig
 from agent.volumes.projection import Sources, VolumeFailure
 from agent.volumes.references import ReferenceUnavailable
 from agent.volumes.tokens import TokenUnavailable
-from pyk.api.kinds import SECRET
+from pyk.api.kinds import RUNTIME_CLASS, SECRET
 from pyk.api.objects import Object
+from pyk.api.status import ApiError
+from pyk.client.client import ClientUnavailable
 
 RUNTIME_NOT_READY = "RuntimeNotReady"
 
@@ -40,6 +42,7 @@ class Starter:
         context = spec.get("securityContext") or {}
         record.has_remains = True
         try:
+            handler = await self._handler(spec)
             self._parts.cgroups.create(cgroup)
             self._parts.cgroups.apply(cgroup, pod_cgroup_resources(pod, self._parts.settings.pod_pids_limit))
             sandbox = await self._parts.runtime.run_sandbox(
@@ -54,6 +57,7 @@ class Starter:
                     sysctls={sysctl["name"]: sysctl["value"] for sysctl in context.get("sysctls") or ()},
                     labels=pod_labels(pod),
                     own_users=spec.get("hostUsers") is False,
+                    handler=handler,
                 )
             )
         except (RuntimeFailure, OSError) as error:
@@ -62,6 +66,17 @@ class Starter:
         record.failures.pop(SANDBOX, None)
         record.actual_pod, record.cgroup_limits = spec.get("resources") or {}, pod_limits(pod)
         record.begin_sandbox(sandbox)
+
+    async def _handler(self, spec: Object) -> str:
+        """The runtime that the pod's RuntimeClass names. Raises `RuntimeFailure`."""
+        name = spec.get("runtimeClassName")
+        if not name:
+            return ""
+        try:
+            found = await self._parts.client.get(RUNTIME_CLASS, name)
+        except (ApiError, ClientUnavailable) as error:
+            raise RuntimeFailure(f"failed to get sandbox runtime: {error}", reason="CreatePodSandboxError") from error
+        return str(found["handler"])
 
     async def attach_network(self, record: PodRecord) -> None:
         """Addresses for the sandbox; a pod of the host network has the node's."""

@@ -28,7 +28,7 @@ import struct
 import sys
 import termios
 
-from agent.runtime import syscalls, userns
+from agent.runtime import foreign, syscalls, userns
 from agent.runtime.mounts import NULL_DEVICE, build_root, enter_root
 from agent.runtime.process import CannotExecute, become, set_oom_score
 
@@ -133,6 +133,38 @@ def container(
         userns.become_root()
         syscalls.unshare(syscalls.CLONE_NEWNS)  # no mount of the root can be taken away in one that it owns
     _finish(child, console=bool(plan["links"]), gate=True)
+
+
+def foreign_container(
+    child: Child,
+    plan: dict[str, Any],
+    bundle: str,
+    scratch: str,
+    sandbox: int,
+    host_mounts: int,
+    arguments: list[str],
+    *,
+    own_shm: bool,
+) -> None:
+    """A helper that has another runtime create a container; `sandbox` is the pause process's pidfd."""
+    _begin(child, [child.channel, *child.cgroup_files, sandbox, host_mounts])
+    shm_fd = -1
+    if own_shm:
+        at("open the pod's shared memory")
+        syscalls.setns(sandbox, syscalls.CLONE_NEWNS)
+        shm_fd = syscalls.clone_tree(syscalls.AT_FDCWD, b"/", recursive=False)
+        syscalls.setns(host_mounts, syscalls.CLONE_NEWNS)
+    foreign.prepare(plan, bundle, scratch, shm_fd, at)
+    _set_streams(child.stdio, plan["process"]["uid"])
+    foreign.become(arguments, bundle, at)
+
+
+def foreign_command(child: Child, arguments: list[str], bundle: str) -> None:
+    """A helper that gives another runtime a command."""
+    _begin(child, [child.channel, *child.cgroup_files])
+    foreign.enter_own_mounts(at)
+    _set_streams(child.stdio, 0)
+    foreign.become(arguments, bundle, at)
 
 
 def execution(child: Child, pidfd: int, flags: int) -> None:

@@ -22,6 +22,7 @@ import sys
 
 from agent.runtime import child as child_process
 from agent.runtime import clock, records, syscalls
+from agent.runtime.foreigners import Foreigners
 from agent.runtime.forker import wait_status
 from agent.runtime.records import CREATED, CREATING, EXITED, REMOVING, RUNNING, STARTING, ContainerRecord
 from agent.runtime.server import OperationFailed
@@ -56,6 +57,8 @@ class Containers:
         self._sandboxes = sandboxes
         self._directory = directory
         self._teardown = Teardown(forker.loop, forker.cgroups)
+        self._foreigners = Foreigners(forker, os.path.dirname(directory))
+        self._deleting: set[str] = set()
         self._channels: dict[str, Channel] = {}
         self._creating: dict[str, list[Request]] = {}
         self._starting: dict[str, list[Request]] = {}
@@ -82,6 +85,8 @@ class Containers:
                 self._forget(record)
             elif record.phase != EXITED and not (state["boot"] == records.boot_id() and self._adopt(record)):
                 self._found_dead(record)
+            if record.is_foreign and record.phase == EXITED:
+                self._delete_foreign(record, plan)
 
     def create(self, request: Request) -> None:
         plan = request.arguments["plan"]
@@ -101,6 +106,9 @@ class Containers:
         self.records[identifier] = record
         self._creating[identifier] = [request]
         try:
+            if record.is_foreign:
+                self._create_foreign(record, plan, sandbox)
+                return
             channel = self._fork(record, plan, sandbox)
         except OSError as error:
             self._failed_to_fork(record, str(error))
@@ -125,7 +133,11 @@ class Containers:
             record.save(RUNNING)
             if record.phase == CREATED:
                 record.phase = STARTING
-            self._channels[record.id].go()
+                if record.is_foreign:
+                    self._start_foreign(record)
+                    return
+            if not record.is_foreign:
+                self._channels[record.id].go()
 
     def kill(self, request: Request) -> None:
         record = self._known(request)
@@ -149,7 +161,11 @@ class Containers:
         else:
             record.save(REMOVING)
         self._teardown.begin(
-            identifier, record.cgroup, lambda: record.phase == EXITED, lambda: self._forget(record), request
+            identifier,
+            record.cgroup,
+            lambda: record.phase == EXITED and record.id not in self._deleting,
+            lambda: self._forget(record),
+            request,
         )
 
     def forget(self, request: Request) -> None:
@@ -266,6 +282,97 @@ class Containers:
             )
         return channel
 
+    def _create_foreign(self, record: ContainerRecord, plan: dict[str, Any], sandbox: SandboxRecord) -> None:
+        """Have another runtime create it.
+
+        Raises:
+            OSError: cgroup, streams or the helper cannot be made.
+        """
+        forker = self._forker
+        _make_writable(record.writable, 0)
+        forker.cgroups.create(record.cgroup)
+        with contextlib.ExitStack() as held:
+            streams = self.streams[record.id] = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
+            stdio: list[int | None] = [None, None, None]
+            if not record.terminal:
+                stdio = streams.make(held, stdin=plan["stdin"])
+            record.pipes = streams.pipes
+            self._foreigners.create(
+                record,
+                plan,
+                sandbox,
+                stdio,
+                streams.take_terminal,
+                lambda problem: self._created(record, plan, problem),
+            )
+
+    def _created(self, record: ContainerRecord, plan: dict[str, Any], problem: str) -> None:
+        """The other runtime has made the container, and its first process is ours; or it has not."""
+        try:
+            if not problem:
+                record.pid = self._foreigners.pid(record.id)
+                record.pidfd = syscalls.pidfd_open(record.pid)
+        except (OSError, ValueError) as error:
+            problem = f"its first process is not there: {error}"
+        if problem:
+            self._failed_to_fork(record, problem)
+            self._delete_foreign(record, plan)
+            return
+        record.start_time = records.start_time(record.pid)
+        record.save(CREATED)
+        self._forker.children[record.pid] = lambda status: self._ended(record, status)
+        record.phase = CREATED
+        if record.id in self._starting:
+            record.phase = STARTING
+            self._start_foreign(record)
+        for request in self._creating.pop(record.id):
+            request.reply(record.wire())
+
+    def _start_foreign(self, record: ContainerRecord) -> None:
+        plan = self._plan(record)
+
+        def started(problem: str) -> None:
+            if record.phase != STARTING:
+                return
+            if not problem:
+                record.phase = RUNNING
+                for request in self._starting.pop(record.id):
+                    request.reply(record.wire())
+                return
+            for request in self._starting.pop(record.id):
+                request.fail(OperationFailed(f"unable to start container process: {problem}", "StartError"))
+            self._signal(record, signal.SIGKILL)
+
+        try:
+            self._foreigners.start(record, plan, self._sandbox_group(record), started)
+        except OSError as error:
+            started(str(error))
+
+    def _delete_foreign(self, record: ContainerRecord, plan: dict[str, Any]) -> None:
+        """Have the other runtime forget it; its removal waits for that."""
+        self._deleting.add(record.id)
+
+        def deleted() -> None:
+            self._deleting.discard(record.id)
+            self._teardown.proceed(record.id)
+
+        try:
+            self._foreigners.delete(record, plan, self._sandbox_group(record), deleted)
+        except OSError as error:
+            print(f"container {record.id}: {plan['oci']['path']} delete: {error}", file=sys.stderr)
+            deleted()
+
+    def _plan(self, record: ContainerRecord) -> dict[str, Any]:
+        content = record.file.read()
+        if content is None:
+            raise OperationFailed(f"the record of container {record.id} cannot be read")
+        return content[1]
+
+    def _sandbox_group(self, record: ContainerRecord) -> str:
+        """The cgroup of the sandbox's own process, made anew where the sandbox is gone."""
+        sandbox = self._sandboxes.records.get(record.sandbox)
+        return sandbox.cgroup if sandbox is not None else f"{os.path.dirname(record.cgroup)}/pause"
+
     def _failed_to_fork(self, record: ContainerRecord, text: str) -> None:
         record.exit_code = _FAILED_EXIT
         record.finished_at = clock.now()
@@ -314,6 +421,8 @@ class Containers:
         record.pidfd = -1
         record.phase = EXITED
         record.save()
+        if record.is_foreign:
+            self._delete_foreign(record, self._plan(record))
         self._answer_ended(record, report)
         self.on_exit(record)
         self.server.broadcast({"event": "exited", "id": record.id})

@@ -26,6 +26,10 @@ OCISpec = dict[str, Any]
 """An OCI runtime-spec 1.2 `config.json` document."""
 
 
+OWN_HANDLERS = ("", "pyk")
+"""What RuntimeClasses call the native runtime; the empty name is the default."""
+
+
 class RuntimeFailure(Exception):
     """The runtime could not do it. `reason` is the CamelCase word that goes into the container's status
     (`CreateContainerError`, `StartError`, `RunContainerError`, ...), the text is for people.
@@ -56,7 +60,8 @@ class SandboxConfig:
     (`/pyk/n1/kubepods/burstable/pod<uid>`), which exists already. `host_network`, `host_ipc` leave out the
     namespace of that kind; `share_pids` makes one PID namespace for the pod, whose init is the sandbox's own
     process. `sysctls` are written inside the new namespaces. With `own_users` the pod has a user namespace of its own,
-    with 65,536 ids of the host that no other pod has; it goes with none of the host's namespaces.
+    with 65,536 ids of the host that no other pod has; it goes with none of the host's namespaces. `handler` names the
+    runtime that makes its containers (a RuntimeClass's handler; empty: this one).
     """
 
     id: str
@@ -69,6 +74,7 @@ class SandboxConfig:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     own_users: bool = False
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class Sandbox:
     created_at: float
     labels: Mapping[str, str]
     first_host_id: int = 0
+    handler: str = ""
 
     @property
     def network_namespace(self) -> str:
@@ -110,7 +117,8 @@ class ContainerConfig:
     `spec` is the OCI document; its `linux.namespaces` entries name the sandbox's namespaces by path, its
     `linux.cgroupsPath` the container's cgroup below every hierarchy, its `linux.resources` the limits.
     `root.path` is not looked at: the root is `rootfs`. `log_path` gets the output in the CRI log format.
-    `stdin` opens a pipe whose other end `attach` reaches; without it standard input is /dev/null.
+    `handler` is the sandbox's. `stdin` opens a pipe whose other end `attach` reaches; without it standard input is
+    /dev/null.
     """
 
     id: str
@@ -121,6 +129,7 @@ class ContainerConfig:
     stdin: bool = False
     stdin_once: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

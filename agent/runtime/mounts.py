@@ -63,13 +63,13 @@ def build_root(
     lower = plan["lower"]
     if users >= 0:
         lower, scratch = _mapped_layers(lower, scratch, users)
-    _mount_overlay(lower, plan["writable"], scratch)
+    mount_overlay(lower, plan["writable"], scratch)
     root = os.open(scratch, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     remaining = iter(trees)
     for mount in plan["mounts"]:
         at(f"mount {mount.get('source') or mount['op']} at {mount['to']}")
         if mount["op"] == "bind":
-            _attach_tree(root, mount, next(remaining))
+            attach_tree(root, mount, next(remaining))
         elif mount["op"] == "shm":
             _attach_shm(root, mount, shm_fd)
         elif mount["op"] == "cgroup":
@@ -144,8 +144,9 @@ def _at_fd(fd: int) -> bytes:
     return b"/proc/self/fd/%d" % fd
 
 
-def _mount_overlay(lower: Sequence[str], writable: str, scratch: str) -> None:
-    """`volatile`: the writable layer lives no longer than the container, so nothing in it is worth an fsync."""
+def mount_overlay(lower: Sequence[str], writable: str, scratch: str) -> None:
+    """Mount the layers and the writable one at `scratch`. `volatile`: the writable layer lives no longer than the
+    container, so nothing in it is worth an fsync."""
     paths = [*(lower or [scratch]), f"{writable}/upper", f"{writable}/work"]
     held: list[int] = []
     if sum(map(len, paths)) + len(paths) > _PAGE - 64:  # mount(2) takes one page of options
@@ -162,7 +163,8 @@ def _escaped(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def _attach_tree(root: int, mount: dict[str, Any], tree: int) -> None:
+def attach_tree(root: int, mount: dict[str, Any], tree: int) -> None:
+    """Put a detached tree where the mount of a plan says, with its attributes."""
     place = target(root, mount["to"], directory=stat.S_ISDIR(os.fstat(tree).st_mode))
     attributes = mount["set"], mount["clear"]
     deep = mount["deep"]

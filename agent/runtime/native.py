@@ -20,7 +20,7 @@ import socket
 import struct
 import termios
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 from agent.runtime import syscalls
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.contract import (
+    OWN_HANDLERS,
     ContainerConfig,
     ContainerState,
     ExecConfig,
@@ -52,14 +53,26 @@ _Reply = tuple[Any, list[int]]
 
 
 class NativeRuntime:
-    """Sandboxes and containers made by a spawner of our own. `state_dir` holds its records and its socket."""
+    """Sandboxes and containers made by a spawner of our own. `state_dir` holds its records and its socket.
+
+    `handlers` are other OCI runtimes by the names that pods' RuntimeClasses call them, as the paths of their programs:
+    they make the containers of those pods.
+    """
 
     name = "native"
 
-    def __init__(self, state_dir: Path, *, cgroups: Cgroups, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        cgroups: Cgroups,
+        clock: Clock | None = None,
+        handlers: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = state_dir.absolute()
         self._socket_path = str(self._directory / "spawner.sock")
         self._cgroups = cgroups
+        self._handlers = dict(handlers or {})
         self._clock = clock or RealClock()
         self._connection: Connection | None = None
         self._spawner_pid = 0
@@ -70,6 +83,14 @@ class NativeRuntime:
         self._event_arrived = asyncio.Event()
         self._connecting = asyncio.Lock()
         self._reconnecting: asyncio.Task[None] | None = None
+
+    def _path_of(self, handler: str) -> str:
+        """The program of a handler; empty for this runtime's own."""
+        if handler in OWN_HANDLERS:
+            return ""
+        if handler not in self._handlers:
+            raise RuntimeFailure(f'no runtime for "{handler}" is configured', reason="CreatePodSandboxError")
+        return self._handlers[handler]
 
     async def start(self) -> None:
         """Connect, starting the spawner when none answers, and complete removals that were interrupted.
@@ -128,6 +149,7 @@ class NativeRuntime:
 
     async def run_sandbox(self, config: SandboxConfig) -> Sandbox:
         require_id(config.id)
+        self._path_of(config.handler)
         document = asdict(config) | {"sysctls": dict(config.sysctls), "labels": dict(config.labels)}
         return _sandbox(await self._call("run_sandbox", config=document))
 
@@ -141,7 +163,7 @@ class NativeRuntime:
         return [_sandbox(document) for document in await self._call("list_sandboxes")]
 
     async def create_container(self, config: ContainerConfig) -> ContainerState:
-        plan = container_plan(config)
+        plan = container_plan(config, self._path_of(config.handler))
         try:
             return _state(await self._call("create_container", plan=plan))
         except RuntimeFailure:

@@ -7,7 +7,7 @@ be tested as a table are here; `child` carries them out.
 A plan has: `id`, `sandbox`, `cgroup`, `resources`, `namespaces` (`new` flags; `join` pairs of flag and path),
 `first_id` (the host's id of the container's root, 0 without a user namespace), `lower`, `writable`, `readonly`,
 `mounts`, `devices`, `links`, `masked`, `readonly_paths`, `process`, and what only the spawner needs (`log_path`,
-`stdin`, `stdin_once`, `labels`). A mount is one of
+`stdin`, `stdin_once`, `labels`; `oci`, for a container that another runtime makes). A mount is one of
 
 - `{"op": "filesystem", "type", "source", "to", "flags", "data"}`,
 - `{"op": "bind", "source", "to", "recursive", "set", "clear", "deep", "propagation"}` (`deep`: the attributes hold for
@@ -109,8 +109,8 @@ _LINKS = (
 )
 
 
-def container_plan(config: ContainerConfig) -> Plan:
-    """The plan of a container.
+def container_plan(config: ContainerConfig, runtime: str = "") -> Plan:
+    """The plan of a container, to be made by the OCI runtime at the path `runtime` if that is given.
 
     Raises:
         RuntimeFailure: the document is not valid or asks for something that is not supported.
@@ -148,7 +148,17 @@ def container_plan(config: ContainerConfig) -> Plan:
         "stdin": config.stdin,
         "stdin_once": config.stdin_once,
         "labels": dict(config.labels),
+        "oci": _for_other_runtime(config, runtime),
     }
+
+
+def _for_other_runtime(config: ContainerConfig, runtime: str) -> dict[str, Any] | None:
+    """What another runtime is given: the document as it is. The image's view of the host is part of the root here."""
+    if not runtime:
+        return None
+    if config.spec["linux"].get("uidMappings"):
+        raise _invalid(f"{posixpath.basename(runtime)} is not given pods with user namespaces (hostUsers: false)")
+    return {"path": runtime, "document": config.spec, "image_binds": len(config.rootfs.read_only_binds)}
 
 
 def require_id(identifier: str) -> None:

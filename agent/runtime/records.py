@@ -135,7 +135,7 @@ class SandboxRecord:
     def wire(self) -> dict[str, Any]:
         """As `contract.Sandbox`."""
         names = ("id", "pid", "alive", "created_at")
-        config = {name: self.config[name] for name in ("labels", "first_host_id")}
+        config = {name: self.config[name] for name in ("labels", "first_host_id", "handler")}
         return {**config, **{name: getattr(self, name) for name in names}}
 
 
@@ -163,6 +163,7 @@ class ContainerRecord:
         "cgroup",
         "file",
         "id",
+        "is_foreign",
         "labels",
         "phase",
         "pidfd",
@@ -185,6 +186,7 @@ class ContainerRecord:
         self.labels: dict[str, str] = plan["labels"]
         self.stdin_once: bool = plan["stdin"] and plan["stdin_once"]
         self.terminal: bool = plan["process"]["terminal"]
+        self.is_foreign = bool(plan["oci"])
         self.private_pids = bool(plan["namespaces"]["new"] & CLONE_NEWPID)
         self.phase = CREATING
         self.pid = 0

@@ -117,7 +117,7 @@ class Authorizer:
                 return self._account_of_own_pod(node, asked) if asked.verb == "create" else ""
             case ("certificates.k8s.io", "certificatesigningrequests", ""):
                 return None if asked.verb in ("create", "get", "list", "watch") else ""
-            case ("", "services" | "namespaces", ""):
+            case ("", "services" | "namespaces", "") | ("node.k8s.io", "runtimeclasses", ""):
                 return None if asked.verb in ("get", "list", "watch") else ""
             case _:
                 return ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
-from tests.e2e.harness import Cluster, pod_document
+import pytest
+
+from tests.e2e.harness import Cluster, pod_document, wait_for
 
 
 def run(cluster: Cluster, namespace: str, name: str, script: str, **spec: Any) -> str:
@@ -40,3 +43,38 @@ def test_sysctls_are_set_when_safe_and_refused_when_not(cluster: Cluster, namesp
     failed = cluster.wait_pod(namespace, "unsafe", lambda pod: pod["status"]["phase"] == "Failed", "is refused")
     assert failed["status"]["reason"] == "SysctlForbidden"
     assert failed["status"]["message"] == 'forbidden sysctl: "kernel.msgmax" not allowlisted'
+
+
+@pytest.mark.parametrize("handler", ["runc", "crun", "pyk"])
+def test_a_runtime_class_has_another_runtime_make_the_pod(cluster: Cluster, namespace: str, handler: str) -> None:
+    if handler != "pyk" and shutil.which(handler) is None:
+        pytest.skip(f"Debian's {handler} is not installed: tests/debian-packages says why")
+    name = f"{namespace}-{handler}"
+    overhead = {"podFixed": {"memory": "20Mi", "cpu": "10m"}}
+    kind = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}}
+    cluster.apply({**kind, "handler": handler, "overhead": overhead}, namespace)
+    try:
+        script = "echo $HOSTNAME; cat /etc/hosts | grep -c $HOSTNAME; echo x >/made; exec sleep 1000"
+        cluster.apply(pod_document("other", script, runtimeClassName=name), namespace)
+        pod = cluster.wait_ready(namespace, "other")
+        assert pod["spec"]["overhead"]["memory"] == "20Mi"
+        assert cluster.kubectl("logs", "other", "-n", namespace).stdout.split() == ["other", "1"]
+        assert cluster.kubectl("exec", "other", "-n", namespace, "--", "cat", "/made").stdout == "x\n"
+        cluster.kubectl("delete", "pod", "other", "-n", namespace)
+    finally:
+        cluster.kubectl("delete", "runtimeclass", name)
+
+
+def test_a_runtime_that_the_node_does_not_have_is_told(cluster: Cluster, namespace: str) -> None:
+    kind = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": namespace}, "handler": "kata"}
+    cluster.apply(kind, namespace)
+    try:
+        cluster.apply(pod_document("none", runtimeClassName=namespace), namespace)
+
+        def told() -> bool:
+            events = cluster.get("events", "-n", namespace)["items"]
+            return any('no runtime for "kata" is configured' in event["message"] for event in events)
+
+        wait_for("the event", told)
+    finally:
+        cluster.kubectl("delete", "runtimeclass", namespace)

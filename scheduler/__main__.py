@@ -8,6 +8,7 @@ import sys
 
 from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
+from pyk.reconcile.candidacy import Candidacy, add_election_options
 from pyk.reconcile.clock import RealClock
 from pyk.reconcile.process import run_component, serve_metrics
 from scheduler.loop import Scheduler
@@ -23,6 +24,7 @@ def main() -> int:
         default=0,
         help="port on 127.0.0.1 for /metrics, /healthz and /debug/decisions/NAMESPACE/POD (0: none)",
     )
+    add_election_options(parser)
     parser.add_argument("--verbose", action="store_true", help="log more")
     options = parser.parse_args()
     try:
@@ -33,10 +35,14 @@ def main() -> int:
 
     async def schedule() -> None:
         async with Client(config, user_agent="pyk-scheduler") as client, asyncio.TaskGroup() as group:
-            scheduler = Scheduler(client, RealClock())
+            clock = RealClock()
+            scheduler = Scheduler(client, clock)
+            candidacy = Candidacy(client, clock, "kube-scheduler", options)
             pages = {"/debug/decisions/": scheduler.page}
-            group.create_task(serve_metrics(options.metrics_port, lambda: scheduler.is_ready, pages=pages))
-            group.create_task(scheduler.run())
+            group.create_task(
+                serve_metrics(options.metrics_port, lambda: scheduler.is_ready or candidacy.is_waiting, pages=pages)
+            )
+            group.create_task(candidacy.run(scheduler.run))
 
     return run_component("scheduler", schedule, verbose=options.verbose)
 

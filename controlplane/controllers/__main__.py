@@ -13,6 +13,7 @@ from controlplane.controllers.manager import Manager, Options
 from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
 from pyk.pki import RequestSigner
+from pyk.reconcile.candidacy import Candidacy, add_election_options
 from pyk.reconcile.clock import RealClock
 from pyk.reconcile.process import run_component, serve_metrics
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=SYNC_SECONDS,
         help="how often autoscalers look",
     )
+    add_election_options(parser)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     cidr, mask = options.cluster_cidr, options.node_cidr_mask
@@ -58,9 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     async def run() -> None:
         async with Client(config, user_agent="kube-controller-manager/pyk") as client, asyncio.TaskGroup() as group:
-            manager = Manager(client, RealClock(), chosen)
-            group.create_task(serve_metrics(options.metrics_port, lambda: manager.is_synced))
-            group.create_task(manager.run())
+            clock = RealClock()
+            manager = Manager(client, clock, chosen)
+            candidacy = Candidacy(client, clock, "kube-controller-manager", options)
+            group.create_task(serve_metrics(options.metrics_port, lambda: manager.is_synced or candidacy.is_waiting))
+            group.create_task(candidacy.run(manager.run))
 
     return run_component("controllers", run, verbose=options.verbose)
 

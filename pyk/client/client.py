@@ -1,8 +1,10 @@
 """Requests to the API server: one method a verb, JSON documents in and out, errors as `ApiError`.
 
 A connection that cannot be made or breaks is `ClientUnavailable`; whether a write that failed so has happened
-is unknown, and the caller reads the present state before it decides again. Nothing is retried here: retrying
-belongs to the loops, which have back-off.
+is unknown, and the caller reads the present state before it decides again. Retrying belongs to the loops, which have
+back-off. But a loop's turn is several requests, and with a fault in every second one no turn would ever come to its
+end; therefore a request that may be made twice without harm is made once more, at once, when it met a fault that is not
+its own.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ REQUEST_TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
 REQUEST_CONNECTIONS = 16
 KEEP_SECONDS = 60.0
+_SERVER_FAULTS = (500, 502, 504)
 LONGEST_EVENT_BYTES = 16 * 1024 * 1024
 
 
@@ -237,14 +240,28 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """A request to any path; the body of the answer. Raises `ApiError` for a status of 400 and above."""
+        """A request to any path; the body of the answer. Raises `ApiError` for a status of 400 and above.
+
+        It is made again once after a fault of the server or the connection, unless it creates or patches by steps.
+        """
+        all_headers = {**({"Content-Type": "application/json"} if body is not None else {}), **(headers or {})}
+        try:
+            return await self._request_once(method, path, params, body, all_headers)
+        except (ApiError, ClientUnavailable) as error:
+            if not _may_repeat(method, all_headers, error):
+                raise
+        return await self._request_once(method, path, params, body, all_headers)
+
+    async def _request_once(
+        self, method: str, path: str, params: Mapping[str, str] | None, body: Any, headers: Mapping[str, str]
+    ) -> bytes:
         try:
             async with self.session.request(
                 method,
                 self.config.server + path,
                 params=params,
                 data=None if body is None else orjson.dumps(body),
-                headers={**({"Content-Type": "application/json"} if body is not None else {}), **(headers or {})},
+                headers=headers,
                 server_hostname=self.config.server_name or None,
             ) as response:
                 content = await response.read()
@@ -310,6 +327,15 @@ class Client:
     def _unavailable(self, error: BaseException) -> ClientUnavailable:
         what = "did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return ClientUnavailable(f"the API server at {self.config.server} cannot be reached: {what}")
+
+
+def _may_repeat(method: str, headers: Mapping[str, str], error: ApiError | ClientUnavailable) -> bool:
+    """Whether a failed request says the same when it is made twice, and may meet a server that is well again."""
+    if method == "POST" or headers.get("Content-Type") == JSON_PATCH:
+        return False
+    if isinstance(error, ApiError):
+        return error.code in _SERVER_FAULTS
+    return not isinstance(error.__cause__, TimeoutError)  # its time is spent
 
 
 async def read_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:

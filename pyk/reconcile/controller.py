@@ -60,6 +60,12 @@ class Controller:
         self._workers = workers
         self._informers: list[Informer] = []
         metrics.QUEUE_DEPTH.labels(name).set_function(lambda: len(self.queue))
+        metrics.UNFINISHED_SECONDS.labels(name).set_function(lambda: sum(self.queue.working_seconds()))
+        metrics.LONGEST_SECONDS.labels(name).set_function(lambda: max(self.queue.working_seconds(), default=0.0))
+        self._adds = metrics.ADDS.labels(name)
+        self._counted = 0
+        metrics.RETRIES.labels(name)  # shown as zero from the beginning
+        self._converge_seconds = metrics.CONVERGE_SECONDS.labels(name)
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(name)
         self._work_seconds = metrics.WORK_SECONDS.labels(name)
 
@@ -100,6 +106,8 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key, waited = await self.queue.get()
+            self._adds.inc(self.queue.added - self._counted)
+            self._counted = self.queue.added
             self._queue_seconds.observe(waited)
             started = self._clock.monotonic()
             try:
@@ -126,6 +134,8 @@ class Controller:
         else:
             self.queue.forget(key)
             metrics.RECONCILES.labels(self.name, "success").inc()
+            if (seconds := self.queue.converged(key)) is not None:
+                self._converge_seconds.observe(seconds)
             if result is not None and result.requeue_after is not None:
                 self.queue.add_after(key, result.requeue_after)
 

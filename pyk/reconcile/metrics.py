@@ -17,6 +17,20 @@ QUEUE_SECONDS = Histogram(
 WORK_SECONDS = Histogram(
     "workqueue_work_duration_seconds", "How long reconciling took", ["name"], buckets=_SECONDS, registry=REGISTRY
 )
+ADDS = Counter("workqueue_adds", "Keys put on the queue", ["name"], registry=REGISTRY)
+UNFINISHED_SECONDS = Gauge(
+    "workqueue_unfinished_work_seconds", "How long the work under way has taken, in all", ["name"], registry=REGISTRY
+)
+LONGEST_SECONDS = Gauge(
+    "workqueue_longest_running_processor_seconds", "The longest work under way", ["name"], registry=REGISTRY
+)
+CONVERGE_SECONDS = Histogram(
+    "reconcile_converge_seconds",
+    "From the first change of a key to its reconciled state, with all retries between",
+    ["name"],
+    buckets=(*_SECONDS, 30.0, 60.0, 300.0),
+    registry=REGISTRY,
+)
 RETRIES = Counter("workqueue_retries", "Keys put back with back-off", ["name"], registry=REGISTRY)
 RECONCILES = Counter("reconcile", "Reconciles by their result", ["name", "result"], registry=REGISTRY)
 

@@ -23,8 +23,10 @@ class WorkQueue:
         self._base_delay = base_delay
         self._max_delay = max_delay
         self._ready: OrderedDict[str, float] = OrderedDict()
-        self._working: set[str] = set()
+        self._working: dict[str, float] = {}
         self._again: set[str] = set()
+        self._dirty: dict[str, float] = {}
+        self.added = 0
         self._retries: dict[str, int] = {}
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, int, str]] = []
@@ -45,9 +47,13 @@ class WorkQueue:
     def add(self, key: str) -> None:
         """Hand the key out soon."""
         if key in self._working:
-            self._again.add(key)
+            if key not in self._again:
+                self._again.add(key)
+                self.added += 1
         elif key not in self._ready:
             self._ready[key] = self._clock.monotonic()
+            self._dirty.setdefault(key, self._ready[key])
+            self.added += 1
             self._arrived.set()
 
     def add_after(self, key: str, seconds: float) -> None:
@@ -74,6 +80,18 @@ class WorkQueue:
         """The key succeeded: its next failure starts with the shortest delay."""
         self._retries.pop(key, None)
 
+    def converged(self, key: str) -> float | None:
+        """The key is in order: the seconds since it first was not; None when it has changed again meanwhile."""
+        if key in self._again or key in self._ready:
+            return None
+        since = self._dirty.pop(key, None)
+        return None if since is None else self._clock.monotonic() - since
+
+    def working_seconds(self) -> list[float]:
+        """How long each key that is being worked on has been."""
+        now = self._clock.monotonic()
+        return [now - since for since in self._working.values()]
+
     def retries(self, key: str) -> int:
         """How often the key has failed in a row."""
         return self._retries.get(key, 0)
@@ -84,12 +102,13 @@ class WorkQueue:
             self._arrived.clear()
             await self._arrived.wait()
         key, since = self._ready.popitem(last=False)
-        self._working.add(key)
-        return key, self._clock.monotonic() - since
+        now = self._clock.monotonic()
+        self._working[key] = now
+        return key, now - since
 
     def done(self, key: str) -> None:
         """The work on the key ended; it is handed out again if it was added meanwhile."""
-        self._working.discard(key)
+        self._working.pop(key, None)
         if key in self._again:
             self._again.discard(key)
             self.add(key)

@@ -40,8 +40,12 @@ async def running(task: asyncio.Task[None]) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def cluster(pki_dir: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """Everything running, with nodes that are found dead after two and a half seconds of silence."""
+async def cluster(pki_dir: Path, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """Everything running, with nodes that are found dead after two and a half seconds of silence.
+
+    The parameter, if any, is the class of the controller manager's client.
+    """
+    client_class: type[Client] = getattr(request, "param", Client)
     clock = RealClock()
     async with AsyncExitStack() as stack:
         server = AsyncExitStack()
@@ -58,7 +62,7 @@ async def cluster(pki_dir: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
             url = f"https://127.0.0.1:{port}"
             pki.write_kubeconfig(tmp_path / name, url, pki_dir / "ca.crt", certificate, key)
         admin = await stack.enter_async_context(Client(load_kubeconfig(tmp_path / "admin")))
-        client = await stack.enter_async_context(Client(load_kubeconfig(tmp_path / "controller-manager")))
+        client = await stack.enter_async_context(client_class(load_kubeconfig(tmp_path / "controller-manager")))
         authority = pki.RequestSigner(pki_dir / "ca.crt", pki_dir / "ca.key")
         network = ip_network("10.200.0.0/16")
         options = Options(network, 24, 2.5, authority=authority, autoscaler_sync_seconds=0.3)

@@ -94,3 +94,39 @@ async def test_errors_are_visible_in_the_metrics() -> None:
     assert 'reconcile_total{name="counted",result="error"} 2.0' in text
     assert 'reconcile_total{name="counted",result="success"} 1.0' in text
     assert 'workqueue_retries_total{name="counted"} 2.0' in text
+
+
+async def test_a_key_that_never_rests_does_not_starve_the_others() -> None:
+    clock = VirtualClock()
+    order: list[str] = []
+    controller: Controller
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+        controller.enqueue("hot")  # it changes while it is worked on, and whenever anything else is
+        await clock.sleep(1)
+
+    controller = Controller("hot", reconcile, clock=clock)
+    async with running(controller):
+        for key in ("hot", "a", "b", "c"):
+            controller.enqueue(key)
+        await clock.advance(20)
+    assert order[:8] == ["hot", "a", "b", "c", "hot", "hot", "hot", "hot"]
+
+
+async def test_the_time_to_converge_counts_from_the_first_change_through_all_retries() -> None:
+    clock = VirtualClock()
+    seen: list[float] = []
+    controller = Controller("slowly", failing_twice(seen, clock, RuntimeError("no")), clock=clock, base_delay=1.0)
+    async with running(controller):
+        controller.enqueue("a")
+        await clock.advance(1.5)
+        controller.enqueue("a")
+        await clock.advance(100)
+    samples = {
+        sample.name: sample.value
+        for family in metrics.CONVERGE_SECONDS.collect()
+        for sample in family.samples
+        if sample.labels.get("name") == "slowly" and "le" not in sample.labels
+    }
+    assert samples["reconcile_converge_seconds_sum"] == 1.5

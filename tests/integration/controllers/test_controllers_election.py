@@ -1,0 +1,74 @@
+"""Several processes of one component: one leads, another takes over when it stops or is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from pyk.api.kinds import EVENT, LEASE
+from pyk.api.status import ApiError
+from tests.integration.controllers.played import Cluster, eventually
+
+QUICKLY = ("--leader-elect-lease-duration=3", "--leader-elect-renew-deadline=2", "--leader-elect-retry-period=0.5")
+Process = asyncio.subprocess.Process
+Start = Callable[[], Awaitable[Process]]
+
+
+@pytest.fixture
+async def start(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts one more controller manager that stands for election."""
+    started: list[Process] = []
+
+    async def one() -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "controlplane.controllers", "--leader-elect", *QUICKLY),
+            *("--kubeconfig", str(tmp_path / "controller-manager")),
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        started.append(process)
+        return process
+
+    yield one
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def holder(cluster: Cluster) -> str:
+    try:
+        lease = await cluster.client.get(LEASE, "kube-controller-manager", "kube-system")
+    except ApiError:
+        return ""
+    return str(lease["spec"].get("holderIdentity") or "")
+
+
+def is_held_by(cluster: Cluster, process: Process) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return f"_{process.pid}-" in await holder(cluster)
+
+    return check
+
+
+async def test_another_takes_over_from_a_leader_that_stops_and_from_one_that_is_killed(
+    cluster: Cluster, start: Start
+) -> None:
+    first = await start()
+    await eventually("the first leads", is_held_by(cluster, first))
+    second = await start()
+    first.send_signal(signal.SIGTERM)
+    assert await first.wait() == 0
+    assert await holder(cluster) == "", "it gave the lock back"
+    await eventually("the second leads", is_held_by(cluster, second))
+    third = await start()
+    second.kill()
+    await eventually("the third leads", is_held_by(cluster, third))
+    lease = await cluster.client.get(LEASE, "kube-controller-manager", "kube-system")
+    assert lease["spec"]["leaseTransitions"] == 2
+    events = (await cluster.client.list(EVENT, "kube-system", field_selector="involvedObject.kind=Lease")).items
+    assert sum(event["message"].endswith("became leader") for event in events) == 3

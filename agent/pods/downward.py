@@ -95,3 +95,12 @@ def _container(pod: Object, name: str) -> Mapping[str, Any]:
         if container["name"] == name:
             return container
     raise UnknownField(f"container {name} not found")
+
+
+def shows_itself(pod: Object) -> bool:
+    """Whether a volume of the pod shows its labels or annotations."""
+    for volume in pod["spec"].get("volumes") or ():
+        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        if any("downwardAPI" in source for source in sources):
+            return True
+    return False

@@ -23,46 +23,35 @@ from agent.images.watch import follow_directory
 from agent.network.contract import NetworkFailure, PodNetwork
 from agent.pods import adoption
 from agent.pods.actions import Action, Requeue
-from agent.pods.admission import Room, admit
-from agent.pods.admission_security import KernelFacts, admit_security
 from agent.pods.decide import decide
+from agent.pods.downward import shows_itself
+from agent.pods.grants import Grants
 from agent.pods.handlers import Handlers
 from agent.pods.launch import log_directory
+from agent.pods.mirrors import Mirrors
 from agent.pods.observed import (
     ATTEMPT,
     CONTAINER_NAME,
     NETWORK,
     SANDBOX,
-    container_statuses,
     views_of_status,
 )
-from agent.pods.parts import Parts, target_of
+from agent.pods.parts import Parts
 from agent.pods.perform import Performer
-from agent.pods.probes import ContainerProbes, has_probes
+from agent.pods.probing import follow_probes
 from agent.pods.record import PodRecord
-from agent.pods.resize import (
-    DEFERRED,
-    INFEASIBLE,
-    allocated_by_status,
-    is_same,
-    is_under_way,
-    judge,
-    resources_of,
-    with_resources,
-)
-from agent.pods.resources import BURSTABLE, pod_limits, qos_class
-from agent.pods.restart import Backoff, Container, all_containers
+from agent.pods.resources import BURSTABLE, qos_class
+from agent.pods.restart import Backoff
 from agent.pods.settings import PodSettings
-from agent.pods.status import is_terminal
+from agent.pods.static import MIRROR, StaticPods, is_static, own_uid
 from agent.pods.writer import StatusWriter
-from agent.runtime import apparmor
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.contract import ContainerState, Phase, Runtime, RuntimeFailure
 from agent.volumes.manager import VolumeManager
 from agent.volumes.references import References
 from agent.volumes.tokens import Tokens
 from pyk.api.kinds import POD
-from pyk.api.objects import Object, is_deleting, key_of, uid_of
+from pyk.api.objects import Object, annotations_of, key_of
 from pyk.client.client import Client
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
@@ -100,13 +89,17 @@ class PodManager:
         node: Callable[[], Object | None] = lambda: None,
     ) -> None:
         self._records: dict[str, PodRecord] = {}
-        self._room = Room()
         self._group: asyncio.TaskGroup | None = None
         self._backoff = Backoff(settings.restart_backoff_base, settings.restart_backoff_max)
         self.informer = Informer(client, POD, clock=clock, field_selector=f"spec.nodeName={settings.node_name}")
-        self.informer.add_index(_UID, lambda pod: (uid_of(pod),))
+        self.informer.add_index(_UID, lambda pod: (own_uid(pod),))
         self._controller = Controller("pods", self._reconcile, clock=clock, workers=WORKERS, max_delay=60.0)
-        self._controller.watches(self.informer, self._on_pod)
+        self.informer.add_handler(self._on_pod)  # not `watches`: static pods do not wait for the informer
+        self._api_was_heard = False
+        self._static = StaticPods(settings.static_pod_dir, settings.node_name, clock, self._on_static)
+        mirrors = Mirrors(client, self.informer, self._static, node)
+        self._mirror_controller = Controller("mirror pods", mirrors.reconcile, clock=clock, max_delay=10.0)
+        self._mirror_controller.watches(self.informer, mirrors.keys)
         self._parts = Parts(
             client=client,
             runtime=runtime,
@@ -124,8 +117,10 @@ class PodManager:
             node=node,
             enqueue=self._controller.enqueue,
             spawn=self._spawn,
+            release_static=self._static.release,
         )
         self._performer = Performer(self._parts)
+        self._grants = Grants(self._records, self._parts)
 
     # What others ask and tell
 
@@ -146,7 +141,7 @@ class PodManager:
         found = self.informer.get(f"{namespace}/{pod}")
         if found is None:
             return None
-        record = self._records.get(uid_of(found))
+        record = self._records.get(own_uid(found))
         attempts = record.attempts(container) if record is not None else []
         latest = attempts[-1] if attempts else self._remembered(found, container)
         if latest is None or not previous:
@@ -179,7 +174,7 @@ class PodManager:
                 self._controller.enqueue(record.uid)
 
     def _shown(self, pod: Object) -> Object:
-        status = self._parts.writer.latest(uid_of(pod))
+        status = self._parts.writer.latest(own_uid(pod))
         if status is None:
             return pod
         before = pod.get("status") or {}
@@ -193,7 +188,7 @@ class PodManager:
             return None
         return ContainerState(
             id=view.id,
-            sandbox_id=uid_of(pod),
+            sandbox_id=own_uid(pod),
             phase=Phase.EXITED,
             pid=0,
             created_at=view.created_at,
@@ -216,16 +211,23 @@ class PodManager:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self.informer.run())
-                await self.informer.wait_synced()
-                known = {uid_of(pod) for pod in self.informer.values()} | self._records.keys()
-                alive = [record.uid for record in self._records.values() if record.sandbox is not None]
-                await adoption.sweep(known, alive, self._parts)
-                for uid in list(self._records):  # what runs is counted before anything new is admitted
-                    self._refresh(uid)
-                    self._controller.enqueue(uid)
                 group.create_task(self._follow_runtime())
                 group.create_task(follow_directory(self._parts.images.image_dir, self.images_changed))
-                group.create_task(self._controller.run())
+                group.create_task(self._static.run())
+                group.create_task(self._controller.run())  # static pods run before the API server is heard
+                await self._static.wait_loaded()
+                await self.informer.wait_synced()
+                known = (
+                    {own_uid(pod) for pod in self.informer.values()} | self._records.keys() | self._static.pods.keys()
+                )
+                alive = [record.uid for record in self._records.values() if record.sandbox is not None]
+                await adoption.sweep(known, alive, self._parts)
+                self._api_was_heard = True
+                for uid in list(self._records):  # what runs is counted before anything new is admitted
+                    self._refresh(uid)
+                for uid in {*self._records, *(own_uid(pod) for pod in self.informer.values())}:
+                    self._controller.enqueue(uid)
+                group.create_task(self._mirror_controller.run())
         finally:
             self._group = None
             await self._parts.writer.close()
@@ -233,11 +235,21 @@ class PodManager:
             await self._parts.tokens.close()
             await self._parts.handlers.close()
 
-    def _on_pod(self, pod: Object) -> tuple[str, ...]:
-        record = self._records.get(uid_of(pod))
-        if record is not None and record.volumes is not None and _shows_itself(pod):
-            record.volumes_stale = True
-        return (uid_of(pod),)
+    def _on_pod(self, old: Object | None, new: Object | None) -> None:
+        for pod in (old, new):
+            if pod is None:
+                continue
+            uid = own_uid(pod)
+            record = self._records.get(uid)
+            if record is not None and record.volumes is not None and shows_itself(pod):
+                record.volumes_stale = True
+            self._controller.enqueue(uid)
+
+    def _on_static(self, uid: str) -> None:
+        pod = self._static.get(uid) or getattr(self._records.get(uid), "pod", None)
+        self._controller.enqueue(uid)
+        if pod is not None:
+            self._mirror_controller.enqueue(key_of(pod))
 
     def _on_reference(self, uid: str) -> None:
         record = self._records.get(uid)
@@ -248,7 +260,18 @@ class PodManager:
         self._retry_now(record, [key for key in record.failures if not key.startswith("image:")])
         self._controller.enqueue(uid)
 
+    def _wanted(self, uid: str) -> Object | None:
+        """The pod that the node is to run: of the API, or of a file with the status of the one that stands for it."""
+        current, static = self._current(uid), self._static.get(uid)
+        if static is None:
+            return None if current is None or MIRROR in annotations_of(current) else self._parts.writer.newest(current)
+        if current is None:
+            return static
+        kept = {key: current["metadata"].get(key) for key in ("resourceVersion", "generation")}
+        return {**static, "metadata": {**static["metadata"], **kept}, "status": current.get("status") or {}}
+
     def _current(self, uid: str) -> Object | None:
+        """The pod in the API, which is the mirror of a static one."""
         found = self.informer.by_index(_UID, uid)
         return found[0] if found else None
 
@@ -302,12 +325,14 @@ class PodManager:
     # One pod
 
     async def _reconcile(self, uid: str) -> Result | None:
+        if not self._api_was_heard and self._static.get(uid) is None:
+            return None  # its turn comes when it is known what is wanted
         record = self._refresh(uid)
         actions: list[Action] = []
         for _ in range(MOST_ROUNDS):
             if record is None:
                 return None
-            self._follow_probes(record)
+            follow_probes(record, self._parts)
             now = self._parts.clock.time()
             actions = decide(record.pod, record.observe(), now, self._backoff)
             had_sandbox = record.sandbox is not None
@@ -335,7 +360,7 @@ class PodManager:
 
     def _refresh(self, uid: str) -> PodRecord | None:
         """The pod's record with the API object as it is now; None when there is nothing left to do for it."""
-        pod = self._current(uid)
+        pod = self._wanted(uid)
         record = self._records.get(uid)
         if record is None:
             if pod is None:
@@ -343,13 +368,9 @@ class PodManager:
             record = self._records[uid] = PodRecord(uid, pod, self._parts.clock.time())
             record.host_addresses = tuple(self._parts.settings.node_addresses)
         if pod is not None:
-            record.pod, record.gone = self._parts.writer.newest(pod), False
+            record.pod, record.gone = pod, False
             self._parts.references.register(pod)
-            if not record.is_admitted:
-                self._admit(record)
-            if record.rejection is None:
-                self._size(record)
-                self._room.add(uid, record.requests())
+            self._grants.look_at(record)
             return record
         if not record.gone:
             record.gone = record.has_remains = True  # its logs remain in any case
@@ -358,121 +379,18 @@ class PodManager:
             return None
         return record
 
-    def _admit(self, record: PodRecord) -> None:
-        """Decide once whether the node takes the pod. What it has taken before, it keeps."""
-        pod, node = record.pod, self._parts.node()
-        record.is_admitted = True
-        was_accepted = bool((pod.get("status") or {}).get("startTime"))
-        if was_accepted or is_deleting(pod) or is_terminal(pod) or node is None:
-            return
-        record.rejection = admit_security(pod, self._kernel_facts())
-        if record.rejection is not None:
-            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
-            return
-        record.rejection = admit(pod, node, self._room)
-        if record.rejection is not None:  # the room of those that have ended is counted as well, so look closely
-            record.rejection = admit(pod, node, self._room_beside(record))
-        if record.rejection is not None:
-            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
-
-    def _kernel_facts(self) -> KernelFacts:
-        settings = self._parts.settings
-        has_apparmor = bool(settings.default_apparmor)
-        profiles = apparmor.loaded_profiles() if has_apparmor else frozenset()
-        return KernelFacts(settings.allowed_unsafe_sysctls, has_apparmor, profiles)
-
-    def _size(self, record: PodRecord) -> None:
-        """Grant the pod the resources that it asks for now, if there is room; until then it has what it had."""
-        generation = int(record.pod["metadata"].get("generation") or 0)
-        wanted = record.pod
-        if record.resize_begun and not is_under_way(wanted, record.observe().containers, record.actual):
-            record.resize_begun = False
-            self._parts.event(record, "Normal", "ResizeCompleted", f"Pod resize completed: generation {generation}")
-        if record.allocated is None:  # a status in the API means that it was taken before
-            had = (wanted.get("status") or {}).get("startTime")
-            record.allocate(allocated_by_status(wanted) if had else resources_of(wanted))
-            granted = with_resources(wanted, record.allocated or {})
-            record.actual_pod, record.cgroup_limits = granted["spec"].get("resources") or {}, pod_limits(granted)
-        elif generation == record.sized_generation and record.pending_resize is None:
-            return
-        assert record.allocated is not None
-        asked = resources_of(wanted)
-        pending = None
-        if not is_same(asked, record.allocated):
-            pending = judge(wanted, self._parts.node(), self._room_beside(record))
-            if pending is None:
-                record.allocate(asked)
-                self._room.remove(record.uid)
-                record.resize_begun = True
-                record.volumes_stale = record.volumes is not None and _shows_itself(wanted)
-                self._parts.event(record, "Normal", "ResizeStarted", f"Pod resize started: generation {generation}")
-        if pending is not None and pending != record.pending_resize:
-            kind = "ResizeInfeasible" if pending.reason == INFEASIBLE else "ResizeDeferred"
-            self._parts.event(record, "Warning", kind, f"Pod resize {pending.reason}: {pending.message}")
-        record.pending_resize, record.sized_generation = pending, generation
-        if pending is not None:
-            record.pod = with_resources(wanted, record.allocated)
-
-    def _room_beside(self, record: PodRecord) -> Room:
-        others = (one for one in self._records.values() if one is not record and one.is_admitted and one.takes_room)
-        return Room({other.uid: other.requests() for other in others})
-
     def _retry_deferred(self) -> None:
         """Room has come free: look again at the resizes that wait for some."""
-        for record in self._records.values():
-            if record.pending_resize is not None and record.pending_resize.reason == DEFERRED:
-                self._controller.enqueue(record.uid)
+        for uid in self._grants.deferred():
+            self._controller.enqueue(uid)
 
     def _forget(self, record: PodRecord) -> None:
         del self._records[record.uid]
         self._retry_deferred()
+        if is_static(record.pod):
+            self._mirror_controller.enqueue(key_of(record.pod))
         record.cancel_tasks()
-        self._room.remove(record.uid)
+        self._grants.forget(record.uid)
         self._parts.writer.forget(record.uid)
         self._parts.references.release(record.uid)
         self._parts.tokens.release(record.uid)
-
-    # Probes
-
-    def _follow_probes(self, record: PodRecord) -> None:
-        """Have the probes of what runs run, and no others."""
-        for container in all_containers(record.pod):
-            attempts = record.attempts(container["name"])
-            if not attempts or not has_probes(container) or not record.addresses:
-                continue
-            state = attempts[-1]
-            has_begun = record.post_start.get(state.id, "done") == "done"
-            if state.phase is Phase.RUNNING and has_begun and state.id not in record.probes:
-                self._start_probes(record, container, state)
-        for identifier in list(record.probes):
-            known = record.states.get(identifier)
-            if known is None or known.phase is not Phase.RUNNING:
-                del record.probes[identifier]
-                if (task := record.tasks.get(f"probes {identifier}")) is not None:
-                    task.cancel()
-
-    def _start_probes(self, record: PodRecord, container: Container, state: ContainerState) -> None:
-        shown = f"pyk://{state.id}"
-        entries = (entry for entry in container_statuses(record.pod) if entry.get("containerID") == shown)
-        known: dict[str, Any] = next(entries, {})
-        probes = ContainerProbes(
-            target_of(record, container, state.id),
-            state.started_at,
-            self._parts.handlers,
-            self._parts.clock,
-            was_started=bool(known.get("started")),
-            was_ready=bool(known.get("ready")),
-            changed=lambda: self._controller.enqueue(record.uid),
-            told=lambda reason, text: self._parts.event(record, "Warning", reason, text, container["name"]),
-        )
-        record.probes[state.id] = probes
-        self._spawn(record, f"probes {state.id}", probes.run())
-
-
-def _shows_itself(pod: Object) -> bool:
-    """Whether a volume of the pod shows its labels or annotations."""
-    for volume in pod["spec"].get("volumes") or ():
-        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
-        if any("downwardAPI" in source for source in sources):
-            return True
-    return False

@@ -33,7 +33,8 @@ from pyk.reconcile.clock import Clock
 @dataclass(frozen=True, slots=True)
 class Parts:
     """`node()` is this node's Node object, None while unknown. `enqueue(uid)` has a pod decided upon again.
-    `spawn(record, name, coroutine)` lets a task of a pod's go on by itself, one of each name at a time."""
+    `spawn(record, name, coroutine)` lets a task of a pod's go on by itself, one of each name at a time.
+    `release_static(uid)` says that nothing is left of a static pod that has ended."""
 
     client: Client
     runtime: Runtime
@@ -51,6 +52,7 @@ class Parts:
     node: Callable[[], Object | None]
     enqueue: Callable[[str], None]
     spawn: Callable[[PodRecord, str, Coroutine[Any, Any, None]], None]
+    release_static: Callable[[str], None]
 
     def event(self, record: PodRecord, kind: str, reason: str, message: str, container: str = "") -> None:
         """Tell an event about the pod, or about one container of it."""

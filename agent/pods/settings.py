@@ -36,6 +36,11 @@ class PodSettings:
     failure_backoff_max: float = 60.0
 
     @property
+    def static_pod_dir(self) -> Path:
+        """The folder of manifests whose pods this node runs without being told by the API."""
+        return self.state_dir / "manifests"
+
+    @property
     def log_root(self) -> Path:
         """Container logs, in the layout of Kubernetes: `<ns>_<pod>_<uid>/<container>/<attempt>.log`."""
         return self.state_dir / "logs" / "pods"

@@ -13,6 +13,7 @@ from agent.pods.observed import ATTEMPT, CONTAINER_NAME, STOP_SIGNAL, Stop
 from agent.pods.parts import Parts, find_container, target_of
 from agent.pods.record import PodRecord
 from agent.pods.resources import pod_cgroups
+from agent.pods.static import is_static
 from agent.runtime.contract import Phase, RuntimeFailure
 from agent.volumes.mounts import remove_tree
 from pyk.api.kinds import POD
@@ -127,6 +128,9 @@ class Stopper:
 
     def delete_object(self, record: PodRecord) -> None:
         """Remove the pod from the API, in a task of its own; once for each state of it that still asks for it."""
+        if is_static(record.pod):
+            self._parts.release_static(record.uid)
+            return
         if "delete" not in record.tasks and record.deleted_version != record.pod["metadata"].get("resourceVersion"):
             self._parts.spawn(record, "delete", self._delete(record))
 

@@ -1,15 +1,17 @@
 """The pod garbage collector: pods that nobody else will ever finish.
 
 Watches Pods and Nodes. It removes, with no grace period, pods that are bound to a node that no longer exists (nobody is
-left to end their processes), pods being deleted that never got to a node, and of the pods that have ended the oldest
-beyond a threshold. A node counts as gone only after a quarantine, in which its object might appear, and when the API
-server itself says so.
+left to end their processes), pods being deleted on a node that is not ready and has the taint
+`node.kubernetes.io/out-of-service` (a person vouches that it is off), pods being deleted that never got to a node, and
+of the pods that have ended the oldest beyond a threshold. A node counts as gone only after a quarantine, in which its
+object might appear, and when the API server itself says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from controlplane.controllers.nodetaints import PREFIX, readiness, taints_of
 from controlplane.controllers.pods import created_at, is_terminated, node_of
 from pyk.api.kinds import NODE, POD
 from pyk.api.objects import Object, is_deleting, key_of, name_of, namespace_of, uid_of
@@ -23,12 +25,24 @@ from pyk.reconcile.controller import Controller, Result
 
 QUARANTINE_SECONDS = 5.0
 TERMINATED_THRESHOLD = 12_500
+OUT_OF_SERVICE = f"{PREFIX}out-of-service"
 
 _NODE, _TERMINATED, _UNSCHEDULED = "node/", "terminated", "unscheduled/"
 
 
 def decide_orphaned(pods: Iterable[Object], now: float) -> list[Action]:
     """Fail and remove the pods of a node that is gone."""
+    return _fail_and_remove(pods, "PodGC: node no longer exists", now)
+
+
+def decide_out_of_service(node: Object, pods: Iterable[Object], now: float) -> list[Action]:
+    """Fail and remove what is being deleted on a node that is not ready and that a person declared out of service."""
+    if readiness(node) == "True" or all(taint["key"] != OUT_OF_SERVICE for taint in taints_of(node)):
+        return []
+    return _fail_and_remove(filter(is_deleting, pods), "PodGC: node is out of service", now)
+
+
+def _fail_and_remove(pods: Iterable[Object], why: str, now: float) -> list[Action]:
     actions: list[Action] = []
     for pod in pods:
         if not is_terminated(pod):
@@ -36,7 +50,7 @@ def decide_orphaned(pods: Iterable[Object], now: float) -> list[Action]:
                 "type": "DisruptionTarget",
                 "status": "True",
                 "reason": "DeletionByPodGC",
-                "message": "PodGC: node no longer exists",
+                "message": why,
                 "lastTransitionTime": timestamp(now),
             }
             patch = {"metadata": {"uid": uid_of(pod)}, "status": {"phase": "Failed", "conditions": [condition]}}
@@ -87,7 +101,7 @@ class PodGarbageCollector:
 
     def _keys_of_pod(self, pod: Object) -> Iterable[str]:
         node = node_of(pod)
-        if node and self._nodes.get(node) is None:
+        if node and (is_deleting(pod) or self._nodes.get(node) is None):
             yield _NODE + node
         if is_terminated(pod):
             yield _TERMINATED
@@ -108,8 +122,12 @@ class PodGarbageCollector:
 
     async def _see_to_node(self, name: str) -> Result | None:
         pods = self._pods.by_index("node", name)
-        if self._nodes.get(name) is not None or not pods:
+        node = self._nodes.get(name)
+        if node is not None or not pods:
             self._missing_since.pop(name, None)
+            if node is not None:
+                actions = decide_out_of_service(node, pods, self._clock.time())
+                await apply(self._client, self._recorder, actions)
             return None
         now = self._clock.monotonic()
         wait = self._missing_since.setdefault(name, now) + QUARANTINE_SECONDS - now

@@ -302,6 +302,11 @@ class Actors(CertificateActors, WorkloadActors):
             return [f"stays for {moment - self.world.now:.0f} s"]
         return self._carry_out(tainteviction.decide(observed))
 
+    def do_collect_pods(self, name: str, settings: Settings) -> list[str]:
+        """The pod garbage collector looks at a node that is there."""
+        pods = [pod for pod in self.world.all("Pod") if pod["spec"].get("nodeName") == name]
+        return self._carry_out(podgc.decide_out_of_service(self.world.find("Node", name), pods, self.world.now))
+
     def do_orphaned(self, name: str, settings: Settings) -> list[str]:
         """The pod garbage collector finds that a node is gone."""
         pods = [pod for pod in self.world.all("Pod") if pod["spec"].get("nodeName") == name]

@@ -21,6 +21,7 @@ from controlplane.controllers.daemonset import DaemonSetLoop
 from controlplane.controllers.deployment import DeploymentLoop
 from controlplane.controllers.disruption import DisruptionLoop
 from controlplane.controllers.garbagecollector import GarbageCollector
+from controlplane.controllers.job import JobLoop
 from controlplane.controllers.namespace import NamespaceLoop
 from controlplane.controllers.nodeipam import Network, NodeIpamLoop
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
@@ -33,12 +34,14 @@ from controlplane.controllers.serviceaccount import ServiceAccountLoop
 from controlplane.controllers.statefulset import StatefulSetLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
 from controlplane.controllers.tokencleaner import TokenCleanerLoop
+from controlplane.controllers.ttlafterfinished import TtlAfterFinishedLoop
 from pyk.api.kinds import (
     CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
     CONTROLLER_REVISION,
     DAEMON_SET,
     DEPLOYMENT,
+    JOB,
     LEASE,
     NAMESPACE,
     NODE,
@@ -120,6 +123,8 @@ class Manager:
                 nodes,
                 self.informers[CONTROLLER_REVISION],
             ),
+            JobLoop(client, recorder("job-controller"), clock, self.informers[JOB], pods),
+            TtlAfterFinishedLoop(client, recorder("ttl-after-finished-controller"), clock, self.informers[JOB]),
             NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),
             ServiceAccountLoop(
                 client, recorder("serviceaccount-controller"), clock, namespaces, self.informers[SERVICE_ACCOUNT]

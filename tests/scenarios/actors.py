@@ -33,6 +33,7 @@ from pyk.api.selectors import from_document
 from pyk.reconcile.actions import Action, UpdateStatus
 from pyk.reconcile.clock import timestamp
 from tests.scenarios.certificate_actors import CertificateActors
+from tests.scenarios.job_actors import JobActors
 from tests.scenarios.workload_actors import WorkloadActors
 from tests.scenarios.world import World
 
@@ -40,7 +41,7 @@ Settings = dict[str, str]
 NAMESPACE = "default"
 
 
-class Actors(CertificateActors, WorkloadActors):
+class Actors(CertificateActors, WorkloadActors, JobActors):
     """Performs commands in one world."""
 
     def __init__(self) -> None:

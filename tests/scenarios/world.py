@@ -23,6 +23,7 @@ class World:
         self.now = START
         self._objects: dict[tuple[str, str], Object] = {}
         self._numbers = itertools.count(1)
+        self.made_pods: dict[str, int] = {}
 
     def find(self, kind: str, name: str) -> Object:
         return self._objects[kind, name]

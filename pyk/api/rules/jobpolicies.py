@@ -35,7 +35,7 @@ def check_failure_policy(spec: Document, path: str) -> Iterator[FieldError]:
     rules = some(spec["podFailurePolicy"], "rules")
     if len(rules) > _MOST_RULES:
         yield _too_many(f"{path}.rules", len(rules), _MOST_RULES)
-    pod = spec["template"].get("spec") or {}
+    pod = (spec.get("template") or {}).get("spec") or {}
     containers = {each["name"] for each in (*some(pod, "containers"), *some(pod, "initContainers"))}
     for index, rule in enumerate(rules):
         yield from _check_rule(spec, rule, f"{path}.rules[{index}]", containers)

@@ -68,7 +68,7 @@ def _prepare(job: Object, old: Object | None) -> None:
     spec = job["spec"]
     if old is not None or spec.get("manualSelector"):
         return
-    template = spec["template"]
+    template = spec.setdefault("template", {})
     metadata = template["metadata"] = template.get("metadata") or {}
     own = metadata.get("labels") or {}
     follows = not labels_of(job) or labels_of(job) == own
@@ -95,7 +95,7 @@ def _validate(job: Object, old: Object | None) -> Iterable[FieldError]:
         yield FieldError.required("spec.selector")
     else:
         yield from check_label_selector(selector, "spec.selector")
-        yield from check_labels_selected(selector, spec["template"])
+        yield from check_labels_selected(selector, spec.get("template") or {})
     completions = spec.get("completions") or 0
     if spec["completionMode"] == "Indexed" and completions > 0:
         longest = f"{job['metadata'].get('name') or ''}-{completions - 1}"
@@ -113,7 +113,7 @@ def _check_generated(job: Object) -> Iterator[FieldError]:
         CONTROLLER_UID: uid_of(job),
         JOB_NAME: name_of(job),
     }
-    labels = ((job["spec"]["template"].get("metadata") or {}).get("labels")) or {}
+    labels = (((job["spec"].get("template") or {}).get("metadata") or {}).get("labels")) or {}
     for label, value in expected.items():
         where = f"spec.template.metadata.labels[{label}]"
         if label not in labels:
@@ -164,7 +164,7 @@ def check_job_spec(spec: Document, path: str) -> Iterator[FieldError]:
     allowed = ("Failed",) if spec.get("podFailurePolicy") is not None else _REPLACEMENT
     if replacement is not None and replacement not in allowed:
         yield FieldError.not_supported(f"{path}.podReplacementPolicy", replacement, allowed)
-    yield from check_template(spec["template"], f"{path}.template")
+    yield from check_template(spec.get("template") or {}, f"{path}.template")
     yield from _check_restart_policy(spec, f"{path}.template.spec.restartPolicy")
 
 
@@ -205,7 +205,7 @@ def _check_indexed(spec: Document, path: str) -> Iterator[FieldError]:
 
 
 def _check_restart_policy(spec: Document, path: str) -> Iterator[FieldError]:
-    policy = (spec["template"].get("spec") or {}).get("restartPolicy") or "Always"
+    policy = ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy") or "Always"
     if policy == "Always":
         yield FieldError.required(path, 'valid values: "OnFailure", "Never"')
     elif policy == "OnFailure" and spec.get("podFailurePolicy") is not None:
@@ -232,9 +232,9 @@ def _check_update(job: Object, old: Object) -> Iterator[FieldError]:
     )
     for field in fixed:
         yield from check_unchanged(f"spec.{field}", spec.get(field), before.get(field))
-    allowed = _with_what_may_change(spec["template"], old)
-    if any(differing_fields(spec["template"], allowed, "")):
-        yield FieldError.invalid("spec.template", spec["template"], "field is immutable")
+    template = spec.get("template") or {}
+    if any(differing_fields(template, _with_what_may_change(template, old), "")):
+        yield FieldError.invalid("spec.template", template, "field is immutable")
 
 
 _SCHEDULING = ("nodeSelector", "tolerations", "schedulingGates")
@@ -245,7 +245,7 @@ def _with_what_may_change(template: Document, old: Object) -> Document:
     allowed: Document = copy.deepcopy(old["spec"]["template"])
     if not old["spec"].get("suspend") or ((old.get("status") or {}).get("active") or 0) > 0:
         return allowed
-    metadata, spec, new = allowed.setdefault("metadata", {}), allowed["spec"], template["spec"]
+    metadata, spec, new = allowed.setdefault("metadata", {}), allowed["spec"], template.get("spec") or {}
     for field in ("annotations", "labels"):
         metadata[field] = (template.get("metadata") or {}).get(field)
     for field in _SCHEDULING:

@@ -88,13 +88,13 @@ def _validate(stateful_set: Object, old: Object | None) -> Iterable[FieldError]:
     yield from check_not_negative(spec, "spec", "replicas", "minReadySeconds", "revisionHistoryLimit")
     yield from check_not_negative(spec.get("ordinals") or {}, "spec.ordinals", "start")
     yield from check_selector(spec, None, "statefulset")
-    yield from check_labels_selected(spec.get("selector"), spec["template"])
+    yield from check_labels_selected(spec.get("selector"), spec.get("template") or {})
     yield from check_lasting_template(_with_claims(spec), "spec.template", "StatefulSet")
 
 
 def _with_claims(spec: Document) -> Document:
     """The template with a volume for each claim template, as its pods will have it."""
-    template = spec["template"]
+    template = spec.get("template") or {}
     pod_spec = template.get("spec")
     claims = [(claim.get("metadata") or {}).get("name") or "" for claim in some(spec, "volumeClaimTemplates")]
     if pod_spec is None or not claims:

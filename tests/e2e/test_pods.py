@@ -306,3 +306,8 @@ def test_top_shows_what_pods_and_nodes_use(cluster: Cluster, namespace: str) -> 
     nodes = cluster.pyk("top", "nodes", "--no-headers").stdout.splitlines()
     assert len(nodes) == 3
     assert "<unknown>" not in json.dumps(nodes)
+    advice = cluster.pyk("top", "pods", "-n", namespace, "--recommend", "--for", "3", "--no-headers").stdout
+    cpu, memory = (line.split() for line in advice.splitlines())
+    assert cpu[:4] == ["Pod/busy", "main", "cpu", "200m"]
+    assert 150 <= int(cpu[5].rstrip("m")) <= 320, "what it uses, and a margin"
+    assert memory[4:] == ["250Mi", "250Mi", "250Mi"], "the least that is recommended"

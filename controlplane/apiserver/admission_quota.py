@@ -18,7 +18,7 @@ from controlplane.apiserver.admission_chain import Review
 from controlplane.apiserver.encoding import decode, encode
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Conflict, Store
-from pyk.api.kinds import EVENT, PERSISTENT_VOLUME_CLAIM, POD, RESOURCE_QUOTA
+from pyk.api.kinds import EVENT, PERSISTENT_VOLUME_CLAIM, POD, RESOURCE_QUOTA, SERVICE
 from pyk.api.objects import Object, name_of
 from pyk.api.quantity import parse_quantity
 from pyk.api.quota import Amounts, counts, quantities, selects, shown, unsaid, usage
@@ -176,7 +176,7 @@ def _delta(review: Review) -> Amounts:
     new = usage(review.kind, review.object)
     if review.operation == "CREATE":
         return new
-    grows = review.kind is PERSISTENT_VOLUME_CLAIM or review.subresource == "resize"
+    grows = review.kind in (PERSISTENT_VOLUME_CLAIM, SERVICE) or review.subresource == "resize"
     if not grows or review.old is None:
         return {}
     old = usage(review.kind, review.old)

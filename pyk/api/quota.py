@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM, POD, Kind
+from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM, POD, SERVICE, Kind
 from pyk.api.objects import Object
 from pyk.api.quantity import format_amount, is_binary, parse_quantity
 from pyk.api.rules.common import some
 from pyk.api.rules.persistent_volumes import class_of
 from pyk.api.rules.pods_resources import qos_class
 from pyk.api.rules.resource_names import COMPUTE, OBJECT_COUNTS
+from pyk.api.services import LOAD_BALANCER, takes_node_ports, type_of
 
 Document = dict[str, Any]
 Amounts = dict[str, Fraction]
@@ -36,7 +37,19 @@ def usage(kind: Kind, obj: Object) -> Amounts:
         found |= _pod_compute(obj["spec"])
     elif kind is PERSISTENT_VOLUME_CLAIM:
         found |= _claim_storage(obj)
+    elif kind is SERVICE:
+        found |= _service_counts(obj.get("spec") or {})
     return found
+
+
+def _service_counts(spec: Document) -> Amounts:
+    """A service that gets node ports is charged for all of them, one that does not for those that it asks for."""
+    ports = some(spec, "ports")
+    taken = len(ports) if takes_node_ports(spec) else sum(1 for port in ports if port.get("nodePort"))
+    counted: Amounts = {"services.nodeports": Fraction(taken)} if taken else {}
+    if type_of(spec) == LOAD_BALANCER:
+        counted["services.loadbalancers"] = Fraction(1)
+    return counted
 
 
 def _has_ended(pod: Object) -> bool:
@@ -113,6 +126,8 @@ def counts(kind: Kind, name: str) -> bool:
         return name == "pods" or bare in COMPUTE or bare.startswith("hugepages-") or is_extended
     if kind is PERSISTENT_VOLUME_CLAIM:
         return name in ("persistentvolumeclaims", "requests.storage") or ".storageclass.storage.k8s.io/" in name
+    if kind is SERVICE and name in ("services.nodeports", "services.loadbalancers"):
+        return True
     return not kind.group and name == kind.plural
 
 

@@ -142,6 +142,18 @@ KINDS = (
     Kind(
         "",
         "v1",
+        "Service",
+        "services",
+        "core_services:Service",
+        short_names=("svc",),
+        categories=("all",),
+        rules_path="rules.services:RULES",
+        has_status=True,
+        name_check="dns_label_1035",
+    ),
+    Kind(
+        "",
+        "v1",
         "Endpoints",
         "endpoints",
         "core_endpoints:Endpoints",

@@ -5,13 +5,13 @@ Source: `ValidateEndpoints` of `pkg/apis/core/validation` and `pkg/apis/discover
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyk.api import names
 from pyk.api.kind import Column, Rules
 from pyk.api.objects import Object
+from pyk.api.rules.addresses import ADDRESS_FORM, address_of, check_reachable
 from pyk.api.rules.common import (
     AGE,
     NAME,
@@ -31,26 +31,6 @@ _PROTOCOLS = ("SCTP", "TCP", "UDP")
 _ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
 _MOST_ENDPOINTS, _MOST_PORTS, _MOST_ADDRESSES = 1000, 20000, 100
 _SHOWN = 3
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _check_reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address, path: str) -> Iterator[FieldError]:
-    """Endpoints must not point at the machines that serve them."""
-    shown = str(address)
-    if address.is_unspecified:
-        yield FieldError.invalid(path, shown, f"may not be unspecified ({shown})")
-    elif address.is_loopback:
-        yield FieldError.invalid(path, shown, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    elif address.is_link_local:
-        yield FieldError.invalid(path, shown, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-    elif address.is_multicast and address.packed[:3] in (b"\xe0\0\0", b"\xff\x02\0"):
-        yield FieldError.invalid(path, shown, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
 
 
 def _default(endpoints: Object) -> None:
@@ -79,12 +59,11 @@ def _validate(endpoints: Object, old: Object | None) -> Iterable[FieldError]:
 
 
 def _check_address(address: Document, path: str) -> Iterator[FieldError]:
-    found = _address(address["ip"])
+    found = address_of(address["ip"])
     if found is None:
-        detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-        yield FieldError.invalid(f"{path}.ip", address["ip"], detail)
+        yield FieldError.invalid(f"{path}.ip", address["ip"], ADDRESS_FORM)
     else:
-        yield from _check_reachable(found, f"{path}.ip")
+        yield from check_reachable(found, f"{path}.ip")
     yield from check_optional_name(names.dns_label, f"{path}.hostname", address.get("hostname"))
     yield from check_optional_name(names.dns_subdomain, f"{path}.nodeName", address.get("nodeName"))
 
@@ -150,12 +129,12 @@ def _check_endpoint(endpoint: Document, kind: str, path: str) -> Iterator[FieldE
         if kind == "FQDN":
             yield from check_name(names.dns_subdomain, where, text)
             continue
-        found = _address(text)
+        found = address_of(text)
         if found is None or (kind in _ADDRESS_TYPES and found.version != int(kind[-1])):
             example = "an IPv4 address" if kind == "IPv4" else "an IPv6 address"
             yield FieldError.invalid(where, text, f"must be {example}")
         else:
-            yield from _check_reachable(found, where)
+            yield from check_reachable(found, where)
     yield from check_optional_name(names.dns_label, f"{path}.hostname", endpoint.get("hostname"))
     yield from check_optional_name(names.dns_subdomain, f"{path}.nodeName", endpoint.get("nodeName"))
     if "kubernetes.io/hostname" in (endpoint.get("deprecatedTopology") or {}):

@@ -40,6 +40,7 @@ from scheduler.report import Reporter
 from scheduler.signature import Signature, Signatures
 from scheduler.slim import is_finished, slim_pod
 from scheduler.snapshot import Snapshot
+from scheduler.volumebinder import VolumeBinder
 from scheduler.watching import Watching
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Scheduler:
         )
         self._recorder = EventRecorder(client, self._default_name, clock=clock)
         self._reporter = Reporter(client, self.pods, self._recorder, clock)
-        self._binder = Binder(client, clock, self._bound, self._not_confirmed)
+        self._binder = Binder(client, clock, VolumeBinder(client, self._snapshot), self._bound, self._not_confirmed)
         self._evictor = Evictor(client, self.pods, self._recorder, clock)
         self.pods.add_handler(self._pod_changed)
         for part in self._pending():
@@ -205,6 +206,7 @@ class Scheduler:
     def _node_or_all(self, row: int | None) -> None:
         if row is None:
             self._helps_all = True
+            self._binder.storage_changed()
             self._changed.set()
         self._help(row)
 

@@ -97,9 +97,10 @@ class WideFilter(ABC):
         return self._current()[rows]
 
     def _current(self) -> Bools:
-        seen = (self._snapshot.usage_changes.position, self._snapshot.storage.version)
+        snapshot = self._snapshot
+        seen = (snapshot.usage_changes.position, snapshot.storage.version)
         if self._seen != seen:
-            self._seen, self._mask = seen, self._admitted(self._snapshot.size)
+            self._seen, self._mask = seen, self._admitted(snapshot.size)
         return self._mask
 
     @abstractmethod

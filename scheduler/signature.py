@@ -212,8 +212,8 @@ def _parse_constraints(spec: Mapping[str, Any]) -> NodeConstraints:
     preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
     return NodeConstraints(
         tuple(sorted((spec.get("nodeSelector") or {}).items())),
-        None if required is None else tuple(_term(term) for term in required.get("nodeSelectorTerms") or ()),
-        tuple((int(entry["weight"]), _term(entry.get("preference") or {})) for entry in preferred),
+        None if required is None else tuple(parse_term(term) for term in required.get("nodeSelectorTerms") or ()),
+        tuple((int(entry["weight"]), parse_term(entry.get("preference") or {})) for entry in preferred),
         tuple(
             Toleration(t.get("key") or "", t.get("operator") or "Equal", t.get("value") or "", t.get("effect") or "")
             for t in spec.get("tolerations") or ()
@@ -221,7 +221,8 @@ def _parse_constraints(spec: Mapping[str, Any]) -> NodeConstraints:
     )
 
 
-def _term(term: Mapping[str, Any]) -> Term:
+def parse_term(term: Mapping[str, Any]) -> Term:
+    """A node selector term."""
     return tuple(
         NodeRequirement(entry["key"], entry["operator"], tuple(entry.get("values") or ()), field)
         for field, entries in ((False, term.get("matchExpressions")), (True, term.get("matchFields")))

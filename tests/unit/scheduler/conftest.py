@@ -54,7 +54,12 @@ class Cluster:
         """A pod with one container, or with the `containers` given."""
         requests = {name: text for name, text in (("cpu", cpu), ("memory", memory)) if text}
         spec.setdefault("containers", [{"resources": {"requests": requests}}])
-        return self.signatures.of({"metadata": {}, "spec": spec})
+        metadata = {"namespace": "default", "name": spec.pop("name", "p"), "labels": spec.pop("labels", {})}
+        return self.signatures.of({"metadata": metadata, "spec": spec})
+
+    def storage(self, obj: dict[str, Any]) -> None:
+        """A claim, volume, class or CSINode is there."""
+        self.snapshot.storage.changed(None, obj)
 
     def schedule(self, cpu: str = "", memory: str = "", **spec: Any) -> Decision:
         self._count += 1

@@ -14,6 +14,7 @@ from typing import Protocol
 from controlplane.controllers.autoscaling.loop import SYNC_SECONDS, AutoscalerLoop
 from controlplane.controllers.bootstrapsigner import BootstrapSignerLoop
 from controlplane.controllers.caches import shared_informers
+from controlplane.controllers.cronjob import CronJobLoop
 from controlplane.controllers.csrapproving import CsrApprovingLoop
 from controlplane.controllers.csrcleaning import CsrCleaningLoop
 from controlplane.controllers.csrsigning import Authority, CsrSigningLoop
@@ -39,6 +40,7 @@ from pyk.api.kinds import (
     CERTIFICATE_SIGNING_REQUEST,
     CLUSTER_ROLE,
     CONTROLLER_REVISION,
+    CRON_JOB,
     DAEMON_SET,
     DEPLOYMENT,
     JOB,
@@ -124,6 +126,7 @@ class Manager:
                 self.informers[CONTROLLER_REVISION],
             ),
             JobLoop(client, recorder("job-controller"), clock, self.informers[JOB], pods),
+            CronJobLoop(client, recorder("cronjob-controller"), clock, self.informers[CRON_JOB], self.informers[JOB]),
             TtlAfterFinishedLoop(client, recorder("ttl-after-finished-controller"), clock, self.informers[JOB]),
             NamespaceLoop(client, recorder("namespace-controller"), clock, self.informers),
             ServiceAccountLoop(

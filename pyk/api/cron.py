@@ -61,6 +61,19 @@ class Schedule:
         """The first time after a moment; None when there is none."""
         return next(self.after(moment, zone), None)
 
+    def last(self, moment: float, since: float, zone: tzinfo = UTC) -> float | None:
+        """The newest time after `since` and not after a moment; None when there is none."""
+        if self.every:
+            found = float(int(since)) + (moment - int(since)) // self.every * self.every
+            return found if since < found <= moment else None
+        # Times are whole seconds; one that is now counts.
+        start = datetime.fromtimestamp(int(moment) + 1, zone)
+        try:
+            before = next(CronSim(self.fields, start, reverse=True), None)
+        except CronSimError:
+            return None
+        return before.timestamp() if before is not None and before.timestamp() > since else None
+
 
 def parse_schedule(text: str) -> Schedule:
     """A schedule from its text. Raises `BadSchedule`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from controlplane.controllers import jobplan
+from controlplane.controllers import cronjob, jobplan, ttlafterfinished
 from controlplane.controllers.jobpods import FINALIZER
-from pyk.api.kinds import JOB
+from pyk.api.kinds import CRON_JOB, JOB
 from pyk.api.objects import Object, controller_of, name_of, uid_of
+from pyk.reconcile.actions import Create, UpdateStatus
 from pyk.reconcile.clock import timestamp
 from tests.scenarios.world import World
 
@@ -119,6 +120,81 @@ class JobActors:
         if plan.again_after is not None and not lines:
             return []
         return [*lines, f"again in {plan.again_after:.0f} s"] if plan.again_after is not None else lines
+
+    def do_outlive(self, name: str, settings: Settings) -> list[str]:
+        """The TTL loop looks at a Job."""
+        job = self.world.find("Job", name)
+        moment = ttlafterfinished.expires_at(job)
+        if moment is not None and moment > self.world.now:
+            return [f"stays for {moment - self.world.now:.0f} s"]
+        return [
+            line for action in ttlafterfinished.decide(job, self.world.now) for line in self.world.carry_out(action)
+        ]
+
+    # CronJobs
+
+    def do_cronjob(self, name: str, settings: Settings) -> list[str]:
+        """A CronJob: `schedule policy zone deadline`, `suspended` or `resumed`, `keep=SUCCESSFUL,FAILED`."""
+        known = copy.deepcopy(self.world.get("CronJob", name))
+        metadata = {"name": name, "namespace": "default"}
+        template = {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": []}}}}
+        spec: dict[str, Any] = {"jobTemplate": template}
+        cron_job = known or {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": spec}
+        spec = cron_job["spec"]
+        words = {"schedule": "schedule", "policy": "concurrencyPolicy", "zone": "timeZone"}
+        spec |= {field: settings[setting] for setting, field in words.items() if setting in settings}
+        if "deadline" in settings:
+            spec["startingDeadlineSeconds"] = int(settings["deadline"])
+        if "suspended" in settings or "resumed" in settings:
+            spec["suspend"] = "suspended" in settings
+        if "keep" in settings:
+            successful, failed = settings["keep"].split(",")
+            spec |= {"successfulJobsHistoryLimit": int(successful), "failedJobsHistoryLimit": int(failed)}
+        CRON_JOB.rules.default(cron_job)
+        if known is None:
+            self.world.add(cron_job)
+        else:
+            self.world.replace(cron_job)
+        return []
+
+    def do_finish(self, name: str, settings: Settings) -> list[str]:
+        """A Job ends, as `failed` or else complete."""
+        job = copy.deepcopy(self.world.find("Job", name))
+        moment = timestamp(self.world.now)
+        kind = "Failed" if "failed" in settings else "Complete"
+        condition = {"type": kind, "status": "True", "lastTransitionTime": moment}
+        job["status"] = {"startTime": job["metadata"]["creationTimestamp"], "conditions": [condition]}
+        if kind == "Complete":
+            job["status"]["completionTime"] = moment
+        self.world.replace(job)
+        return []
+
+    def do_tick(self, name: str, settings: Settings) -> list[str]:
+        """The CronJob loop takes a step; a `gone` Job is known to be so."""
+        cron_job = self.world.find("CronJob", name)
+        jobs = [job for job in self.world.all("Job") if (controller_of(job) or {}).get("uid") == uid_of(cron_job)]
+        listed = (cron_job.get("status") or {}).get("active") or ()
+        gone = {each["uid"] for each in listed} - {uid_of(job) for job in jobs}
+        lines: list[str] = []
+        for action in cronjob.decide(cronjob.Observed(cron_job, jobs, self.world.now, frozenset(gone))):
+            if isinstance(action, UpdateStatus):
+                stored = copy.deepcopy(cron_job)
+                stored["status"] = copy.deepcopy(action.obj["status"])
+                for job in self.world.all("Job"):
+                    if name_of(job) in self.world.started:
+                        stored["status"]["active"].append({"uid": uid_of(job), "name": name_of(job)})
+                self.world.started.clear()
+                self.world.replace(stored)
+                active = ", ".join(each["name"] for each in stored["status"]["active"]) or "none"
+                lines.append(
+                    f"status {name}: active {active}, last {stored['status'].get('lastScheduleTime', 'never')}"
+                )
+            else:
+                lines += self.world.carry_out(action)
+            if isinstance(action, Create):
+                self.world.started.add(name_of(action.obj))
+        wait = cronjob.seconds_to_next(cron_job, self.world.now)
+        return [*lines, *([] if wait is None else [f"next in {wait:.0f} s"])]
 
     def _make(self, pod: Object) -> str:
         """Create the pod under the next number of its prefix, so that stories can name it."""

@@ -24,6 +24,7 @@ class World:
         self._objects: dict[tuple[str, str], Object] = {}
         self._numbers = itertools.count(1)
         self.made_pods: dict[str, int] = {}
+        self.started: set[str] = set()
 
     def find(self, kind: str, name: str) -> Object:
         return self._objects[kind, name]

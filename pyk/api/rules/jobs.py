@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pyk.api import names
 from pyk.api.duration import human_duration, seconds_of
 from pyk.api.kinds import Column, Rules
-from pyk.api.objects import Object, is_condition_true, is_deleting, labels_of, name_of, uid_of
+from pyk.api.objects import Object, is_condition_true, is_deleting, labels_of, uid_of
 from pyk.api.rules.common import (
     AGE,
     MAX_INT32,
@@ -72,17 +72,17 @@ def _prepare(job: Object, old: Object | None) -> None:
     metadata = template["metadata"] = template.get("metadata") or {}
     own = metadata.get("labels") or {}
     follows = not labels_of(job) or labels_of(job) == own
-    generated = {
-        _OLD_JOB_NAME: name_of(job),
-        JOB_NAME: name_of(job),
-        _OLD_CONTROLLER_UID: uid_of(job),
-        CONTROLLER_UID: uid_of(job),
-    }
-    labels = metadata["labels"] = {**generated, **own}
+    labels = metadata["labels"] = {**_generated_labels(job), **own}
     if follows:
         job["metadata"]["labels"] = dict(labels)
     selector = spec["selector"] = spec.get("selector") or {}
     selector["matchLabels"] = {CONTROLLER_UID: uid_of(job), **(selector.get("matchLabels") or {})}
+
+
+def _generated_labels(job: Object) -> dict[str, str]:
+    """The labels that tell a Job's pods from all others, under their old names and their new ones."""
+    name, uid = job["metadata"].get("name") or "", uid_of(job)
+    return {_OLD_JOB_NAME: name, JOB_NAME: name, _OLD_CONTROLLER_UID: uid, CONTROLLER_UID: uid}
 
 
 def _validate(job: Object, old: Object | None) -> Iterable[FieldError]:
@@ -107,12 +107,7 @@ def _validate(job: Object, old: Object | None) -> Iterable[FieldError]:
 
 
 def _check_generated(job: Object) -> Iterator[FieldError]:
-    expected = {
-        _OLD_CONTROLLER_UID: uid_of(job),
-        _OLD_JOB_NAME: name_of(job),
-        CONTROLLER_UID: uid_of(job),
-        JOB_NAME: name_of(job),
-    }
+    expected = _generated_labels(job)
     labels = (((job["spec"].get("template") or {}).get("metadata") or {}).get("labels")) or {}
     for label, value in expected.items():
         where = f"spec.template.metadata.labels[{label}]"

@@ -60,3 +60,20 @@ def test_what_kubernetes_does_not_know_is_refused(text: str) -> None:
 def test_a_time_zone_is_known_by_its_name(name: str) -> None:
     with pytest.raises(BadSchedule):
         parse_zone(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment", "expected"),
+    [
+        ("*/15 * * * *", "2024-01-01T10:15:00", "10:15"),
+        ("*/15 * * * *", "2024-01-01T10:14:59.9", "10:00"),
+        ("0 6 * * *", "2024-01-01T10:00:00", "06:00"),
+        ("0 6 * * *", "2024-01-01T05:00:00", None),
+        ("@every 1h", "2024-01-01T10:30:00", "10:00"),
+        ("0 0 31 2 *", "2024-01-01T10:00:00", None),
+    ],
+)
+def test_the_last_time_is_known_without_counting(text: str, moment: str, expected: str | None) -> None:
+    since = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
+    found = parse_schedule(text).last(datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp(), since)
+    assert (found and datetime.fromtimestamp(found, UTC).strftime("%H:%M")) == expected

@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         default=SYNC_SECONDS,
         help="how often autoscalers look",
     )
+    parser.add_argument(
+        "--deschedule-seconds", type=float, default=0.0, help="how often to evict what is misplaced by now; 0: never"
+    )
     add_election_options(parser)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
@@ -56,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         config.ca.decode(),
         authority,
         options.autoscaler_sync_seconds,
+        options.deschedule_seconds,
     )
 
     async def run() -> None:

@@ -8,16 +8,16 @@ tolerations").
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from controlplane.controllers.controllerrevisions import POD_HASH_LABEL
+from controlplane.controllers.nodeaffinity import is_asked_for
 from controlplane.controllers.podcontrol import new_pod
 from controlplane.controllers.pods import node_of
 from controlplane.controllers.tainteviction import tolerates
-from pyk.api.objects import Object, annotations_of, labels_of, name_of
+from pyk.api.objects import Object, annotations_of, name_of
 from pyk.api.rules.common import some
 from pyk.api.rules.daemonsets import TEMPLATE_GENERATION
 
@@ -34,7 +34,6 @@ _BORNE = (
     ("unschedulable", "NoSchedule"),
 )
 _ON_THE_NODES_NETWORK = ("network-unavailable", "NoSchedule")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +49,15 @@ class Placement:
 
     def __init__(self, daemon_set: Object) -> None:
         spec = daemon_set["spec"]["template"].get("spec") or {}
-        affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-        required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+        self._spec = spec
         self._name = spec.get("nodeName")
-        self._selector: dict[str, str] = spec.get("nodeSelector") or {}
-        self._terms = None if required is None else some(required, "nodeSelectorTerms")
         self._tolerations = with_tolerations(spec)
 
     def at(self, node: Object) -> Place:
         """What the node is to the DaemonSet."""
         if self._name and self._name != name_of(node):
             return Place(False, False)
-        if not self._selector.items() <= labels_of(node).items():
-            return Place(False, False)
-        if self._terms is not None and not any(_meets(term, node) for term in self._terms):
+        if not is_asked_for(self._spec, node):
             return Place(False, False)
         untolerated = {
             taint["effect"]
@@ -73,33 +67,6 @@ class Placement:
         if untolerated & {"NoSchedule", "NoExecute"}:
             return Place(False, "NoExecute" not in untolerated)
         return Place(True, True)
-
-
-def _meets(term: Document, node: Object) -> bool:
-    """Whether the node meets all of a selector term; an empty term is met by none."""
-    fields = {"metadata.name": name_of(node)}
-    asked = [(entry, labels_of(node)) for entry in term.get("matchExpressions") or ()]
-    asked += [(entry, fields) for entry in term.get("matchFields") or ()]
-    return bool(asked) and all(_holds(entry, values) for entry, values in asked)
-
-
-def _holds(entry: Document, values: Mapping[str, str]) -> bool:
-    value = values.get(entry["key"])
-    wanted: Sequence[str] = entry.get("values") or ()
-    match entry["operator"]:
-        case "In":
-            return value in wanted
-        case "NotIn":
-            return value not in wanted
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt" | "Lt" if value is not None and len(wanted) == 1:
-            if not _INTEGER.match(value) or not _INTEGER.match(wanted[0]):
-                return False
-            return int(value) > int(wanted[0]) if entry["operator"] == "Gt" else int(value) < int(wanted[0])
-    return False
 
 
 def with_tolerations(spec: Document) -> list[dict[str, Any]]:

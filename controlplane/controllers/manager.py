@@ -20,6 +20,7 @@ from controlplane.controllers.csrcleaning import CsrCleaningLoop
 from controlplane.controllers.csrsigning import Authority, CsrSigningLoop
 from controlplane.controllers.daemonset import DaemonSetLoop
 from controlplane.controllers.deployment import DeploymentLoop
+from controlplane.controllers.descheduler import DeschedulerLoop
 from controlplane.controllers.disruption import DisruptionLoop
 from controlplane.controllers.garbagecollector import GarbageCollector
 from controlplane.controllers.job import JobLoop
@@ -66,6 +67,7 @@ class Options:
     """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one.
 
     `root_ca` is the certificate of the cluster's authority as PEM text, published in every namespace unless empty.
+    With `deschedule_seconds` pods that are misplaced by now are looked for so often.
     Without an `authority` approved requests for certificates wait for somebody else to sign them.
     """
 
@@ -75,6 +77,7 @@ class Options:
     root_ca: str = ""
     authority: Authority | None = None
     autoscaler_sync_seconds: float = SYNC_SECONDS
+    deschedule_seconds: float = 0.0
 
 
 class Loop(Protocol):
@@ -157,6 +160,9 @@ class Manager:
             CsrApprovingLoop(client, csr_recorder, clock, requests, nodes),
             CsrCleaningLoop(client, csr_recorder, clock, requests),
         ]
+        if options.deschedule_seconds > 0:
+            seconds = options.deschedule_seconds
+            loops.append(DeschedulerLoop(client, recorder("descheduler"), clock, self.informers, seconds=seconds))
         if options.authority is not None:
             loops.append(CsrSigningLoop(client, csr_recorder, clock, requests, options.authority))
 

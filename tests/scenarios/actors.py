@@ -13,6 +13,7 @@ from typing import Any
 
 from controlplane.controllers import (
     deployment,
+    descheduler,
     disruption,
     namespace,
     nodelifecycle,
@@ -191,6 +192,8 @@ class Actors(CertificateActors, WorkloadActors, JobActors):
                 metadata["deletionTimestamp"] = timestamp(self.world.now)
             if "node" in settings:
                 spec["nodeName"] = settings["node"]
+            if "disk" in settings:
+                spec["nodeSelector"] = {"disk": settings["disk"]}
             if "tolerates" in settings:
                 spec["tolerations"] = [_toleration(text) for text in settings["tolerates"].split(",")]
             status["phase"] = settings.get("phase", status["phase"])
@@ -273,6 +276,8 @@ class Actors(CertificateActors, WorkloadActors, JobActors):
             status = obj.setdefault("status", {})
             if "ready" in settings:
                 status["conditions"] = [{"type": "Ready", "status": settings["ready"], "reason": "Said"}]
+            if "disk" in settings:
+                obj["metadata"]["labels"] = {"disk": settings["disk"]}
             if "cordoned" in settings or "uncordoned" in settings:
                 obj["spec"]["unschedulable"] = "cordoned" in settings
             if "taint" in settings:
@@ -302,6 +307,15 @@ class Actors(CertificateActors, WorkloadActors, JobActors):
         if moment > self.world.now:
             return [f"stays for {moment - self.world.now:.0f} s"]
         return self._carry_out(tainteviction.decide(observed))
+
+    def do_deschedule(self, name: str, settings: Settings) -> list[str]:
+        """The descheduler takes a turn; what it evicts goes at once."""
+        nodes = {node["metadata"]["name"]: node for node in self.world.all("Node")}
+        lines = []
+        for misplaced in descheduler.decide(descheduler.Observed(nodes, self.world.all("Pod"), {})):
+            lines.append(f"evict pod {misplaced.pod['metadata']['name']}: {misplaced.why}")
+            self.world.remove("Pod", misplaced.pod["metadata"]["name"])
+        return lines
 
     def do_collect_pods(self, name: str, settings: Settings) -> list[str]:
         """The pod garbage collector looks at a node that is there."""

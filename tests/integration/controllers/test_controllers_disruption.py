@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from controlplane.controllers.descheduler import DeschedulerLoop
 from pyk.api.kinds import CONFIG_MAP, DEPLOYMENT, NODE, POD, POD_DISRUPTION_BUDGET
 from pyk.api.objects import Object, is_condition_true, name_of, owner_reference
 from pyk.api.status import ApiError
+from pyk.client.events import EventRecorder
+from pyk.reconcile.clock import RealClock
 from tests.integration.controllers.played import Cluster, config_map, deployment, eventually
 
 
@@ -30,8 +33,9 @@ async def web(cluster: Cluster, replicas: int) -> None:
 
 def allows(cluster: Cluster, number: int) -> Any:
     async def check() -> bool:
-        status = (await cluster.client.get(POD_DISRUPTION_BUDGET, "web", "default"))["status"]
-        return status.get("observedGeneration") == 1 and status["disruptionsAllowed"] == number
+        found = await cluster.client.get(POD_DISRUPTION_BUDGET, "web", "default")
+        is_counted = found["status"].get("observedGeneration") == found["metadata"]["generation"]
+        return is_counted and found["status"]["disruptionsAllowed"] == number
 
     return check
 
@@ -98,3 +102,34 @@ async def test_kubectl_drain_waits_for_the_budget(cluster: Cluster) -> None:
     node = await cluster.client.get(NODE, "n1")
     assert node["spec"]["unschedulable"]
     assert not is_condition_true(cluster.kubelet.ready()[0], "DisruptionTarget")
+
+
+async def test_the_descheduler_asks_for_evictions_within_budgets(cluster: Cluster) -> None:
+    for name, labels in (("n1", {"disk": "ssd"}), ("n2", {"disk": "ssd"})):
+        ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}
+        metadata = {"name": name, "labels": labels}
+        document = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": {"conditions": [ready]}}
+        await cluster.client.create(NODE, document)
+    document = deployment(replicas=2)
+    document["spec"]["template"]["spec"] |= {"nodeName": "n1", "nodeSelector": {"disk": "ssd"}}
+    await cluster.client.create(DEPLOYMENT, document)
+    await eventually("both are ready", lambda: len(cluster.kubelet.ready()) == 2)
+    await cluster.client.create(POD_DISRUPTION_BUDGET, budget(minAvailable=2))
+    await eventually("none may go", allows(cluster, 0))
+    loop = DeschedulerLoop(
+        cluster.client,
+        EventRecorder(cluster.client, "descheduler", clock=RealClock()),
+        RealClock(),
+        cluster.manager.informers,
+        seconds=60,
+    )
+    before = {name_of(pod) for pod in cluster.kubelet.living()}
+    await cluster.client.patch(NODE, "n1", "", {"metadata": {"labels": {"disk": None}}})
+    nodes = cluster.manager.informers[NODE]
+    await eventually("known", lambda: "disk" not in (nodes.get("n1") or {})["metadata"].get("labels", {}))
+    await loop.reconcile("turn")
+    assert {name_of(pod) for pod in cluster.kubelet.living()} == before, "the budget keeps them"
+    await cluster.client.patch(POD_DISRUPTION_BUDGET, "web", "default", {"spec": {"minAvailable": 1}})
+    await eventually("one may go", allows(cluster, 1))
+    await loop.reconcile("turn")
+    await eventually("one went", lambda: len(before & {name_of(pod) for pod in cluster.kubelet.living()}) == 1)

@@ -38,7 +38,7 @@ _OWN_LABELS = (
 _OWN_LABEL_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request, and a frozen one takes six times as long
 class Attributes:
     """What is asked for. For a URL that is no resource `resource` is empty and `verb` the HTTP method in lower case.
 

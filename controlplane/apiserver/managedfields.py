@@ -51,6 +51,7 @@ _LONGEST_MANAGER = 128
 _LONGEST_SUBRESOURCE = 256
 
 
+@lru_cache(maxsize=ENTRIES)
 def manager_of(user_agent: str) -> str:
     """The manager that a request without a name for it stands for: its User-Agent's first word."""
     word = user_agent.partition("/")[0]

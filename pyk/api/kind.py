@@ -158,7 +158,7 @@ class Kind:
         """Whether objects are stored as this kind; else it is a question, computed, or a view of another's objects."""
         return not self.is_question and not self.is_computed and self.stored_as is None
 
-    @property
+    @cached_property
     def api_version(self) -> str:
         """`v1`, `apps/v1`."""
         return f"{self.group}/{self.version}" if self.group else self.version
@@ -181,7 +181,7 @@ class Kind:
         """`pod`, `deployment.apps`: what commands put before a name."""
         return f"{self.singular}.{self.group}" if self.group else self.singular
 
-    @property
+    @cached_property
     def storage_prefix(self) -> str:
         """Where objects of the kind are in the store: `/registry/pods/`, `/registry/apps/deployments/`."""
         if self.stored_as is not None:

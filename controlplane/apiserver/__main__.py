@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from controlplane.apiserver.allocation_ranges import PortRange, service_range
 from controlplane.apiserver.auditpolicy import BadPolicy, read_policy
 from controlplane.apiserver.server import ServerOptions, serve
 from controlplane.store.contract import Store
@@ -25,6 +26,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bind", action="append", metavar="ADDRESS", help="repeatable (127.0.0.1)")
     parser.add_argument("--port", type=int, default=6443)
     parser.add_argument("--advertise-address", default="", help="the address that others reach this server at")
+    parser.add_argument(
+        "--service-cluster-ip-range",
+        default="10.96.0.0/16",
+        metavar="CIDR[,CIDR]",
+        help="where services' addresses come from: one range, or one of each family",
+    )
+    parser.add_argument("--service-node-port-range", default="30000-32767", metavar="FIRST-LAST")
     parser.add_argument(
         "--default-toleration-seconds",
         type=int,
@@ -67,12 +75,21 @@ def main() -> int:
         policy = read_policy(arguments.audit_policy_file) if arguments.audit_policy_file is not None else None
     except (OSError, BadPolicy) as error:
         parser.error(str(error))
+    try:
+        ranges = [service_range(text) for text in arguments.service_cluster_ip_range.split(",")]
+        node_ports = PortRange.parse(arguments.service_node_port_range)
+    except ValueError as error:
+        parser.error(str(error))
+    if len({network.version for network in ranges}) < len(ranges):
+        parser.error("--service-cluster-ip-range: one range of each family at most")
     options = ServerOptions(
         pki_dir=arguments.pki_dir or arguments.data_dir / "pki",
         addresses=arguments.bind or ["127.0.0.1"],
         port=arguments.port,
         default_toleration_seconds=arguments.default_toleration_seconds,
         advertise_address=arguments.advertise_address,
+        service_ranges=ranges,
+        node_ports=node_ports,
         audit_policy=policy,
         audit_log=arguments.audit_log_path,
         audit_max_bytes=arguments.audit_log_maxsize << 20,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from controlplane.apiserver import managedfields
 from controlplane.apiserver.admission_chain import Admission, Review
@@ -69,6 +69,16 @@ class Write:
         self.warnings.extend(text for text in texts if text not in self.warnings)
 
 
+class Allocation(Protocol):
+    """What writes of a kind take from the cluster, such as addresses."""
+
+    async def take(self, write: Write, obj: Object, old: Object | None) -> None:
+        """Before a valid object is stored: give it what it needs (`write.give_back` undoes that). Raises `ApiError`."""
+
+    async def settle(self, old: Object, new: Object | None) -> None:
+        """After it was stored, or is gone (`new` None): take back what it has no longer."""
+
+
 Compute = Callable[[Object], Awaitable[Object]]
 """From the present object (with its resourceVersion) to the new one; may change its argument. Raises `ApiError`."""
 
@@ -85,6 +95,11 @@ class Registry:
         self._authorizer = authorizer
         self._admission = admission
         self._event_leases = EventLeases(store, clock)
+        self._allocations: dict[Kind, Allocation] = {}
+
+    def allocate_with(self, kind: Kind, allocation: Allocation) -> None:
+        """Let writes of a kind take what they need there."""
+        self._allocations[kind] = allocation
 
     async def create(
         self,
@@ -137,6 +152,8 @@ class Registry:
         if errors:
             raise invalid(kind.group, kind.kind, obj["metadata"].get("name") or "", errors)
         self._authorizer.check_write(write.user, kind, None, obj, write.subresource)
+        if allocation := self._allocations.get(kind):
+            await allocation.take(write, obj, None)
         if managers:
             obj["metadata"]["managedFields"] = managers
 
@@ -298,6 +315,8 @@ class Registry:
         if errors:
             raise invalid(kind.group, kind.kind, write.name, errors)
         self._authorizer.check_write(write.user, kind, old, new, write.subresource)
+        if not is_part and (allocation := self._allocations.get(kind)):
+            await allocation.take(write, new, old)
         if new == old and managedfields.without_times(managers) == managedfields.without_times(present):
             managers = present  # a time alone is no change
         if managers:
@@ -341,7 +360,9 @@ class Registry:
             if write.options.dry_run:
                 return dumps(new)
             try:
-                return await self._write(kind, key, new, entry.revision)
+                wire = await self._write(kind, key, new, entry.revision)
+                await self._settle(kind, entry.data, new)
+                return wire
             except Conflict as error:
                 await _give_back(write)
                 current, is_fresh = error.current, True
@@ -384,6 +405,7 @@ class Registry:
                 if action == "remove":
                     stored = encode(new)
                     wire = splice(stored, await self._store.delete(key, entry.revision))
+                    await self._settle(kind, entry.data, None)
                     return (wire if kind in _RETURNED_WHEN_DELETED else dumps(_deleted_status(kind, old))), True
                 if action == "mark":
                     stored = encode(new)
@@ -396,6 +418,11 @@ class Registry:
                 current, is_fresh = error.current, True
                 entry = make_entry(kind, key, current.value, current.revision) if current is not None else None
         raise conflict(kind.group, kind.plural, write.name, MODIFIED)
+
+    async def _settle(self, kind: Kind, old: bytes, new: Object | None) -> None:
+        if allocation := self._allocations.get(kind):
+            is_gone = new is None or (bool(new["metadata"].get("deletionTimestamp")) and not is_held(kind, new))
+            await allocation.settle(decode(old), None if is_gone else new)
 
     async def delete_collection(self, write: Write, entries: Sequence[Entry], options: DeleteOptions) -> None:
         """Delete every one of the objects; one that is gone already is fine."""

@@ -11,12 +11,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
 
 from controlplane.apiserver.admission import default_admission
+from controlplane.apiserver.allocation import ServiceAllocation
+from controlplane.apiserver.allocation_ranges import Network, PortRange, family_of, service_range
+from controlplane.apiserver.allocation_repair import AllocationRepair
 from controlplane.apiserver.api import Api
 from controlplane.apiserver.audit import Auditor
 from controlplane.apiserver.auditlog import AuditLog
@@ -28,6 +31,8 @@ from controlplane.apiserver.bootstraptokens import BootstrapTokens
 from controlplane.apiserver.clusterinfo import publish
 from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.health import Health
+from controlplane.apiserver.kubernetes_service import ensure_service_cidr
+from controlplane.apiserver.kubernetes_service import publish as publish_service
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.nodemetrics import NodeMetricsReader
 from controlplane.apiserver.nodepods import NodePods
@@ -41,7 +46,7 @@ from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store, StoreError
-from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE_ACCOUNT, Kind
+from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE, SERVICE_ACCOUNT, Kind
 from pyk.api.objects import Object
 from pyk.api.rules.classes import SYSTEM_PRIORITIES
 from pyk.reconcile.clock import Clock
@@ -75,6 +80,9 @@ class ServerOptions:
     default_toleration_seconds: int = 300
     advertise_address: str = ""
     """Where others reach this server; the last of `addresses` when empty."""
+    service_ranges: Sequence[Network] = (service_range("10.96.0.0/16"),)
+    """Where services' addresses come from: one range, or one of each family. The first family is the default."""
+    node_ports: PortRange = field(default_factory=PortRange)
     audit_policy: Policy | None = None
     audit_log: Path | None = None
     """Both, or nothing is logged. `audit_backups` and `audit_max_age_seconds` are without limit when zero."""
@@ -103,6 +111,9 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         authorizer = Authorizer(NodePods(cache.of(POD)), book_from(cache.of))
         admission = default_admission(cache, store, clock, options.default_toleration_seconds, authorizer)
         registry = Registry(store, cache, clock, authorizer, admission)
+        families = [family_of(network) for network in options.service_ranges]
+        allocation = ServiceAllocation(registry, cache, store, clock, _SELF, families, options.node_ports)
+        registry.allocate_with(SERVICE, allocation)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
         node_metrics = NodeMetricsReader(cache, proxy.stats_summary, clock)
         api = Api(
@@ -130,7 +141,9 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             tasks.append(asyncio.create_task(audit_log.run()))
         try:
             await _ready(cache, tasks[0])
+            await allocation.load_ports()
             await registry.ensure(_SELF, first_objects())
+            await ensure_service_cidr(registry, _SELF, options.service_ranges, clock)
             await ensure_policy(registry, cache, _SELF)
             runner = web.ServerRunner(
                 HttpServer(api.handle, connections, body_bytes=BODY_BYTES),
@@ -149,6 +162,8 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
                 host = options.advertise_address or options.addresses[-1]
                 url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
                 await publish(registry, _SELF, url, authority)
+                await publish_service(registry, _SELF, options.service_ranges[0], host, port)
+                tasks.append(asyncio.create_task(AllocationRepair(allocation, cache, store, clock).run()))
                 yield port
             finally:
                 connections.stop_all()

@@ -105,7 +105,7 @@ def write_files(layout: Layout) -> None:
     if not (layout.data_dir / AUDIT_POLICY).exists():  # an administrator's own stays
         policy = files("pyk.lab").joinpath(AUDIT_POLICY).read_bytes()
         pki.write_whole(layout.data_dir / AUDIT_POLICY, policy, mode=0o600)
-    pki.ensure_cluster_pki(layout.pki_dir, server_addresses=[layout.bridge_address])
+    pki.ensure_cluster_pki(layout.pki_dir, server_addresses=[layout.bridge_address, str(layout.service_cidr[1])])
     authority = layout.pki_dir / "ca.crt"
     for user in ("controller-manager", "scheduler"):
         certificate, key = layout.pki_dir / f"{user}.crt", layout.pki_dir / f"{user}.key"
@@ -177,6 +177,7 @@ def _apiserver_flags(layout: Layout, etcd_endpoints: tuple[str, ...]) -> list[st
     flags = ["--data-dir", str(layout.data_dir), "--pki-dir", str(layout.pki_dir), "--store", options.store]
     flags += ["--bind", "127.0.0.1", "--bind", layout.bridge_address, "--port", str(options.port)]
     flags += ["--advertise-address", layout.bridge_address]
+    flags += ["--service-cluster-ip-range", str(layout.service_cidr)]
     flags += ["--default-toleration-seconds", str(TOLERATION_SECONDS)]
     flags += ["--audit-policy-file", str(layout.data_dir / AUDIT_POLICY), "--audit-log-maxbackup", "3"]
     flags += ["--audit-log-path", str(layout.log_dir / "audit.log")]

@@ -24,7 +24,8 @@ REGISTRIES_FILE = "registries.yaml"
 MOST_NODES = 200
 MOST_PODS = 1020
 SUBNETS = 156
-"""How many clusters fit on a machine: node subnets 10.88.K.0/24 with pod ranges 10.(100+K).0.0/16."""
+"""How many clusters fit on a machine: node subnets 10.88.K.0/24 with pod ranges 10.(100+K).0.0/16 and service ranges
+of 16,384 addresses from 10.32.0.0 on."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
 
 
@@ -136,6 +137,16 @@ class Layout:
         return cluster_cidr(self._subnet)
 
     @property
+    def service_cidr(self) -> ipaddress.IPv4Network:
+        """The range of the services' addresses, which mean something in the cluster only."""
+        return service_cidr(self._subnet)
+
+    @property
+    def cluster_dns(self) -> str:
+        """The address of the cluster's name server: by custom the tenth of the services' range."""
+        return str(self.service_cidr[10])
+
+    @property
     def bridge_address(self) -> str:
         return str(self.node_subnet[1])
 
@@ -180,6 +191,11 @@ def cluster_cidr(subnet: int) -> ipaddress.IPv4Network:
     return ipaddress.IPv4Network(f"10.{100 + subnet}.0.0/16")
 
 
+def service_cidr(subnet: int) -> ipaddress.IPv4Network:
+    """16,384 addresses: 10.32.0.0/18, 10.32.64.0/18, ..., 10.70.192.0/18."""
+    return ipaddress.IPv4Network((int(ipaddress.IPv4Address("10.32.0.0")) + (subnet << 14), 18))
+
+
 def free_subnets(in_use: Iterable[ipaddress.IPv4Network]) -> list[int]:
     """The numbers K whose node subnet and pod range touch no network that the machine routes or has addresses in.
 
@@ -188,7 +204,8 @@ def free_subnets(in_use: Iterable[ipaddress.IPv4Network]) -> list[int]:
     networks = [network for network in in_use if network.prefixlen > 0]
 
     def touched(subnet: int, by: Iterable[ipaddress.IPv4Network]) -> bool:
-        return any(network.overlaps(node_subnet(subnet)) or network.overlaps(cluster_cidr(subnet)) for network in by)
+        wanted = (node_subnet(subnet), cluster_cidr(subnet), service_cidr(subnet))
+        return any(network.overlaps(own) for network in by for own in wanted)
 
     free = [subnet for subnet in range(SUBNETS) if not touched(subnet, networks)]
     narrow = [network for network in networks if network.prefixlen > 12]

@@ -217,6 +217,8 @@ def _check_update(spec: Spec, old: Spec) -> Iterator[FieldError]:
             new, before = spec.get(field) or [], old.get(field) or []
             if before and new and new[0] != before[0]:
                 yield FieldError.invalid(f"spec.{field}[0]", new, _ONCE)
+            elif field == "ipFamilies" and len(new) < len(before):
+                continue  # they follow from the addresses
             elif before and not new:
                 yield FieldError.invalid(f"spec.{field}[0]", new, "primary value may not be unset")
             elif len(before) > 1 and len(new) > 1 and new[1] != before[1]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 from pyk.client.client import Client
-from pyk.client.config import ConfigError, load_kubeconfig
+from pyk.client.config import load_kubeconfig
+from pyk.errors import UserError
 from pyk.reconcile.candidacy import Candidacy, add_election_options
 from pyk.reconcile.clock import RealClock
 from pyk.reconcile.process import run_component, serve_metrics
+from scheduler.config import Configuration, load
 from scheduler.loop import Scheduler
 
 
@@ -25,18 +28,20 @@ def main() -> int:
         help="port on 127.0.0.1 for /metrics, /healthz and /debug/decisions/NAMESPACE/POD (0: none)",
     )
     add_election_options(parser)
+    parser.add_argument("--config", type=Path, help="a KubeSchedulerConfiguration: profiles, plugins, back-off times")
     parser.add_argument("--verbose", action="store_true", help="log more")
     options = parser.parse_args()
     try:
         config = load_kubeconfig(options.kubeconfig)
-    except ConfigError as error:
+        configuration = Configuration() if options.config is None else load(options.config)
+    except UserError as error:
         print(f"scheduler: {error}", file=sys.stderr)
         return 1
 
     async def schedule() -> None:
         async with Client(config, user_agent="pyk-scheduler") as client, asyncio.TaskGroup() as group:
             clock = RealClock()
-            scheduler = Scheduler(client, clock)
+            scheduler = Scheduler(client, clock, configuration)
             candidacy = Candidacy(client, clock, "kube-scheduler", options)
             pages = {"/debug/decisions/": scheduler.page}
             group.create_task(

@@ -30,6 +30,7 @@ from scheduler.scores import NODE_SCORES, USAGE_SCORES
 from scheduler.signature import NodeConstraints, Signature, Usage
 from scheduler.snapshot import Snapshot
 from scheduler.topologyspread import SpreadFilter, SpreadScore
+from scheduler.usage import RealUsage
 from scheduler.volumebinding import volume_filters
 
 REMEMBERED_CELLS = 1_000_000
@@ -289,7 +290,13 @@ class Verdict:
 
     def _state(self) -> object:
         snapshot = self._snapshot
-        return (snapshot.usage_changes.position, self.local.changes, snapshot.peers.version, snapshot.storage.version)
+        return (
+            snapshot.usage_changes.position,
+            self.local.changes,
+            snapshot.peers.version,
+            snapshot.storage.version,
+            snapshot.figures.version,
+        )
 
     def _make_wide(self, repel: bool, attract: bool) -> None:
         signature, snapshot, profile = self._signature, self._snapshot, self._profile
@@ -317,6 +324,7 @@ class Verdict:
                     ignores_existing=profile.ignores_preferences_of_existing_pods,
                 )
             )
+        scores.append(RealUsage(snapshot))
         self.wide_scores = [(s, weight) for s in scores if (weight := profile.weights.get(s.name, 0))]
         for plugin in profile.plugins:
             rule = plugin.rule(signature, snapshot, plugin.arguments)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from functools import partial
 
 import orjson
@@ -28,18 +27,19 @@ from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 from scheduler import metrics
 from scheduler.binder import Assumed, Binder
+from scheduler.config import Configuration
 from scheduler.decide import Decider, Decision, Diagnosis
 from scheduler.evictor import Evictor
 from scheduler.explain import Decisions, preemption_message, unschedulable_message
 from scheduler.gangs import group_of
 from scheduler.nominations import Nominations
 from scheduler.preempt import Candidate, Preemption
-from scheduler.profile import Profile
 from scheduler.queue import QueuedPod, SchedulingQueue
 from scheduler.report import Reporter
 from scheduler.signature import Signature, Signatures
 from scheduler.slim import is_finished, slim_pod
 from scheduler.snapshot import Snapshot
+from scheduler.usage import RealUsage, follow
 from scheduler.volumebinder import VolumeBinder
 from scheduler.watching import Watching
 
@@ -60,7 +60,10 @@ EVENT_WRITERS = 4
 class Scheduler:
     """The loop and its state. `run` works until cancelled. There is one profile for each `schedulerName` in charge."""
 
-    def __init__(self, client: Client, clock: Clock, profiles: Sequence[Profile] = (Profile(),)) -> None:
+    def __init__(self, client: Client, clock: Clock, configuration: Configuration | None = None) -> None:
+        configuration = configuration or Configuration()
+        profiles = configuration.profiles
+        self._client = client
         self._clock = clock
         self._snapshot = Snapshot()
         self._helped_rows: set[int] = set()
@@ -75,7 +78,7 @@ class Scheduler:
         self._preemption = Preemption(self._snapshot, self.watching.budgets)
         self._nominations = Nominations(self._snapshot)
         self._gangs = self.watching.gangs
-        self._queue = SchedulingQueue()
+        self._queue = SchedulingQueue(configuration.first_backoff, configuration.longest_backoff)
         self._gated: set[str] = set()
         self.decisions = Decisions()
         self.pods = Informer(
@@ -104,6 +107,8 @@ class Scheduler:
             for part in (self._binder, self._evictor, self._reporter):
                 group.create_task(part.run())
             group.create_task(self._schedule())
+            if any(decider.profile.weights.get(RealUsage.name) for decider in self._deciders.values()):
+                group.create_task(follow(self._client, self._clock, self._snapshot))
 
     def page(self, key: str) -> bytes | None:
         """The latest decision about the pod `namespace/name` as JSON; None when there is none."""

@@ -90,7 +90,11 @@ class _Heap:
 class SchedulingQueue:
     """The pods that wait, by key (`namespace/name`)."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, first_backoff: float = FIRST_BACKOFF_SECONDS, longest_backoff: float = LONGEST_BACKOFF_SECONDS
+    ) -> None:
+        self._first_backoff = first_backoff
+        self._longest_backoff = longest_backoff
         self._pods: dict[str, QueuedPod] = {}
         self._active = _Heap(lambda pod: (-pod.priority, pod.order))
         self._backoff = _Heap(lambda pod: (pod.not_before, pod.order))
@@ -177,14 +181,14 @@ class SchedulingQueue:
     def park(self, pod: QueuedPod, now: float) -> None:
         """No node would take the pod: keep it until something changes that could help."""
         self._pods[pod.key] = pod
-        pod.not_before = now + _backoff(pod.attempts)
+        pod.not_before = now + self._backoff_of(pod.attempts)
         self._unschedulable[pod.key] = now
         self._by_signature.setdefault(pod.signature, {})[pod.key] = pod
 
     def retry(self, pod: QueuedPod, now: float) -> None:
         """The pod's binding failed: look at it again after its back-off."""
         self._pods[pod.key] = pod
-        pod.not_before = now + _backoff(pod.attempts)
+        pod.not_before = now + self._backoff_of(pod.attempts)
         self._put(self._failed, pod)
 
     def wake(self, room: Callable[[QueuedPod], int], now: float) -> int:
@@ -250,6 +254,5 @@ class SchedulingQueue:
         if not waiting:
             del self._by_signature[pod.signature]
 
-
-def _backoff(attempts: int) -> float:
-    return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(attempts - 1, 30), LONGEST_BACKOFF_SECONDS))
+    def _backoff_of(self, attempts: int) -> float:
+        return float(min(self._first_backoff * 2 ** min(attempts - 1, 30), self._longest_backoff))

@@ -13,7 +13,7 @@ anything has changed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -67,6 +67,14 @@ class NodeFacts:
         )
 
 
+@dataclass(slots=True)
+class Figures:
+    """What nodes really use, by name: (millicores, bytes). `version` grows with every change."""
+
+    version: int = 0
+    used: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
 @dataclass(slots=True, eq=False)
 class Placed:
     """A pod on a node. `started` is when it started, as a timestamp, empty if it has not; `makes_way`: it is being
@@ -118,6 +126,7 @@ class Snapshot:
         self.images = Images()
         self.claims = ClaimUses()
         self.storage = Storage()
+        self.figures = Figures()
         self.resource_names = [CPU, MEMORY, EPHEMERAL_STORAGE, PODS]
         self.resource_index = {name: position for position, name in enumerate(self.resource_names)}
         self._facts: dict[str, NodeFacts] = {}

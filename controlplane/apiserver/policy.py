@@ -272,6 +272,7 @@ POLICY: tuple[Grant, ...] = (
             Rule(READ, ("apps",), ("replicasets", "statefulsets")),
             Rule(READ, ("policy",), ("poddisruptionbudgets",)),
             Rule(READ, ("scheduling.k8s.io",), ("priorityclasses", "podgroups", "workloads")),
+            Rule(("get", "list"), ("metrics.k8s.io",), ("nodes",)),
             Rule(READ, ("storage.k8s.io",), ("storageclasses", "csinodes", "csidrivers", "csistoragecapacities")),
             Rule(("create",), ("",), ("pods/binding", "bindings")),
             Rule(("update", "patch"), ("",), ("pods/status",)),

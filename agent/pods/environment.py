@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.pods.downward import Facts, UnknownField, field_value, resource_value
+from agent.pods.envfile import BadFile, ReadFile, variable_in
 from agent.volumes.projection import content_of
 from pyk.api.kinds import CONFIG_MAP, SECRET, Kind
 from pyk.api.objects import Object, namespace_of
@@ -38,10 +39,11 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def container_environment(
-    pod: Object, container: Mapping[str, Any], lookup: Lookup, facts: Facts
+    pod: Object, container: Mapping[str, Any], lookup: Lookup, facts: Facts, read_file: ReadFile = lambda *_: None
 ) -> tuple[dict[str, str], list[str]]:
     """The variables of `envFrom` and `env` in order, and the keys of `envFrom` that cannot be names of variables.
 
+    `read_file` reads the files in the pod's volumes that `fileKeyRef` names.
     Raises `ConfigError` when something that is referred to is not there and not optional.
     """
     variables: dict[str, str] = {}
@@ -62,7 +64,11 @@ def container_environment(
         if origin is None:
             variables[variable["name"]] = expand(variable.get("value") or "", variables)
             continue
-        value_found = _value(pod, container, origin, lookup, facts)
+        value_found = (
+            _value_in_file(origin["fileKeyRef"], read_file)
+            if origin.get("fileKeyRef") is not None
+            else _value(pod, container, origin, lookup, facts)
+        )
         if value_found is not None:
             variables[variable["name"]] = value_found
     return variables, skipped
@@ -91,6 +97,20 @@ def _value(
         what = "ConfigMap" if kind is CONFIG_MAP else "Secret"
         raise ConfigError(f"couldn't find key {reference['key']} in {what} {namespace_of(pod)}/{reference['name']}")
     raise ConfigError(f"a variable's valueFrom of {'/'.join(origin)} is not served by this node")
+
+
+def _value_in_file(reference: Mapping[str, Any], read_file: ReadFile) -> str | None:
+    path, volume, key = reference["path"], reference["volumeName"], reference["key"]
+    text = read_file(volume, path)
+    try:
+        value = None if text is None else variable_in(text, key)
+    except BadFile as error:
+        raise ConfigError(f'couldn\'t parse env file "{path}" of volume "{volume}": {error}') from error
+    if value is not None or reference.get("optional"):
+        return value
+    if text is None:
+        raise ConfigError(f'env file "{path}" of volume "{volume}" not found')
+    raise ConfigError(f'environment variable key "{key}" not found in file "{path}" of volume "{volume}"')
 
 
 def _content(pod: Object, kind: Kind, reference: Mapping[str, Any], lookup: Lookup) -> dict[str, bytes] | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.images.image import Image
 from agent.pods.downward import Facts
+from agent.pods.envfile import read_in_volume
 from agent.pods.environment import ConfigError, Lookup, container_environment, expand
 from agent.pods.files import hostname, hosts_file, kernel_hostname, resolv_conf
 from agent.pods.observed import (
@@ -91,7 +92,12 @@ class Launcher:
         name = str(container["name"])
         image = record.images[name]
         identifier = container_id(record.uid, name, attempt)
-        environment, skipped = container_environment(pod, container, lookup, facts)
+
+        def read_file(volume: str, path: str) -> str | None:
+            found = (record.volumes or {}).get(volume)
+            return None if found is None else read_in_volume(found, path)
+
+        environment, skipped = container_environment(pod, container, lookup, facts, read_file)
         mounts = await self._mounts(record, container, attempt, environment, facts)
         inputs = ContainerInputs(
             image=image,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.pods.downward import Facts, UnknownField, field_value, resource_value
+from agent.pods.envfile import BadFile, variable_in
 from agent.pods.environment import ConfigError, container_environment, expand
 from agent.pods.files import hostname, hosts_file, kernel_hostname, resolv_conf
 from agent.pods.messages import log_tail, termination_message
@@ -170,3 +171,38 @@ def test_the_termination_message_is_bounded_and_may_come_from_the_log(tmp_path: 
     assert termination_message(message, log, "FallbackToLogsOnError", 0) == ""
     assert termination_message(message, log, "FallbackToLogsOnError", 1).endswith("hello\nhello\n")
     assert len(log_tail(log)) <= 2048
+
+
+# Variables from files
+
+FILE = "# comment\nA=one\n\nB='two # not a comment'\nC='over\nlines'\nA=later\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("A", "one"), ("B", "two # not a comment"), ("C", "over\nlines"), ("D", None)]
+)
+def test_the_values_in_a_file_of_variables(key: str, value: str | None) -> None:
+    assert variable_in(FILE, key) == value
+
+
+@pytest.mark.parametrize("text", ["nothing\n", "A='open\nand open"])
+def test_files_that_hold_no_variables(text: str) -> None:
+    with pytest.raises(BadFile):
+        variable_in(text, "B")
+
+
+def test_a_variable_of_a_file_is_there_or_missing_or_optional() -> None:
+    def found(**reference: Any) -> dict[str, str]:
+        origin = {"fileKeyRef": {"volumeName": "v", "path": "e", "key": "A", **reference}}
+        container = {"name": "c", "env": [{"name": "X", "valueFrom": origin}]}
+        files = {("v", "e"): FILE}
+        pod = {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": [container]}}
+        lookup: Any = None
+        return container_environment(pod, container, lookup, FACTS, lambda *place: files.get(place))[0]
+
+    assert found() == {"X": "one"}
+    assert found(key="D", optional=True) == found(path="none", optional=True) == {}
+    with pytest.raises(ConfigError, match='environment variable key "D" not found in file "e" of volume "v"'):
+        found(key="D")
+    with pytest.raises(ConfigError, match='env file "none" of volume "v" not found'):
+        found(path="none")

@@ -143,9 +143,8 @@ def terminated(view: ContainerView) -> Status:
 
 def _waiting(scene: Scene, container: Container) -> dict[str, str]:
     """Why a container that has not been started yet waits."""
-    initializing = init_containers(scene.pod) and not scene.progress.failed
     return _failure(container, scene.observed, scene.now) or {
-        "reason": "PodInitializing" if initializing else "ContainerCreating"
+        "reason": "PodInitializing" if init_containers(scene.pod) else "ContainerCreating"
     }
 
 

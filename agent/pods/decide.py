@@ -266,7 +266,7 @@ def _finish(
 
     What ended is forgotten only when the API knows of it.
     """
-    yield from _stop_all(pod, observed, timer, f"Stopping container {{}} of a pod that has {_word(failed)}")
+    yield from _stop_all(pod, observed, timer, "Stopping container {}")
     yield SetStatus(pod_status(pod, observed, timer.now, backoff, failed=failed))
     if _alive(observed) or not is_terminal(pod):
         return
@@ -274,10 +274,6 @@ def _finish(
         yield RemoveSandbox()
     elif observed.has_remains:
         yield TearDown(with_logs=False)
-
-
-def _word(failed: tuple[str, str] | None) -> str:
-    return "finished" if failed is None else f"failed ({failed[0]})"
 
 
 def _end(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> Iterator[Action]:
@@ -309,11 +305,10 @@ def _stop_all(
     # Who removes a pod from the API before its containers have ended wants the end at once (a forced deletion).
     deadline = since + (SHORTEST_GRACE_SECONDS if observed.gone else _grace(pod))
     targets = [view for view in alive if view.name not in sidecars]
-    if targets:
-        yield from _pre_stop(pod, observed, deadline)
-    else:
+    if not targets:
         targets = [view for name in reversed(sidecars) for view in alive if view.name == name][:1]
         deadline = max(deadline, timer.now + SHORTEST_GRACE_SECONDS) if targets else deadline
+    yield from _pre_stop(pod, observed, [view for view in alive if view not in targets], deadline)
     for view in targets:
         if view.phase is Phase.CREATED:
             yield RemoveContainer(view.id)
@@ -326,13 +321,11 @@ def _stop_all(
             yield from _kill_if_late(view, observed, timer)
 
 
-def _pre_stop(pod: Object, observed: Observed, deadline: float) -> Iterator[Action]:
-    """The hooks of sidecars run with those of the main containers, before which they are not stopped."""
-    for container in init_containers(pod):
-        view = observed.containers.get(container["name"])
-        if view is None or not view.is_running or not (container.get("lifecycle") or {}).get("preStop"):
-            continue
-        if view.id not in observed.stops and view.id not in observed.pre_stopped:
+def _pre_stop(pod: Object, observed: Observed, waiting: Iterable[ContainerView], deadline: float) -> Iterator[Action]:
+    """The hooks of sidecars whose turn to stop is still to come run at once, with those of all the others."""
+    hooked = {one["name"] for one in init_containers(pod) if (one.get("lifecycle") or {}).get("preStop")}
+    for view in waiting:
+        if view.name in hooked and view.is_running and view.id not in {*observed.stops, *observed.pre_stopped}:
             yield RunPreStop(view.name, view.id, deadline)
 
 

@@ -42,14 +42,14 @@ class HttpHandler:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False, force_close=True, limit=0))
         url = url_of(action, target)
         try:
-            return await self._follow(URL(url), _headers(action, agent))
-        except aiohttp.ClientConnectorError as error:
-            host, port = error.host or "", error.port or 0
-            return Outcome(False, f'Get "{url}": {refused(host, port, error.os_error)}')
+            outcome = await self._follow(URL(url), _headers(action, agent))
+            return Outcome(True, outcome.output) if agent == HOOK else outcome  # a hook has only to be heard
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if agent == HOOK and url.startswith("https://"):
+            if isinstance(error, aiohttp.ClientSSLError) and agent == HOOK:
                 plain = {**action, "scheme": "HTTP"}  # as the kubelet does for servers that speak no TLS
                 return await self.get(plain, target, agent)
+            if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+                return Outcome(False, f'Get "{url}": {refused(error.host, error.port or 0, error.os_error)}')
             said = "EOF" if isinstance(error, aiohttp.ServerDisconnectedError) else str(error)
             return Outcome(False, f'Get "{url}": {said}')
 

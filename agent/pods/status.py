@@ -57,7 +57,11 @@ def pod_status(
         status |= {"phase": "Failed", "reason": failed[0], "message": failed[1]}
     else:
         status["phase"] = _phase(pod, observed, inits, mains, progress, ending=ending)
-    status["conditions"] = _conditions(pod, observed, status["phase"], inits, mains, progress, now)
+    phase = status["phase"]
+    if phase in TERMINAL and not is_terminal(pod) and _may_run(observed):
+        # Who replaces a pod that has ended, and who counts its resources, relies on nothing of it running any more.
+        status = {"phase": before.get("phase") or "Pending"}
+    status["conditions"] = _conditions(pod, observed, phase, inits, mains, progress, now)
     if observed.host_addresses:
         status["hostIP"] = observed.host_addresses[0]
         status["hostIPs"] = [{"ip": address} for address in observed.host_addresses]
@@ -81,6 +85,10 @@ def pod_status(
 
 
 # The pod
+
+
+def _may_run(observed: Observed) -> bool:
+    return any(not view.has_ended for view in observed.containers.values())
 
 
 def _phase(

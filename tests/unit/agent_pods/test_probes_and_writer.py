@@ -189,6 +189,16 @@ async def test_an_http_probe_judges_by_the_status(status: int, ok: bool) -> None
     assert b"User-Agent: kube-probe/" in heard[0]
 
 
+async def test_a_hook_has_only_to_be_heard() -> None:
+    async with listening(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n") as (port, heard):
+        handlers = Handlers(None, VirtualClock())  # type: ignore[arg-type]
+        hook = {"httpGet": {"port": port, "scheme": "HTTPS"}}  # of a server that speaks no TLS
+        outcome = await handlers.run_hook(hook, Target({"name": "c"}, "id", "127.0.0.1"), 10.0)
+        await handlers.close()
+    assert outcome.ok
+    assert b"User-Agent: kube-lifecycle/" in heard[-1]
+
+
 async def test_a_tcp_probe_only_connects() -> None:
     async with listening(b"") as (port, _):
         assert (await attempt({"tcpSocket": {"port": port}})).ok

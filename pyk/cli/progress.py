@@ -11,14 +11,23 @@ from collections.abc import Callable
 from typing import Any
 
 from pyk.api import selectors
-from pyk.api.kinds import DEPLOYMENT, POD, REPLICA_SET, kind_of
+from pyk.api.kinds import (
+    DAEMON_SET,
+    DEPLOYMENT,
+    JOB,
+    POD,
+    REPLICA_SET,
+    REPLICATION_CONTROLLER,
+    STATEFUL_SET,
+    kind_of,
+)
 from pyk.api.objects import Object, is_condition_true, key_of, labels_of, name_of, namespace_of
 from pyk.client.client import Client
 from pyk.client.config import ClientConfig
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import RealClock
 
-WAITED_FOR = (DEPLOYMENT, REPLICA_SET, POD)
+WAITED_FOR = (DEPLOYMENT, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET, DAEMON_SET, JOB, POD)
 
 
 def wait_until_running(config: ClientConfig, objects: list[Object], *, timeout_seconds: float) -> int:
@@ -76,23 +85,40 @@ def _show(workloads: list[Object], informers: dict[Any, Informer], show: Callabl
 
 
 def progress_of(obj: Object) -> tuple[int, int]:
-    """How many pods of the workload are up to date and ready, and how many there should be."""
+    """How many pods of the workload are up to date and ready, and how many there should be.
+
+    Pods of a Job that have succeeded count as ready.
+    """
     status = obj.get("status") or {}
-    if obj["kind"] == "Pod":
-        return int(is_condition_true(obj, "Ready") or status.get("phase") == "Succeeded"), 1
-    want = int(obj["spec"].get("replicas", 1))
-    if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 0):
+
+    def number(field: str) -> int:
+        return int(status.get(field) or 0)
+
+    match obj["kind"]:
+        case "Pod":
+            return int(is_condition_true(obj, "Ready") or status.get("phase") == "Succeeded"), 1
+        case "Job":
+            spec = obj["spec"]
+            parallelism = int(spec.get("parallelism", 1))
+            want = 0 if spec.get("suspend") else min(parallelism, int(spec.get("completions") or parallelism))
+            return number("ready") + number("succeeded"), want
+        case "DaemonSet":
+            want, fields = number("desiredNumberScheduled"), ["numberAvailable", "updatedNumberScheduled"]
+        case kind:
+            want, fields = int(obj["spec"].get("replicas", 1)), ["availableReplicas"]
+            if kind in ("Deployment", "StatefulSet"):
+                fields.append("updatedReplicas")
+    if number("observedGeneration") < obj["metadata"].get("generation", 0):
         return 0, max(want, 1)
-    have = int(status.get("availableReplicas") or 0)
-    if obj["kind"] == "Deployment":
-        have = min(have, int(status.get("updatedReplicas") or 0))
-    return have, want
+    return min(number(field) for field in fields), want
 
 
 def _pods_of(workload: Object, pods: Informer) -> list[Object]:
     if workload["kind"] == "Pod":
         return []
-    selector = selectors.from_document(workload["spec"].get("selector")) or ()
+    chosen = workload["spec"].get("selector")
+    is_plain = workload["kind"] == "ReplicationController"
+    selector = selectors.from_labels(chosen) if is_plain else selectors.from_document(chosen) or ()
     found = [
         pod
         for pod in pods.values()

@@ -1,4 +1,4 @@
-"""`pyk rollout`: the history of a Deployment: its progress, its revisions, the way back."""
+"""`pyk rollout`: the history of a Deployment, DaemonSet or StatefulSet: its progress, its revisions, the way back."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import json
 import sys
 from typing import Any
 
-from pyk.api.kinds import DEPLOYMENT, REPLICA_SET
-from pyk.api.objects import Object, annotations_of, condition_of, controller_of, name_of, namespace_of, uid_of
+from pyk.api.kinds import DEPLOYMENT, Kind, kind_of
+from pyk.api.objects import Object, name_of, namespace_of
 from pyk.api.status import ApiError
 from pyk.cli.printers import TablePrinter, to_yaml
+from pyk.cli.rollouts import ROLLOUTS, Rollout
 from pyk.cli.session import Session, add_connection_options, parse_wanted
 from pyk.errors import UserError
 from pyk.reconcile.clock import RealClock, timestamp
 
-REVISION = "deployment.kubernetes.io/revision"
 CHANGE_CAUSE = "kubernetes.io/change-cause"
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
-POD_TEMPLATE_HASH = "pod-template-hash"
 
 
 def register(subparsers: Any) -> None:
@@ -29,11 +28,11 @@ def register(subparsers: Any) -> None:
         ("history", _history, "list the revisions"),
         ("undo", _undo, "go back to an earlier revision"),
         ("restart", _restart, "replace all pods, one after the other"),
-        ("pause", _pause, "stop rolling out changes"),
-        ("resume", _resume, "go on rolling out changes"),
+        ("pause", _pause, "stop rolling out changes of a deployment"),
+        ("resume", _resume, "go on rolling out changes of a deployment"),
     ):
         action = actions.add_parser(name, help=text)
-        action.add_argument("what", nargs="+", metavar="deployment/NAME")
+        action.add_argument("what", nargs="+", metavar="KIND/NAME", help="deployment/web, ds/log, sts/db")
         add_connection_options(action)
         if name in ("history",):
             action.add_argument("--revision", type=int, default=0, metavar="N", help="show this one in detail")
@@ -44,20 +43,24 @@ def register(subparsers: Any) -> None:
         action.set_defaults(run=run)
 
 
-def _deployments(session: Session) -> list[Object]:
+def _workloads(session: Session) -> list[tuple[Rollout, Object]]:
     found = []
     for one in parse_wanted(session.arguments.what, need_names=True):
-        if one.kind is not DEPLOYMENT:
-            raise UserError(f"{one.kind.plural} have no rollouts: name a deployment")
-        found += [session.client.get(DEPLOYMENT, name, session.namespace) for name in one.names]
+        rollout = ROLLOUTS.get(one.kind)
+        if rollout is None:
+            raise UserError(f"{one.kind.plural} have no rollouts: name a deployment, daemonset or statefulset")
+        for name in one.names:
+            found.append((rollout, _typed(one.kind, session.client.get(one.kind, name, session.namespace))))
     return found
 
 
-def _revisions(session: Session, deployment: Object) -> dict[int, Object]:
-    """The ReplicaSets of the deployment by their revision."""
-    listed = session.client.list(REPLICA_SET, namespace_of(deployment)).get("items") or []
-    owned = [rs for rs in listed if (controller_of(rs) or {}).get("uid") == uid_of(deployment)]
-    return {int(annotations_of(rs).get(REVISION, 0)): rs for rs in owned}
+def _typed(kind: Kind, obj: Object) -> Object:
+    return {**obj, "apiVersion": kind.api_version, "kind": kind.kind}
+
+
+def _shown(workload: Object) -> str:
+    """`deployment.apps/web`."""
+    return f"{kind_of(workload).resource_name}/{name_of(workload)}"
 
 
 # Status
@@ -65,66 +68,43 @@ def _revisions(session: Session, deployment: Object) -> dict[int, Object]:
 
 def _status(arguments: argparse.Namespace) -> int:
     session = Session(arguments)
-    for deployment in _deployments(session):
-        done = _tell(deployment, "")
+    for rollout, workload in _workloads(session):
+        done = _tell(rollout, workload, "")
         if done or arguments.no_watch:
             continue
-        _follow(session, deployment)
+        _follow(session, rollout, workload)
     return 0
 
 
-def _follow(session: Session, deployment: Object) -> None:
-    name, namespace = name_of(deployment), namespace_of(deployment)
-    said = status_line(deployment)[0]
+def _follow(session: Session, rollout: Rollout, workload: Object) -> None:
+    kind, name, namespace = rollout.kind, name_of(workload), namespace_of(workload)
+    said = rollout.status_line(workload)[0]
     while True:
         params = {"fieldSelector": f"metadata.name={name}", "watch": "true"}
-        params["resourceVersion"] = deployment["metadata"]["resourceVersion"]
-        for line in session.client.lines(DEPLOYMENT.path(namespace), params=params):
+        params["resourceVersion"] = workload["metadata"]["resourceVersion"]
+        for line in session.client.lines(kind.path(namespace), params=params):
             event = json.loads(line)
             if event["type"] == "ERROR":
                 break
             if event["type"] == "DELETED":
-                raise UserError(f"deployment {name!r} was deleted while its rollout was followed")
-            deployment = event["object"]
-            text, done = status_line(deployment)
+                raise UserError(f"{kind.singular} {name!r} was deleted while its rollout was followed")
+            workload = event["object"]
+            text, done = rollout.status_line(workload)
             if text != said:
-                _tell(deployment, said)
+                _tell(rollout, workload, said)
                 said = text
             if done:
                 return
-        deployment = session.client.get(DEPLOYMENT, name, namespace)
-        if _tell(deployment, said):
+        workload = session.client.get(kind, name, namespace)
+        if _tell(rollout, workload, said):
             return
 
 
-def _tell(deployment: Object, said: str) -> bool:
-    text, done = status_line(deployment)
+def _tell(rollout: Rollout, workload: Object, said: str) -> bool:
+    text, done = rollout.status_line(workload)
     if text != said:
         print(text, flush=True)
     return done
-
-
-def status_line(deployment: Object) -> tuple[str, bool]:
-    """What `rollout status` says, and whether the rollout is complete. Raises `UserError` when it has failed.
-
-    Source: kubectl's `polymorphichelpers` for deployments, whose sentences scripts look for.
-    """
-    name, spec, status = name_of(deployment), deployment["spec"], deployment.get("status") or {}
-    if deployment["metadata"].get("generation", 0) > status.get("observedGeneration", 0):
-        return "Waiting for deployment spec update to be observed...", False
-    progressing = condition_of(deployment, "Progressing") or {}
-    if progressing.get("reason") == "ProgressDeadlineExceeded":
-        raise UserError(f"deployment \"{name}\" exceeded its progress deadline: see 'pyk describe deployment/{name}'")
-    want, updated = spec.get("replicas", 1), status.get("updatedReplicas", 0)
-    total, available = status.get("replicas", 0), status.get("availableReplicas", 0)
-    waiting = f'Waiting for deployment "{name}" rollout to finish: '
-    if updated < want:
-        return f"{waiting}{updated} out of {want} new replicas have been updated...", False
-    if total > updated:
-        return f"{waiting}{total - updated} old replicas are pending termination...", False
-    if available < updated:
-        return f"{waiting}{available} of {updated} updated replicas are available...", False
-    return f'deployment "{name}" successfully rolled out', True
 
 
 # History
@@ -132,50 +112,49 @@ def status_line(deployment: Object) -> tuple[str, bool]:
 
 def _history(arguments: argparse.Namespace) -> int:
     session = Session(arguments)
-    for deployment in _deployments(session):
-        revisions = _revisions(session, deployment)
+    for rollout, workload in _workloads(session):
+        revisions = rollout.revisions(session, workload)
         if arguments.revision:
             chosen = revisions.get(arguments.revision)
             if chosen is None:
-                raise UserError(f"deployment {name_of(deployment)!r} has no revision {arguments.revision}")
-            print(f"deployment.apps/{name_of(deployment)} with revision #{arguments.revision}")
-            print(to_yaml({"Pod Template": _template(chosen)}), end="")
+                raise UserError(f"{rollout.kind.singular} {name_of(workload)!r} has no revision {arguments.revision}")
+            print(f"{_shown(workload)} with revision #{arguments.revision}")
+            print(to_yaml({"Pod Template": chosen.template}), end="")
             continue
-        print(f"deployment.apps/{name_of(deployment)}")
+        print(_shown(workload))
         rows = [
-            [str(number), annotations_of(rs).get(CHANGE_CAUSE, "<none>")] for number, rs in sorted(revisions.items())
+            [str(number), revision.annotations.get(CHANGE_CAUSE, "<none>")]
+            for number, revision in sorted(revisions.items())
         ]
         TablePrinter().print_rows(("REVISION", "CHANGE-CAUSE"), rows)
     return 0
 
 
-def _template(replica_set: Object) -> Object:
-    """The pod template of a revision, without the label that tells revisions apart."""
-    template: Object = json.loads(json.dumps(replica_set["spec"]["template"]))
-    (template["metadata"].get("labels") or {}).pop(POD_TEMPLATE_HASH, None)
-    return template
-
-
 def _undo(arguments: argparse.Namespace) -> int:
     session = Session(arguments)
-    for deployment in _deployments(session):
-        name = name_of(deployment)
-        if deployment["spec"].get("paused"):
-            raise UserError(f"deployment {name!r} is paused: run 'pyk rollout resume deployment/{name}' first")
-        revisions = _revisions(session, deployment)
-        now = int(annotations_of(deployment).get(REVISION, 0))
-        earlier = [number for number in sorted(revisions) if number != now]
+    for rollout, workload in _workloads(session):
+        name = name_of(workload)
+        _check_not_paused(workload)
+        revisions = rollout.revisions(session, workload)
+        earlier = sorted(revisions)[:-1]  # the highest number is the present one
         wanted = arguments.to_revision or (earlier[-1] if earlier else 0)
         if wanted not in revisions:
-            raise UserError(f"deployment {name!r} has no revision {wanted or 'before this one'} to go back to")
-        template = _template(revisions[wanted])
-        if template == deployment["spec"]["template"]:
-            print(f"deployment.apps/{name} skipped rollback (current template already matches revision {wanted})")
+            told = wanted or "before this one"
+            raise UserError(f"{rollout.kind.singular} {name!r} has no revision {told} to go back to")
+        template = revisions[wanted].template
+        if template == workload["spec"]["template"]:
+            print(f"{_shown(workload)} skipped rollback (current template already matches revision {wanted})")
             continue
         patch = [{"op": "replace", "path": "/spec/template", "value": template}]
-        _patch(session, deployment, patch, "application/json-patch+json")
-        print(f"deployment.apps/{name} rolled back")
+        _patch(session, workload, patch, "application/json-patch+json")
+        print(f"{_shown(workload)} rolled back")
     return 0
+
+
+def _check_not_paused(workload: Object) -> None:
+    if workload["spec"].get("paused"):
+        name = name_of(workload)
+        raise UserError(f"deployment {name!r} is paused: run 'pyk rollout resume deployment/{name}' first")
 
 
 # Changes
@@ -184,12 +163,11 @@ def _undo(arguments: argparse.Namespace) -> int:
 def _restart(arguments: argparse.Namespace) -> int:
     session = Session(arguments)
     at = timestamp(RealClock().time())
-    for deployment in _deployments(session):
-        if deployment["spec"].get("paused"):
-            raise UserError(f"deployment {name_of(deployment)!r} is paused: resume it first")
+    for _, workload in _workloads(session):
+        _check_not_paused(workload)
         annotations = {"metadata": {"annotations": {RESTARTED_AT: at}}}
-        _patch(session, deployment, {"spec": {"template": annotations}})
-        print(f"deployment.apps/{name_of(deployment)} restarted")
+        _patch(session, workload, {"spec": {"template": annotations}})
+        print(f"{_shown(workload)} restarted")
     return 0
 
 
@@ -203,20 +181,23 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _set_paused(arguments: argparse.Namespace, *, paused: bool) -> int:
     session, status = Session(arguments), 0
-    for deployment in _deployments(session):
+    for rollout, deployment in _workloads(session):
         word = "paused" if paused else "resumed"
+        if rollout.kind is not DEPLOYMENT:
+            raise UserError(f"{rollout.kind.plural} cannot be {word}: name a deployment")
         if bool(deployment["spec"].get("paused")) == paused:
             print(f"pyk: deployment {name_of(deployment)!r} is {word} already", file=sys.stderr)
             status = 1
             continue
         _patch(session, deployment, {"spec": {"paused": paused or None}})
-        print(f"deployment.apps/{name_of(deployment)} {word}")
+        print(f"{_shown(deployment)} {word}")
     return status
 
 
-def _patch(session: Session, deployment: Object, patch: Any, form: str = "application/merge-patch+json") -> None:
-    path = DEPLOYMENT.path(namespace_of(deployment), name_of(deployment))
+def _patch(session: Session, workload: Object, patch: Any, form: str = "application/merge-patch+json") -> None:
+    kind = kind_of(workload)
+    path = kind.path(namespace_of(workload), name_of(workload))
     try:
         session.client.json("PATCH", path, params={"fieldManager": "pyk"}, body=patch, content_type=form)
     except ApiError as error:
-        raise UserError(f"deployment {name_of(deployment)!r}: {error.message}") from error
+        raise UserError(f"{kind.singular} {name_of(workload)!r}: {error.message}") from error

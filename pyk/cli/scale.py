@@ -1,4 +1,4 @@
-"""`pyk scale`: how many pods a Deployment or ReplicaSet should have."""
+"""`pyk scale`: how many pods a workload should have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyk.errors import UserError
 
 def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("scale", help="set the number of pods of a workload")
-    parser.add_argument("what", nargs="+", metavar="KIND/NAME", help="deployment/web, rs web, ...")
+    parser.add_argument("what", nargs="+", metavar="KIND/NAME", help="deployment/web, sts web, ...")
     parser.add_argument("--replicas", type=int, required=True, metavar="N", help="how many pods there should be")
     parser.add_argument("--current-replicas", type=int, metavar="N", help="only if there should be this many now")
     add_connection_options(parser)
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     session = Session(arguments)
     for one in parse_wanted(arguments.what, need_names=True):
         if one.kind.scale is None:
-            raise UserError(f"{one.kind.plural} cannot be scaled: name a deployment or replicaset")
+            raise UserError(f"{one.kind.plural} cannot be scaled: name a deployment, a statefulset or a replicaset")
         for name in one.names:
             path = one.kind.path(session.namespace, name, "scale")
             scale = session.client.json("GET", path)

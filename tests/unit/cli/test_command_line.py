@@ -18,7 +18,8 @@ from pyk.cli.drain import pods_to_move
 from pyk.cli.exec import exit_status, read_when_ready
 from pyk.cli.logs import seconds_of
 from pyk.cli.main import COMMANDS, main
-from pyk.cli.rollout import status_line
+from pyk.cli.progress import progress_of
+from pyk.cli.rollouts import daemon_set_status, deployment_status, stateful_set_status
 from pyk.cli.session import parse_wanted
 from pyk.client.config import load_kubeconfig
 from pyk.errors import UserError
@@ -136,7 +137,7 @@ def deployment(**status: Any) -> dict[str, Any]:
     ],
 )
 def test_rollout_status_says_what_kubectl_says(status: dict[str, Any], says: str, done: bool) -> None:
-    text, complete = status_line(deployment(**status))
+    text, complete = deployment_status(deployment(**status))
     assert says in text
     assert complete is done
 
@@ -144,7 +145,69 @@ def test_rollout_status_says_what_kubectl_says(status: dict[str, Any], says: str
 def test_a_failed_rollout_is_an_error() -> None:
     conditions = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]
     with pytest.raises(UserError, match="exceeded its progress deadline"):
-        status_line(deployment(observedGeneration=2, conditions=conditions))
+        deployment_status(deployment(observedGeneration=2, conditions=conditions))
+
+
+ROLLING: dict[str, Any] = {
+    "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}},
+    "replicas": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("tell", "status", "says", "done"),
+    [
+        (stateful_set_status, {}, "statefulset spec update to be observed", False),
+        (stateful_set_status, {"observedGeneration": 2, "readyReplicas": 1}, "Waiting for 2 pods to be ready", False),
+        (
+            stateful_set_status,
+            {"observedGeneration": 2, "readyReplicas": 3, "updatedReplicas": 1},
+            "partitioned roll out to finish: 1 out of 2 new pods",
+            False,
+        ),
+        (
+            stateful_set_status,
+            {"observedGeneration": 2, "readyReplicas": 3, "updatedReplicas": 2},
+            "partitioned roll out complete: 2 new pods",
+            True,
+        ),
+        (
+            daemon_set_status,
+            {"observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 1},
+            "1 out of 2 new pods have been updated",
+            False,
+        ),
+        (
+            daemon_set_status,
+            {
+                "observedGeneration": 2,
+                "desiredNumberScheduled": 2,
+                "updatedNumberScheduled": 2,
+                "numberAvailable": 2,
+            },
+            'daemon set "web" successfully rolled out',
+            True,
+        ),
+    ],
+)
+def test_rollouts_of_sets_are_told_as_kubectl_tells_them(tell: Any, status: Any, says: str, done: bool) -> None:
+    text, complete = tell({"metadata": {"name": "web", "generation": 2}, "spec": ROLLING, "status": status})
+    assert says in text
+    assert complete is done
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "expected"),
+    [
+        ("Job", {"parallelism": 3, "completions": 2}, {"ready": 1, "succeeded": 1}, (2, 2)),
+        ("Job", {"parallelism": 3, "suspend": True}, {}, (0, 0)),
+        ("DaemonSet", {}, {"desiredNumberScheduled": 3, "numberAvailable": 3, "updatedNumberScheduled": 2}, (2, 3)),
+        ("StatefulSet", {"replicas": 2}, {"availableReplicas": 2, "updatedReplicas": 1}, (1, 2)),
+        ("ReplicationController", {"replicas": 2}, {"availableReplicas": 2}, (2, 2)),
+    ],
+)
+def test_progress_counts_what_each_kind_wants(kind: str, spec: Any, status: Any, expected: tuple[int, int]) -> None:
+    assert progress_of({"kind": kind, "metadata": {"name": "x"}, "spec": spec, "status": status}) == expected
 
 
 def test_a_drain_moves_what_can_come_back_and_refuses_what_cannot() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controlplane.controllers.autoscaling.loop import SYNC_SECONDS
 from controlplane.controllers.manager import Manager, Options
+from controlplane.controllers.podgc import TERMINATED_THRESHOLD
 from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
 from pyk.pki import RequestSigner
@@ -41,6 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--deschedule-seconds", type=float, default=0.0, help="how often to evict what is misplaced by now; 0: never"
     )
+    parser.add_argument(
+        "--terminated-pod-gc-threshold",
+        type=int,
+        default=TERMINATED_THRESHOLD,
+        help="how many pods that have ended are kept; 0: all",
+    )
     add_election_options(parser)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
@@ -60,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         authority,
         options.autoscaler_sync_seconds,
         options.deschedule_seconds,
+        options.terminated_pod_gc_threshold,
     )
 
     async def run() -> None:

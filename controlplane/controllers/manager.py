@@ -27,7 +27,7 @@ from controlplane.controllers.job import JobLoop
 from controlplane.controllers.namespace import NamespaceLoop
 from controlplane.controllers.nodeipam import Network, NodeIpamLoop
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
-from controlplane.controllers.podgc import PodGarbageCollector
+from controlplane.controllers.podgc import TERMINATED_THRESHOLD, PodGarbageCollector
 from controlplane.controllers.replicaset import ReplicaSetLoop
 from controlplane.controllers.resourcequota import ResourceQuotaLoop
 from controlplane.controllers.roleaggregation import RoleAggregationLoop
@@ -67,6 +67,7 @@ class Options:
     """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one.
 
     `root_ca` is the certificate of the cluster's authority as PEM text, published in every namespace unless empty.
+    Of pods that have ended `terminated_pod_threshold` are kept, all of them if it is 0.
     With `deschedule_seconds` pods that are misplaced by now are looked for so often.
     Without an `authority` approved requests for certificates wait for somebody else to sign them.
     """
@@ -78,6 +79,7 @@ class Options:
     authority: Authority | None = None
     autoscaler_sync_seconds: float = SYNC_SECONDS
     deschedule_seconds: float = 0.0
+    terminated_pod_threshold: int = TERMINATED_THRESHOLD
 
 
 class Loop(Protocol):
@@ -138,7 +140,14 @@ class Manager:
             NodeLifecycleLoop(client, node_recorder, clock, nodes, self.informers[LEASE], pods, grace_seconds=grace),
             TaintEvictionLoop(client, recorder("taint-eviction-controller"), clock, nodes, pods),
             RoleAggregationLoop(client, clock, self.informers[CLUSTER_ROLE]),
-            PodGarbageCollector(client, recorder("pod-garbage-collector"), clock, pods, nodes),
+            PodGarbageCollector(
+                client,
+                recorder("pod-garbage-collector"),
+                clock,
+                pods,
+                nodes,
+                threshold=options.terminated_pod_threshold,
+            ),
             AutoscalerLoop(
                 client,
                 recorder("horizontal-pod-autoscaler"),

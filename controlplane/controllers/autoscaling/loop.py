@@ -150,6 +150,8 @@ class AutoscalerLoop:
             scale["spec"] = {**(scale.get("spec") or {}), "replicas": replicas}
             await self._scales.write(namespace_of(autoscaler), autoscaler["spec"]["scaleTargetRef"], scale)
         except ApiError as error:
+            if error.reason == "Conflict":
+                raise  # the target has changed meanwhile: look again at once
             text = f"New size: {replicas}; reason: {outcome.reason}; error: {error.message}"
             self._recorder.event(autoscaler, "Warning", "FailedRescale", text)
             text = f"the HPA controller was unable to update the target scale: {error.message}"

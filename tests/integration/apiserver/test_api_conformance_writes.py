@@ -268,7 +268,10 @@ async def test_yaml_is_a_body_of_patches_and_deletes_too(api, new_config):
     assert broken.status == 400
 
 
-@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.resource)
+CREATABLE = [kind for kind in TABLE if "create" in kind.verbs]
+
+
+@pytest.mark.parametrize("kind", CREATABLE, ids=lambda kind: kind.resource)
 async def test_the_emptiest_documents_of_every_kind_are_answered(api, kind):
     path = kind.path("default")
     for document in (

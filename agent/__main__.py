@@ -29,6 +29,7 @@ from agent.runtime import apparmor
 from agent.runtime.cgroups import detect
 from agent.runtime.native import NativeRuntime
 from agent.stats import Stats
+from agent.volumes.local import LocalVolumes
 from agent.volumes.manager import VolumeManager
 from pyk.api.kinds import NODE
 from pyk.client.client import Client
@@ -108,6 +109,7 @@ async def run(config: AgentConfig) -> None:
             clock=clock,
             memory_capacity=lambda: resources.capacity().memory_bytes,
             not_ready=lambda: readiness.not_ready,
+            local_volumes=LocalVolumes(config.state_dir / "local-volumes"),
         )
         readiness.on_change(registrar.changed)
         readiness.on_change(pods.node_changed)

@@ -23,6 +23,7 @@ from agent.logs import LogOptions, read_log
 from agent.podproxy import PodProxy
 from agent.runtime.contract import ContainerState, ExecConfig, ExecSession, Phase, Runtime, RuntimeFailure
 from agent.stats import Stats
+from agent.volumes.local import BadName, LocalVolumes
 from pyk.api.objects import Object
 from pyk.reconcile import metrics
 from pyk.reconcile.clock import Clock, parse_timestamp
@@ -58,7 +59,9 @@ class NodeAPI:
         clock: Clock,
         memory_capacity: Callable[[], int],
         not_ready: Callable[[], str],
+        local_volumes: LocalVolumes,
     ) -> None:
+        self._local_volumes = local_volumes
         self._pods = pods
         self._runtime = runtime
         self._stats = stats
@@ -81,6 +84,8 @@ class NodeAPI:
                 web.get("/exec/{namespace}/{pod}/{container}", self._exec),
                 web.get("/attach/{namespace}/{pod}/{container}", self._attach),
                 web.get("/portForward/{namespace}/{pod}", self._port_forward),
+                web.put("/localVolumes/{volume}", self._make_volume),
+                web.delete("/localVolumes/{volume}", self._remove_volume),
                 web.route("*", "/podProxy/{namespace}/{pod}/{scheme}/{port}/{path:.*}", self._pod_proxy),
             ]
         )
@@ -100,6 +105,25 @@ class NodeAPI:
     async def _healthz(self, request: web.Request) -> web.Response:
         reason = self._not_ready()
         return web.Response(text=reason or "ok", status=503 if reason else 200)
+
+    async def _make_volume(self, request: web.Request) -> web.Response:
+        """A directory for a local persistent volume: where it is."""
+        try:
+            path = await self._local_volumes.create(request.match_info["volume"])
+        except BadName as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        except OSError as error:
+            raise web.HTTPInsufficientStorage(text=f"{error.filename}: {error.strerror}") from None
+        return web.json_response({"path": str(path)})
+
+    async def _remove_volume(self, request: web.Request) -> web.Response:
+        try:
+            await self._local_volumes.remove(request.match_info["volume"])
+        except BadName as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        except OSError as error:
+            raise web.HTTPInternalServerError(text=f"{error.filename}: {error.strerror}") from None
+        return web.json_response({})
 
     async def _list_pods(self, request: web.Request) -> web.Response:
         listed = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self._pods.pods()}

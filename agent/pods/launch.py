@@ -46,7 +46,7 @@ from agent.volumes.manager import VolumeManager
 from agent.volumes.projection import VolumeFailure
 from pyk.api.objects import Object, name_of, namespace_of, uid_of
 
-_ALWAYS_READ_ONLY = ("configMap", "secret", "downwardAPI", "projected")
+_ALWAYS_READ_ONLY = ("configMap", "secret", "downwardAPI", "projected", "image")
 _MANAGED = {"etc-hosts": "/etc/hosts", "hostname": "/etc/hostname", "resolv.conf": "/etc/resolv.conf"}
 
 
@@ -163,7 +163,8 @@ class Launcher:
                     source=str(volume),
                     destination=destination if destination.startswith("/") else f"/{destination}",
                     read_only=bool(mount.get("readOnly"))
-                    or any(kind in kinds[mount["name"]] for kind in _ALWAYS_READ_ONLY),
+                    or any(kind in kinds[mount["name"]] for kind in _ALWAYS_READ_ONLY)
+                    or bool((kinds[mount["name"]].get("persistentVolumeClaim") or {}).get("readOnly")),
                     recursive_read_only=mount.get("recursiveReadOnly") in ("Enabled", "IfPossible"),
                     propagation=mount.get("mountPropagation") or "None",
                 )

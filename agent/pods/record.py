@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,6 +82,8 @@ class PodRecord:
     sized_generation: int = -1
     """The generation of the pod whose resources have been looked at."""
     pulling: set[str] = field(default_factory=set)
+    layers: dict[str, Sequence[Path]] = field(default_factory=dict)
+    """Of image volumes, by their names, topmost layer first."""
     told: set[tuple[str, str, str]] = field(default_factory=set)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     has_remains: bool = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agent.images.image import Image, ImageUnavailable
@@ -17,15 +18,21 @@ from agent.pods.parts import Parts, container_named, target_of
 from agent.pods.record import PodRecord
 from agent.pods.resources import amounts, pod_cgroup, pod_cgroup_resources, pod_limits
 from agent.runtime.contract import RuntimeFailure, SandboxConfig
+from agent.volumes.claims import volumes_of_claims
+from agent.volumes.manager import Given
 from agent.volumes.projection import Sources, VolumeFailure
 from agent.volumes.references import ReferenceUnavailable
 from agent.volumes.tokens import TokenUnavailable
-from pyk.api.kinds import RUNTIME_CLASS, SECRET
+from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM, RUNTIME_CLASS, SECRET
 from pyk.api.objects import Object
 from pyk.api.status import ApiError
 from pyk.client.client import ClientUnavailable
 
 RUNTIME_NOT_READY = "RuntimeNotReady"
+
+
+class _BeingPulled(Exception):
+    """The image of a volume is on its way; whoever brings it has the pod decided upon again."""
 
 
 class Starter:
@@ -103,15 +110,60 @@ class Starter:
             await self._parts.references.ready(record.pod)
             await self._parts.tokens.ready(record.pod)
             record.volumes = await self._parts.volumes.set_up(
-                record.pod, self._sources(record), pod_limits(record.pod).get("memory")
+                record.pod, self._sources(record), await self._given(record)
             )
-        except (VolumeFailure, ReferenceUnavailable, TokenUnavailable, OSError) as error:
+        except _BeingPulled as pulled:
+            self._parts.fail(record, VOLUMES, "", f'image "{pulled}" is being pulled')
+            return
+        except (VolumeFailure, ReferenceUnavailable, TokenUnavailable, ImageUnavailable, OSError) as error:
             if first:
                 self._failed(record, VOLUMES, "FailedMount", str(error))
             else:  # what is mounted stays as it is; the next change tries again
                 self._parts.event(record, "Warning", "FailedMount", str(error))
             return
         record.failures.pop(VOLUMES, None)
+
+    async def _given(self, record: PodRecord) -> Given:
+        """The volumes behind claims, and the images of image volumes, pulled if need be."""
+        pod = record.pod
+        persistent = await volumes_of_claims(
+            self._parts.client, pod, lambda name: self._parts.lookup(pod, PERSISTENT_VOLUME_CLAIM, name)
+        )
+        layers = {}
+        for volume in pod["spec"].get("volumes") or ():
+            if volume.get("image") is not None:
+                layers[volume["name"]] = await self._layers(record, volume)
+        return Given(pod_limits(pod).get("memory"), persistent, layers)
+
+    async def _layers(self, record: PodRecord, volume: Mapping[str, Any]) -> Sequence[Path]:
+        """The layers of an image volume. Raises `_BeingPulled` while they are on their way, by a task of its own."""
+        name, source = volume["name"], volume["image"]
+        if (known := record.layers.get(name)) is not None:
+            return known
+        text = str(source.get("reference") or "")
+        policy = source.get("pullPolicy") or _default_pull_policy(text)
+
+        async def resolve() -> Sequence[Path]:
+            credentials = await self._credentials(record) if record.pod["spec"].get("imagePullSecrets") else []
+            image, _ = await self._parts.images.resolve(text, policy, credentials)
+            record.layers[name] = image.layers
+            return image.layers
+
+        if not self._parts.images.needs_pull(text, policy):
+            return await resolve()
+
+        async def pull() -> None:
+            self._parts.event(record, "Normal", "Pulling", f'Pulling image "{text}"')
+            try:
+                await resolve()
+            except (ImageUnavailable, ReferenceUnavailable, OSError) as error:
+                self._failed(record, VOLUMES, "FailedMount", f'Failed to pull image "{text}": {error}')
+            else:
+                record.failures.pop(VOLUMES, None)
+            self._parts.enqueue(record.uid)
+
+        self._parts.spawn(record, f"image volume {name}", pull())
+        raise _BeingPulled(text)
 
     def _failed(self, record: PodRecord, key: str, reason: str, message: str) -> None:
         self._parts.event(record, "Warning", reason, message)

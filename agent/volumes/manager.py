@@ -16,13 +16,15 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.volumes import mounts
 from agent.volumes.atomic import write_atomically
 from agent.volumes.hostpath import prepare_host_path
+from agent.volumes.persistent import give_to_group, persistent_volume_path
 from agent.volumes.projection import PROJECTED_SOURCES, Sources, VolumeFailure, is_secret_bearing, volume_files
 from pyk.api.objects import Object, uid_of
 from pyk.api.quantity import whole
@@ -35,6 +37,17 @@ _DIRECTORY_NAMES = {
     "downwardAPI": "kubernetes.io~downward-api",
     "projected": "kubernetes.io~projected",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is known of a pod's volumes beside the pod: `memory_limit` (bytes) is the pod's, which bounds memory-backed
+    volumes; by the volumes' names, `persistent` has the PersistentVolumes behind claims, `layers` the images of image
+    volumes, topmost layer first."""
+
+    memory_limit: int | None = None
+    persistent: Mapping[str, Object] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 class VolumeManager:
@@ -50,15 +63,15 @@ class VolumeManager:
         """Where the pod's files are."""
         return self._pods / uid
 
-    async def set_up(self, pod: Object, sources: Sources, memory_limit: int | None = None) -> dict[str, Path]:
+    async def set_up(self, pod: Object, sources: Sources, given: Given | None = None) -> dict[str, Path]:
         """Make or refresh every volume of the pod: the host path of each by its name.
 
-        `memory_limit` (bytes) is the pod's, which bounds memory-backed volumes. Raises `VolumeFailure` naming the
-        volume that failed; the others are set up all the same.
+        Raises `VolumeFailure` naming the volume that failed; the others are set up all the same.
         """
+        given = given or Given()
         if not pod["spec"].get("volumes"):  # one directory is made sooner than a thread is asked to make it
-            return self._set_up(pod, sources, memory_limit)
-        return await asyncio.to_thread(self._set_up, pod, sources, memory_limit)
+            return self._set_up(pod, sources, given)
+        return await asyncio.to_thread(self._set_up, pod, sources, given)
 
     async def bind_subpath(self, uid: str, container: str, index: int, volume: Path, subpath: str) -> Path:
         """The host path where `subpath` of a volume is bound for mount number `index` of a container.
@@ -99,16 +112,22 @@ class VolumeManager:
             if self._secrets.is_mount() and not any(self._secrets.iterdir()):
                 mounts.unmount_below(self._secrets)
 
-    def _set_up(self, pod: Object, sources: Sources, memory_limit: int | None) -> dict[str, Path]:
+    def _set_up(self, pod: Object, sources: Sources, given: Given) -> dict[str, Path]:
         directory = self.pod_directory(uid_of(pod))
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o750)
-        group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+        context = pod["spec"].get("securityContext") or {}
+        group, on_mismatch = context.get("fsGroup"), context.get("fsGroupChangePolicy") == "OnRootMismatch"
         paths: dict[str, Path] = {}
         failures = []
         for volume in pod["spec"].get("volumes") or ():
             try:
-                paths[volume["name"]] = self._set_up_one(directory, volume, sources, memory_limit, group)
+                if (persistent := given.persistent.get(volume["name"])) is not None:
+                    paths[volume["name"]] = persistent_volume_path(persistent)
+                    if group is not None and persistent["spec"].get("local"):
+                        give_to_group(paths[volume["name"]], group, on_mismatch=on_mismatch)
+                    continue
+                paths[volume["name"]] = self._set_up_one(directory, volume, sources, given, group)
             except (VolumeFailure, OSError, ValueError) as error:
                 failures.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
         if failures:
@@ -120,18 +139,22 @@ class VolumeManager:
         directory: Path,
         volume: Mapping[str, Any],
         sources: Sources,
-        memory_limit: int | None,
+        given: Given,
         group: int | None,
     ) -> Path:
         if (host_path := volume.get("hostPath")) is not None:
             return prepare_host_path(host_path["path"], host_path.get("type") or "")
+        if volume.get("image") is not None:
+            path = directory / "volumes" / "kubernetes.io~image" / str(volume["name"])
+            mounts.mount_layers(path, given.layers[volume["name"]])
+            return path
         kind = next((key for key in volume if key in _DIRECTORY_NAMES), None)
         if kind is None:
             wanted = next((key for key in volume if key != "name"), "of no type")
             raise VolumeFailure(f"no volume plugin matched: {wanted}")
         path = directory / "volumes" / _DIRECTORY_NAMES[kind] / str(volume["name"])
         if kind == "emptyDir":
-            _empty_directory(path, volume["emptyDir"], memory_limit, group)
+            _empty_directory(path, volume["emptyDir"], given.memory_limit, group)
             return path
         assert kind in PROJECTED_SOURCES
         files = volume_files(volume, sources)

@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.runtime import syscalls
 from agent.volumes.projection import VolumeFailure
 
+_MOST_OPTIONS = 4000  # mount(2) takes one page of them
 _RESOLVE_BENEATH = 0x08
 _RESOLVE_NO_MAGICLINKS = 0x02
 
@@ -45,6 +47,26 @@ def mount_tmpfs(path: Path, *, size: int | None, mode: int, group: int | None = 
     options += [f"gid={group}"] if group is not None else []
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     syscalls.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, ",".join(options).encode())
+
+
+def mount_layers(path: Path, layers: Sequence[Path]) -> None:
+    """The layers of an image, topmost first, read-only at `path`, unless they are there already."""
+    if os.path.ismount(path):
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    nothing = path.with_name(f".{path.name}.nothing")  # overlayfs wants two, and no image has none
+    nothing.mkdir(exist_ok=True)
+    held = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in (*layers, nothing)]
+    try:
+        names = [str(layer) for layer in (*layers, nothing)]
+        if sum(map(len, names)) + len(names) > _MOST_OPTIONS:
+            names = [f"/proc/self/fd/{fd}" for fd in held]
+        flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+        options = f"lowerdir={':'.join(names)}".encode()
+        syscalls.mount(b"overlay", os.fsencode(path), b"overlay", flags, options)
+    finally:
+        for fd in held:
+            os.close(fd)
 
 
 def unmount_below(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The ConfigMaps and Secrets that the pods of this node refer to, and no others.
+"""The ConfigMaps, Secrets and claims that the pods of this node refer to, and no others.
 
 A node may only see objects that its pods refer to, one by one, so there is one informer per object, shared by all pods
 that name it and ended when the last of them is gone. A change calls `changed(uid)` for each of these pods. An object
@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyk.api.kinds import CONFIG_MAP, SECRET, Kind
+from agent.volumes.claims import claim_name
+from pyk.api.kinds import CONFIG_MAP, PERSISTENT_VOLUME_CLAIM, SECRET, Kind
 from pyk.api.objects import Object, namespace_of, uid_of
 from pyk.client.client import Client
 from pyk.client.informer import Informer
@@ -24,7 +25,7 @@ FIRST_READ_SECONDS = 5.0
 Key = tuple[str, str, str]
 """Plural of the kind, namespace, name."""
 
-_KINDS = {kind.plural: kind for kind in (CONFIG_MAP, SECRET)}
+_KINDS = {kind.plural: kind for kind in (CONFIG_MAP, SECRET, PERSISTENT_VOLUME_CLAIM)}
 
 
 class ReferenceUnavailable(Exception):
@@ -137,10 +138,12 @@ class References:
 
 
 def referenced(pod: Object) -> Iterator[Key]:
-    """The ConfigMaps and Secrets that the pod's volumes, environment and imagePullSecrets name."""
+    """The ConfigMaps, Secrets and claims that the pod's volumes, environment and imagePullSecrets name."""
     namespace = namespace_of(pod)
     spec = pod["spec"]
     for volume in spec.get("volumes") or ():
+        if claim := claim_name(pod, volume):
+            yield (PERSISTENT_VOLUME_CLAIM.plural, namespace, claim)
         yield from _of_source(namespace, volume, "secretName")
         for source in (volume.get("projected") or {}).get("sources") or ():
             yield from _of_source(namespace, source, "name")

@@ -23,6 +23,7 @@ from pyk.api.status import forbidden
 _NODE_PREFIX, _NODES_GROUP = "system:node:", "system:nodes"
 _LEASE_NAMESPACE = "kube-node-lease"
 _REFERENCED = {"secrets": "secret", "configmaps": "configMap"}
+_CLAIM = "persistentVolumeClaim"
 """The resources that a node may read when one of its pods refers to them, and how volumes call them."""
 _RESTRICTED_LABEL_DOMAIN = "node-restriction.kubernetes.io"
 _OWN_LABELS = (
@@ -113,6 +114,10 @@ class Authorizer:
                 return None if asked.verb in ("create", "update", "patch") else ""
             case ("", "secrets" | "configmaps", ""):
                 return self._referenced(node, asked)
+            case ("", "persistentvolumeclaims", ""):
+                return self._referenced(node, asked)
+            case ("", "persistentvolumes", ""):
+                return None if asked.verb == "get" else ""
             case ("", "serviceaccounts", "token"):
                 return self._account_of_own_pod(node, asked) if asked.verb == "create" else ""
             case ("certificates.k8s.io", "certificatesigningrequests", ""):
@@ -148,6 +153,8 @@ class Authorizer:
             return "can only read resources of this type by name" if asked.verb in ("get", "list", "watch") else ""
         for pod in self._pods.of(node, asked.namespace):
             if asked.name in references(pod["spec"], asked.resource):
+                return None
+            if asked.resource == "persistentvolumeclaims" and asked.name in _ephemeral_claims(pod):
                 return None
         return f"no relationship found between node '{node}' and this object"
 
@@ -187,7 +194,11 @@ def node_name(user: UserInfo) -> str:
 
 
 def references(spec: Object, resource: str) -> set[str]:
-    """The names of the `secrets` or `configmaps` that a pod refers to: in volumes, environment and pull secrets."""
+    """The names of the `secrets`, `configmaps` or `persistentvolumeclaims` that a pod refers to: in volumes,
+    environment and pull secrets."""
+    if resource == "persistentvolumeclaims":
+        sources = (volume.get(_CLAIM) or {} for volume in spec.get("volumes") or ())
+        return {str(source["claimName"]) for source in sources if source}
     field = _REFERENCED[resource]
     named = "secretName" if resource == "secrets" else "name"
     found: set[str] = set()
@@ -204,6 +215,13 @@ def references(spec: Object, resource: str) -> set[str]:
     if resource == "secrets":
         found.update(each.get("name") or "" for each in spec.get("imagePullSecrets") or ())
     return found - {""}
+
+
+def _ephemeral_claims(pod: Object) -> set[str]:
+    """The claims that the pod's generic ephemeral volumes have."""
+    return {
+        f"{name_of(pod)}-{volume['name']}" for volume in pod["spec"].get("volumes") or () if volume.get("ephemeral")
+    }
 
 
 def _pod_restriction(node: str, old: Object | None, new: Object | None, subresource: str) -> str | None:

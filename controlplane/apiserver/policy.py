@@ -249,7 +249,11 @@ POLICY: tuple[Grant, ...] = (
         (
             # The garbage collector and the namespace controller follow and delete objects of every kind.
             Rule((*READ, "update", "patch", "delete", "deletecollection"), ("*",), ("*",)),
-            Rule(("create",), ("",), ("pods", "configmaps", "serviceaccounts", "persistentvolumeclaims")),
+            Rule(
+                ("create",),
+                ("",),
+                ("pods", "configmaps", "serviceaccounts", "persistentvolumeclaims", "persistentvolumes"),
+            ),
             Rule(("create",), ("apps",), ("replicasets", "controllerrevisions")),
             Rule(("create",), ("batch",), ("jobs",)),
             Rule(("create",), ("authorization.k8s.io",), ("subjectaccessreviews",)),

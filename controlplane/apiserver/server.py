@@ -46,9 +46,9 @@ from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store, StoreError
-from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE, SERVICE_ACCOUNT, Kind
+from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE, SERVICE_ACCOUNT, STORAGE_CLASS, Kind
 from pyk.api.objects import Object
-from pyk.api.rules.classes import SYSTEM_PRIORITIES
+from pyk.api.rules.classes import DEFAULT_STORAGE_CLASS, SYSTEM_PRIORITIES
 from pyk.reconcile.clock import Clock
 
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -68,6 +68,16 @@ def first_objects() -> Iterator[tuple[Kind, Object]]:
     yield SERVICE_ACCOUNT, {"metadata": {"name": "default", "namespace": "default"}}
     for name, (value, description) in SYSTEM_PRIORITIES.items():
         yield PRIORITY_CLASS, {"metadata": {"name": name}, "value": value, "description": description}
+    # Claims that name no class get directories of the node that their first pod runs on.
+    yield (
+        STORAGE_CLASS,
+        {
+            "metadata": {"name": "local", "annotations": {DEFAULT_STORAGE_CLASS: "true"}},
+            "provisioner": "pyk.io/local",
+            "volumeBindingMode": "WaitForFirstConsumer",
+            "allowVolumeExpansion": True,
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,15 @@ from pyk.api.kinds import (
     LEASE,
     NAMESPACE,
     NODE,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
     POD,
     POD_DISRUPTION_BUDGET,
     REPLICA_SET,
     REPLICATION_CONTROLLER,
     RESOURCE_QUOTA,
     STATEFUL_SET,
+    STORAGE_CLASS,
     TABLE,
     Kind,
 )
@@ -48,12 +51,15 @@ KEPT_WHOLE = (
     LEASE,
     NAMESPACE,
     NODE,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
     POD,
     POD_DISRUPTION_BUDGET,
     REPLICATION_CONTROLLER,
     REPLICA_SET,
     RESOURCE_QUOTA,
     STATEFUL_SET,
+    STORAGE_CLASS,
 )
 NOT_CACHED = (EVENT,)
 """Events come and go in numbers and own nothing; they are cleaned with their namespace by a live list."""

@@ -34,6 +34,10 @@ from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
 from controlplane.controllers.statefulset import StatefulSetLoop
+from controlplane.controllers.storage.binder import VolumeBinderLoop
+from controlplane.controllers.storage.ephemeral import EphemeralVolumeLoop
+from controlplane.controllers.storage.protection import ClaimProtectionLoop, VolumeProtectionLoop
+from controlplane.controllers.storage.provisioner import LOCAL, LocalProvisionerLoop
 from controlplane.controllers.tainteviction import TaintEvictionLoop
 from controlplane.controllers.tokencleaner import TokenCleanerLoop
 from controlplane.controllers.ttlafterfinished import TtlAfterFinishedLoop
@@ -156,6 +160,11 @@ class Manager:
                 sync_seconds=options.autoscaler_sync_seconds,
             ),
             DisruptionLoop(client, recorder("controllermanager"), clock, self.informers),
+            VolumeBinderLoop(client, recorder("persistentvolume-controller"), clock, self.informers),
+            LocalProvisionerLoop(client, recorder(LOCAL), clock, self.informers),
+            ClaimProtectionLoop(client, node_recorder, clock, self.informers),
+            VolumeProtectionLoop(client, node_recorder, clock, self.informers),
+            EphemeralVolumeLoop(client, recorder("ephemeral_volume"), clock, self.informers),
             ResourceQuotaLoop(client, recorder("resourcequota-controller"), clock, self.informers),
         ]
         if options.cluster_cidr is not None:

@@ -6,7 +6,7 @@ Source: `ValidatePersistentVolume`, `ValidatePersistentVolumeClaim` and their up
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pyk.api import names
@@ -167,10 +167,23 @@ _ATTRIBUTES_CLASS = Column(
 )
 _VOLUME_MODE = Column("VolumeMode", lambda obj, now: _spec(obj).get("volumeMode") or "<unset>", priority=1)
 
+
+def _protected(finalizer: str) -> Callable[[Document, Document | None], None]:
+    """New objects begin as pending, and with the finalizer that keeps them while they are in use."""
+
+    def prepare(obj: Document, old: Document | None) -> None:
+        _pending(obj, old)
+        present = obj["metadata"].get("finalizers") or []
+        if old is None and finalizer not in present:
+            obj["metadata"]["finalizers"] = [*present, finalizer]
+
+    return prepare
+
+
 VOLUME = Rules(
     default=_default_volume,
     validate=_validate_volume,
-    prepare=_pending,
+    prepare=_protected("kubernetes.io/pv-protection"),
     columns=(
         NAME,
         Column("Capacity", lambda volume, now: (_spec(volume).get("capacity") or {}).get("storage") or ""),
@@ -272,7 +285,7 @@ CLAIM = Rules(
     default=_default_claim,
     validate=_validate_claim,
     validate_status=_validate_claim_status,
-    prepare=_pending,
+    prepare=_protected("kubernetes.io/pvc-protection"),
     columns=(
         NAME,
         Column("Status", _phase),

@@ -19,6 +19,7 @@ import pytest
 from agent.api import NodeAPI
 from agent.runtime.contract import ContainerState, ExecConfig, Phase, RuntimeFailure
 from agent.stats import Stats
+from agent.volumes.local import LocalVolumes
 from pyk import pki
 from pyk.reconcile.clock import RealClock
 
@@ -178,6 +179,7 @@ async def node(certificates: Path, tmp_path: Path) -> AsyncIterator[Node]:
         clock=clock,
         memory_capacity=lambda: 0,
         not_ready=lambda: "",
+        local_volumes=LocalVolumes(tmp_path / "local-volumes"),
     )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -273,7 +273,7 @@ CREATABLE = [kind for kind in TABLE if "create" in kind.verbs]
 
 @pytest.mark.parametrize("kind", CREATABLE, ids=lambda kind: kind.resource)
 async def test_the_emptiest_documents_of_every_kind_are_answered(api, kind):
-    path = kind.path("default")
+    path, creates = kind.path("default"), "create" in kind.verbs
     for document in (
         {},
         {"metadata": {}},
@@ -282,10 +282,10 @@ async def test_the_emptiest_documents_of_every_kind_are_answered(api, kind):
         {"spec": {}},
     ):
         answer = await api("POST", path, document, dryRun="All")
-        assert answer.status in (200, 201, 400, 403, 422), answer.body
+        assert answer.status in ((200, 201, 400, 403, 422) if creates else (405,)), answer.body
         assert answer.body["kind"]
     for document in ([], "text", 1, None):
-        assert (await api("POST", path, orjson.dumps(document))).status == 400
+        assert (await api("POST", path, orjson.dumps(document))).status == (400 if creates else 405)
 
 
 async def test_racing_creators_of_one_name_have_one_winner(api, new_config):

@@ -34,6 +34,7 @@ COMMANDS = {
     "uncordon": "drain",
     "drain": "drain",
     "top": "top",
+    "why": "why",
     "image": "image",
     "version": "version",
     "completion": "completion",

@@ -1,0 +1,347 @@
+"""`pyk why`: why a pod is where it is, or nowhere, and what would have to change; and what would happen if.
+
+    python -m scheduler.why < QUESTION
+
+The question is a JSON document: `objects`, all that the API server lists of what rules read; `pod` (a key) or
+`manifests` (objects that are not applied); `changes` of nodes, as `[option, text]`; `all` to show every node; `config`,
+a configuration file. Nothing is asked of the cluster here and nothing is written to it: the same code that schedules
+decides about a snapshot made of those objects. For a pod that has a node, pods that got theirs later are left out.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from pyk.api.objects import Object, condition_of, key_of, name_of, namespace_of
+from pyk.api.quantity import BadQuantity, format_millicores
+from pyk.errors import UserError
+from scheduler.config import Configuration, load
+from scheduler.decide import Verdict
+from scheduler.explain import preemption_message, unschedulable_message
+from scheduler.filters import NodeResourcesFit, TaintToleration, tolerates
+from scheduler.preempt import Outcome
+from scheduler.resources import CPU, MEMORY, PODS
+from scheduler.rules import Filter
+from scheduler.signature import Signature
+from scheduler.whatif import Model, World
+
+SHOWN_NODES = 10
+SHOWN_NAMES = 5
+
+
+def answer(question: dict[str, Any]) -> str:
+    """The text that answers the question. Raises `UserError`."""
+    path = question.get("config")
+    configuration = load(Path(path)) if path else Configuration()
+    world = World.of(question["objects"])
+    for what, text in question.get("changes") or ():
+        world.change(what, text)
+    is_imagined = bool(question.get("changes"))
+    if question.get("pod"):
+        return "\n".join(_about_pod(world, configuration, question["pod"], bool(question.get("all")), is_imagined))
+    return "\n".join(_what_if(world, configuration, question.get("manifests") or [], bool(question.get("all"))))
+
+
+# One pod
+
+
+def _about_pod(world: World, configuration: Configuration, key: str, show_all: bool, is_imagined: bool) -> list[str]:
+    pod = world.pods.get(key) or next((each for each in world.displaced if key_of(each) == key), None)
+    if pod is None:
+        raise UserError(f"there is no pod {key}")
+    node = (pod.get("spec") or {}).get("nodeName") or ""
+    if gates := (pod.get("spec") or {}).get("schedulingGates"):
+        return [f"{key} waits for its scheduling gates: {', '.join(gate['name'] for gate in gates)}"]
+    if node and not is_imagined:
+        _forget_later(world, pod)
+    model = Model(world, configuration.profiles, leaving_out=key)
+    model.snapshot.remove("\0" + key)
+    condition = condition_of(pod, "PodScheduled") or {}
+    lines = []
+    if node:
+        lines.append(f"{key} was placed on {node} at {condition.get('lastTransitionTime') or 'an unknown time'}.")
+    elif condition.get("message"):
+        lines += [f"{key} has no node. The scheduler said: {condition['message']}"]
+    else:
+        lines.append(f"{key} has no node, and the scheduler has not said anything of it yet.")
+    if nominated := (pod.get("status") or {}).get("nominatedNodeName"):
+        lines.append(f"It waits for others to end on {nominated}, for which it is nominated.")
+    return [*lines, *_verdict_text(model, pod, show_all, chosen=node, is_imagined=is_imagined)]
+
+
+def _forget_later(world: World, pod: Object) -> None:
+    """Leave out the pods that were placed after this one."""
+    own = (condition_of(pod, "PodScheduled") or {}).get("lastTransitionTime") or ""
+    for key, other in list(world.pods.items()):
+        later = (condition_of(other, "PodScheduled") or {}).get("lastTransitionTime") or ""
+        if own and later > own:
+            del world.pods[key]
+
+
+def _verdict_text(model: Model, pod: Object, show_all: bool, chosen: str, is_imagined: bool) -> list[str]:
+    try:
+        signature = model.signature(pod)
+    except BadQuantity as error:
+        raise UserError(f"the pod's amounts cannot be read: {error}") from error
+    verdict = model.decider(pod).verdict(signature)
+    total = len(model.snapshot)
+    feasible = int(np.count_nonzero(verdict.feasible))
+    lines = [""]
+    if is_imagined:
+        lines.append(f"With these changes {feasible} of {total} nodes would do.")
+    elif chosen:
+        lines.append(f"Of {total} nodes {feasible} would do, as things were then:")
+    else:
+        lines.append(f"Of {total} nodes {feasible} would do now.")
+    if feasible:
+        lines += _score_table(model, verdict, show_all, chosen)
+    lines += _refusals(model, verdict)
+    if not feasible:
+        lines += _remedies(model, verdict, signature)
+        lines += _preemption(model, pod, verdict, signature)
+    return lines
+
+
+def _score_table(model: Model, verdict: Verdict, show_all: bool, chosen: str) -> list[str]:
+    rows = np.flatnonzero(verdict.feasible)
+    order = rows[np.argsort(-verdict.totals[rows], kind="stable")]
+    shown = order if show_all else order[:SHOWN_NODES]
+    names = model.snapshot.names
+    if chosen in model.snapshot.rows and (at := model.snapshot.rows[chosen]) in order and at not in shown:
+        shown = np.append(shown[:-1], at)
+    scores = [(f"{name} x{weight}", values) for name, weight, values in verdict.scores()]
+    table = [["NODE", "TOTAL", *(title for title, _ in scores)]]
+    for row in shown:
+        mark = " *" if names[row] == chosen else ""
+        values = [str(int(values[row])) for _, values in scores]
+        table.append([names[row] + mark, str(int(verdict.totals[row])), *values])
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    more = [f"... and {len(order) - len(shown)} more"] if len(order) > len(shown) else []
+    return [*texts, *more]
+
+
+def _refusals(model: Model, verdict: Verdict) -> list[str]:
+    diagnosis = verdict.diagnosis()
+    if diagnosis.at_once:
+        return ["", f"No node is looked at: {diagnosis.at_once}"]
+    by_rule: dict[str, list[str]] = defaultdict(list)
+    for text, nodes in diagnosis.reasons.items():
+        by_rule[diagnosis.plugin_of[text]].append(f"  {len(nodes)} {text}: {_names(nodes)}")
+    lines = [""] if by_rule else []
+    for rule, texts in by_rule.items():
+        lines += [f"Refused by {rule}:", *texts]
+    return lines
+
+
+def _names(nodes: Iterable[str]) -> str:
+    listed = sorted(nodes)
+    more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
+    return ", ".join(listed[:SHOWN_NAMES]) + more
+
+
+def _remedies(model: Model, verdict: Verdict, signature: Signature) -> list[str]:
+    """What would have to change, for each node: nodes that need the same together, those that need least first."""
+    snapshot = model.snapshot
+    needed: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    lacking: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    rows = np.flatnonzero(snapshot.alive[: snapshot.size])
+    obstacles: dict[int, list[str]] = {int(row): [] for row in rows}
+    amounts: dict[int, dict[str, int]] = {int(row): {} for row in rows}
+    for each in verdict.filters:
+        refused = rows[~each.admits(rows)]
+        if isinstance(each, NodeResourcesFit):
+            for row in refused.tolist():
+                for name, amount in signature.requests.items():
+                    index = snapshot.resource_index.get(name)
+                    free = 0 if index is None else int(snapshot.free[index, row])
+                    if free < amount:
+                        amounts[row][name] = amount - free
+                        obstacles[row].append(name)
+        else:
+            for row, text in _obstacles(model, each, refused, signature):
+                obstacles[row].append(text)
+    for row, texts in obstacles.items():
+        key = tuple(texts)
+        needed[key].append(snapshot.names[row])
+        for name, amount in amounts[row].items():
+            lacking[key][name].append(amount)
+    if not needed:
+        return []
+    lines = ["", "For it to fit:"]
+    for key, nodes in sorted(needed.items(), key=lambda item: (len(item[0]), -len(item[1]), item[0])):
+        parts = [_missing(text, lacking[key][text]) if text in lacking[key] else text for text in key]
+        verb = "needs" if len(nodes) == 1 else "need"
+        lines.append(f"  {len(nodes)} node{'s' * (len(nodes) != 1)} {verb} {' and '.join(parts)}: {_names(nodes)}")
+    return lines
+
+
+def _obstacles(model: Model, rule: Filter, rows: Any, signature: Signature) -> Iterator[tuple[int, str]]:
+    """For rows that a rule refuses, what they would need by it."""
+    snapshot = model.snapshot
+    if isinstance(rule, TaintToleration):
+        for row in rows.tolist():
+            for taint in snapshot.taints.values[snapshot.taints.codes[row]] or ():
+                hard = taint.effect in ("NoSchedule", "NoExecute")
+                if hard and not tolerates(signature.usage.constraints.tolerations, taint):
+                    value = f"={taint.value}" if taint.value else ""
+                    yield row, f"a toleration of taint {taint.key}{value}:{taint.effect} (or the taint gone)"
+        return
+    texts = {
+        "NodeUnschedulable": "to be uncordoned",
+        "NodeAffinity": f"labels that match {_wanted_labels(signature)}",
+        "NodePorts": "the host ports free",
+        "PodTopologySpread": "the spread of the pods evened out (topologySpreadConstraints)",
+        "InterPodAffinity": "other neighbours (pod affinity or anti-affinity)",
+    }
+    for reason, refused in rule.reasons(rows):
+        for row in refused.tolist():
+            yield row, texts.get(rule.name, f"this solved: {reason}")
+
+
+def _wanted_labels(signature: Signature) -> str:
+    constraints = signature.usage.constraints
+    parts = [f"{key}={value}" for key, value in constraints.node_selector]
+    terms = [
+        " and ".join(f"{each.key} {each.operator} {','.join(each.values)}".rstrip() for each in term)
+        for term in constraints.required_terms or ()
+    ]
+    return ", ".join([*parts, *([" or ".join(terms)] if terms else [])])
+
+
+def _missing(name: str, amounts: list[int]) -> str:
+    if name == PODS:
+        return "room for one pod more"
+    least, most = _amount(name, min(amounts)), _amount(name, max(amounts))
+    return f"{least} more {name}" if least == most else f"{least} to {most} more {name}"
+
+
+def _amount(name: str, amount: int) -> str:
+    if name == CPU:
+        return format_millicores(amount)
+    if name in (MEMORY, "ephemeral-storage") or name.startswith("hugepages-"):
+        for unit, size in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
+            if amount >= size:
+                return f"{-(-amount // size)}{unit}"
+    return str(amount)
+
+
+def _preemption(model: Model, pod: Object, verdict: Verdict, signature: Signature) -> list[str]:
+    diagnosis = verdict.diagnosis()
+    if not diagnosis.nodes:
+        return []
+    if (pod.get("spec") or {}).get("preemptionPolicy") == "Never":
+        return ["", "Others do not make way for it: its preemptionPolicy is Never."]
+    decider = model.decider(pod)
+    outcome: Outcome = model.preemption.find(decider, signature, model.priority(pod), diagnosis, random.Random(0))
+    if outcome.candidate is None:
+        return ["", f"Others do not make way for it:{preemption_message(outcome.reasons, diagnosis.nodes)}"]
+    victims = ", ".join(victim.pod for victim in outcome.candidate.victims) or "nobody"
+    broken = f" (against {outcome.candidate.violations} disruption budgets)" if outcome.candidate.violations else ""
+    return ["", f"For its priority {victims} would have to end on {outcome.candidate.node}{broken}."]
+
+
+# What if
+
+
+def _what_if(world: World, configuration: Configuration, manifests: list[Object], show_all: bool) -> list[str]:
+    groups: list[tuple[str, list[Object]]] = []
+    for obj in manifests:
+        if obj["kind"] == "Node":
+            world.nodes[name_of(obj)] = obj
+        else:
+            groups.append((f"{obj['kind'].lower()}/{name_of(obj)}", list(_pods_of(obj))))
+    waiting = [pod for pod in world.pods.values() if _is_waiting(pod)]
+    if world.displaced:
+        groups.insert(0, ("pods of nodes that are drained or gone", world.displaced))
+    if waiting and not manifests:
+        groups.append(("pods that wait for a node", waiting))
+    if not groups:
+        return ["No pod would be placed anew."]
+    model = Model(world, configuration.profiles)
+    lines: list[str] = []
+    for title, pods in groups:
+        lines += [*([""] if lines else []), *_place_all(model, title, pods, show_all)]
+    return lines
+
+
+def _is_waiting(pod: Object) -> bool:
+    spec = pod.get("spec") or {}
+    return not spec.get("nodeName") and not spec.get("schedulingGates") and not pod["metadata"].get("deletionTimestamp")
+
+
+def _pods_of(obj: Object) -> Iterator[Object]:
+    """The pods that an object stands for: itself, or as many of its template as it asks for."""
+    if obj["kind"] == "Pod":
+        yield obj
+        return
+    spec = obj.get("spec") or {}
+    if obj["kind"] == "CronJob":
+        spec = (spec.get("jobTemplate") or {}).get("spec") or {}
+    template = spec.get("template")
+    if not template:
+        raise UserError(f"a {obj['kind']} has no pods to place; there may be pods, workloads and nodes")
+    number = spec.get("replicas", spec.get("parallelism", 1))
+    for index in range(int(1 if number is None else number)):
+        metadata = {
+            **(template.get("metadata") or {}),
+            "name": f"{name_of(obj)}-{index}",
+            "namespace": namespace_of(obj),
+        }
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec") or {}}
+
+
+def _place_all(model: Model, title: str, pods: list[Object], show_all: bool) -> list[str]:
+    rng = random.Random(0)
+    placed: list[tuple[str, str]] = []
+    refused: list[tuple[Object, str]] = []
+    for pod in sorted(pods, key=lambda each: -model.priority(each)):
+        key = f"{key_of(pod)}"
+        try:
+            signature = model.signature(pod)
+        except BadQuantity as error:
+            raise UserError(f"{title}: the amounts cannot be read: {error}") from error
+        decision = model.decider(pod).decide_one(f"?{key}", signature, rng, model.priority(pod))
+        if decision.node is not None:
+            placed.append((key, decision.node))
+        elif decision.diagnosis is not None:
+            refused.append((pod, unschedulable_message(decision.diagnosis)))
+    on_node = Counter(node for _, node in placed)
+    lines = [f"{title}: {len(placed)} of {len(pods)} pods would get a node"]
+    if show_all:
+        lines += [f"  {key} -> {node}" for key, node in placed]
+    elif on_node:
+        most = on_node.most_common(SHOWN_NODES)
+        more = f" and {len(on_node) - len(most)} nodes more" if len(on_node) > len(most) else ""
+        lines.append("  " + ", ".join(f"{number} on {node}" for node, number in most) + more)
+    for message, number in Counter(message for _, message in refused).items():
+        lines.append(f"  {number} would wait: {message}")
+    if refused:
+        pod = refused[0][0]
+        signature = model.signature(pod)
+        verdict = model.decider(pod).verdict(signature)
+        for text in (*_remedies(model, verdict, signature), *_preemption(model, pod, verdict, signature)):
+            lines.append(f"  {text}".rstrip())
+    return lines
+
+
+def main() -> int:
+    """Answer the question on standard input: the exit status."""
+    try:
+        print(answer(orjson.loads(sys.stdin.buffer.read())))
+    except UserError as error:
+        print(f"pyk: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

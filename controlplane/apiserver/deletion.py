@@ -40,7 +40,7 @@ def plan_deletion(kind: Kind, obj: Object, options: DeleteOptions, now: float) -
     elif kind.graceful_deletion and not metadata.get("deletionTimestamp"):
         grace = grace_period(new, options)
         _mark(new, now, grace)
-    _set_finalizers(new, options)
+    _set_finalizers(kind, new, options)
     if metadata.get("finalizers"):
         _mark(new, now, grace)
         return ("mark", new) if new != obj else ("keep", new)
@@ -69,11 +69,13 @@ def _mark(obj: Object, now: float, grace: int) -> None:
             metadata["generation"] += 1
 
 
-def _set_finalizers(obj: Object, options: DeleteOptions) -> None:
+def _set_finalizers(kind: Kind, obj: Object, options: DeleteOptions) -> None:
     """Put the garbage collector's finalizers as the propagation policy asks; without one they stay."""
     metadata = obj["metadata"]
     present = metadata.get("finalizers") or []
     policy = options.propagation_policy
+    if not policy and kind.orphans_by_default and FOREGROUND not in present:
+        policy = "Orphan"
     wanted = [name for name in present if name not in (ORPHAN, FOREGROUND)]
     if policy == "Orphan" or (not policy and ORPHAN in present):
         wanted.append(ORPHAN)
@@ -88,7 +90,7 @@ def _set_finalizers(obj: Object, options: DeleteOptions) -> None:
 def _plan_namespace(namespace: Object, options: DeleteOptions, now: float) -> tuple[Action, Object]:
     """A namespace terminates until its content is gone, which empties `spec.finalizers`."""
     if not namespace["metadata"].get("deletionTimestamp"):
-        _set_finalizers(namespace, options)
+        _set_finalizers(NAMESPACE, namespace, options)
         _mark(namespace, now, 0)
         del namespace["metadata"]["deletionGracePeriodSeconds"]
         namespace["status"] = {**(namespace.get("status") or {}), "phase": "Terminating"}

@@ -119,11 +119,10 @@ class GarbageCollector:
             "kind": item.kind.kind,
             "metadata": {"name": item.name, "namespace": item.namespace, "uid": item.uid},
         }
-        owner = ", ".join(f"{part}: {reference[part]}" for part in ("apiVersion", "kind", "name", "uid"))
-        where = f'in namespace "{item.namespace}"' if item.namespace else "at cluster scope"
-        self._recorder.event(
-            involved, "Warning", "OwnerRefInvalidNamespace", f"ownerRef [{owner}] does not exist {where}"
-        )
+        place = ", ".join(f"{part}: {reference[part]}" for part in ("name", "uid"))
+        owner = f"[{reference['apiVersion']}/{reference['kind']}, namespace: {item.namespace}, {place}]"
+        text = f'ownerRef {owner} does not exist in namespace "{item.namespace}"'
+        self._recorder.event(involved, "Warning", "OwnerRefInvalidNamespace", text)
 
 
 def _kind_referred_to(reference: dict[str, Any]) -> Kind | None:

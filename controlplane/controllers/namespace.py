@@ -26,6 +26,8 @@ from pyk.reconcile.controller import Controller, Result
 
 FINALIZER = "kubernetes"
 
+_BACKGROUND = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+
 UNSEEN_SECONDS = 0.2
 """How soon to look again at content that only the live list shows."""
 
@@ -192,7 +194,7 @@ class NamespaceLoop:
             match action:
                 case DeleteCollection(kind, name):
                     try:
-                        await self._client.request("DELETE", kind.path(name))
+                        await self._client.request("DELETE", kind.path(name), body=_BACKGROUND)
                     except ApiError as error:
                         failures[kind] = error
                 case Finalize(finalized):

@@ -114,6 +114,7 @@ class Kind:
     `model` and `rules` are `module:attribute` below `pyk.api`, imported when first used. `subresources` are served
     besides `scale`, which `scale` declares. `has_status`: writes of the main resource leave `status` alone and the
     `status` subresource writes nothing else; `generation` counts changes of everything but metadata and status.
+    With `orphans_by_default` a DELETE that names no propagation policy leaves the dependents, as the oldest kinds do.
     `name_check` is a function of `pyk.api.names`. With `graceful_deletion` a DELETE first sets `deletionTimestamp` and
     the node's agent removes the object when its processes are gone. With `creates_on_update` a PUT of an object that
     is not there creates it. A kind whose only verb is `create` is a question: nothing of it is stored, and the API
@@ -142,6 +143,7 @@ class Kind:
     stored_as: Kind | None = None
     conversion_path: str = ""
     creates_on_update: bool = False
+    orphans_by_default: bool = False
 
     @property
     def is_question(self) -> bool:

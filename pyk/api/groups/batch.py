@@ -15,6 +15,7 @@ KINDS = (
         rules_path="rules.jobs:RULES",
         has_status=True,
         has_generation=True,
+        orphans_by_default=True,
     ),
     Kind(
         "batch",

@@ -97,6 +97,7 @@ KINDS = (
         has_status=True,
         has_generation=True,
         scale=ScalePaths(selects_labels=True),
+        orphans_by_default=True,
     ),
     Kind("", "v1", "PodTemplate", "podtemplates", "core_pods:PodTemplate", rules_path="rules.templates:POD_TEMPLATE"),
     Kind(

@@ -6,7 +6,7 @@ import pytest
 
 from controlplane.apiserver.deletion import plan_deletion
 from controlplane.apiserver.request import DeleteOptions
-from pyk.api.kinds import CONFIG_MAP, NAMESPACE, POD
+from pyk.api.kinds import CONFIG_MAP, CRON_JOB, JOB, NAMESPACE, POD, REPLICATION_CONTROLLER
 
 NOW = 1_700_000_000.0
 MARKED = {"deletionTimestamp": "2023-11-14T22:13:50Z", "deletionGracePeriodSeconds": 30}
@@ -94,3 +94,18 @@ def test_the_object_that_is_planned_for_stays_as_it_is():
     obj = pod()
     plan_deletion(POD, obj, DeleteOptions(), NOW)
     assert obj == pod()
+
+
+@pytest.mark.parametrize(
+    ("kind", "finalizers", "policy", "left"),
+    [
+        (JOB, [], None, ["orphan"]),
+        (REPLICATION_CONTROLLER, [], None, ["orphan"]),
+        (JOB, [], "Background", None),
+        (JOB, ["foregroundDeletion"], None, ["foregroundDeletion"]),
+        (CRON_JOB, [], None, None),
+    ],
+)
+def test_the_oldest_kinds_leave_their_dependents_unless_told_otherwise(kind, finalizers, policy, left):
+    _, new = plan_deletion(kind, config(finalizers=finalizers), DeleteOptions(propagation_policy=policy), NOW)
+    assert new["metadata"].get("finalizers") == left

@@ -85,7 +85,7 @@ async def ensure_service_cidr(registry: Registry, user: UserInfo, networks: Sequ
     condition = {
         "type": READY,
         "status": "True",
-        "reason": "",
+        "reason": "Ready",
         "message": "Kubernetes default Service CIDR is ready",
         "lastTransitionTime": timestamp(clock.time()),
     }

@@ -256,6 +256,8 @@ POLICY: tuple[Grant, ...] = (
             ),
             Rule(("create",), ("apps",), ("replicasets", "controllerrevisions")),
             Rule(("create",), ("batch",), ("jobs",)),
+            Rule(("create",), ("",), ("endpoints",)),
+            Rule(("create",), ("discovery.k8s.io",), ("endpointslices",)),
             Rule(("create",), ("authorization.k8s.io",), ("subjectaccessreviews",)),
             Rule(("approve",), (_CERTIFICATES,), ("signers",), (KUBELET_CLIENT, KUBELET_SERVING)),
             Rule(("sign",), (_CERTIFICATES,), ("signers",), SIGNERS),

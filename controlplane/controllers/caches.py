@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from controlplane.controllers.endpoints.slices import service_of_slice
 from controlplane.controllers.pods import node_of
 from pyk.api.kinds import (
     CERTIFICATE_SIGNING_REQUEST,
@@ -16,8 +17,11 @@ from pyk.api.kinds import (
     CRON_JOB,
     DAEMON_SET,
     DEPLOYMENT,
+    ENDPOINT_SLICE,
+    ENDPOINTS,
     EVENT,
     HORIZONTAL_POD_AUTOSCALER,
+    IP_ADDRESS,
     JOB,
     LEASE,
     NAMESPACE,
@@ -29,6 +33,8 @@ from pyk.api.kinds import (
     REPLICA_SET,
     REPLICATION_CONTROLLER,
     RESOURCE_QUOTA,
+    SERVICE,
+    SERVICE_CIDR,
     STATEFUL_SET,
     STORAGE_CLASS,
     TABLE,
@@ -58,6 +64,11 @@ KEPT_WHOLE = (
     REPLICATION_CONTROLLER,
     REPLICA_SET,
     RESOURCE_QUOTA,
+    ENDPOINTS,
+    ENDPOINT_SLICE,
+    IP_ADDRESS,
+    SERVICE,
+    SERVICE_CIDR,
     STATEFUL_SET,
     STORAGE_CLASS,
 )
@@ -69,7 +80,7 @@ def shared_informers(client: Client, clock: Clock, kinds: Iterable[Kind] = TABLE
     """One informer for each kind but `NOT_CACHED`, with its indexes; none is running yet.
 
     Indexes: `controller` (the uid of the controlling owner, or `none/NAMESPACE`) and `namespace`; for pods also
-    `node` (the name of the node, empty while there is none).
+    `node` (the name of the node, empty while there is none), for EndpointSlices `service` (the key of their Service).
     """
     informers = {}
     for kind in kinds:
@@ -81,6 +92,8 @@ def shared_informers(client: Client, clock: Clock, kinds: Iterable[Kind] = TABLE
         informer.add_index("controller", _controller)
         if kind is POD:
             informer.add_index("node", lambda pod: (node_of(pod),))
+        if kind is ENDPOINT_SLICE:
+            informer.add_index("service", service_of_slice)
     return informers
 
 

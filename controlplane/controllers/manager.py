@@ -22,8 +22,12 @@ from controlplane.controllers.daemonset import DaemonSetLoop
 from controlplane.controllers.deployment import DeploymentLoop
 from controlplane.controllers.descheduler import DeschedulerLoop
 from controlplane.controllers.disruption import DisruptionLoop
+from controlplane.controllers.endpoints.endpoints_loop import EndpointsLoop
+from controlplane.controllers.endpoints.mirror_loop import MirroringLoop
+from controlplane.controllers.endpoints.slice_loop import EndpointSliceLoop
 from controlplane.controllers.garbagecollector import GarbageCollector
 from controlplane.controllers.job import JobLoop
+from controlplane.controllers.loadbalancer import LoadBalancerLoop
 from controlplane.controllers.namespace import NamespaceLoop
 from controlplane.controllers.nodeipam import Network, NodeIpamLoop
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
@@ -33,6 +37,7 @@ from controlplane.controllers.resourcequota import ResourceQuotaLoop
 from controlplane.controllers.roleaggregation import RoleAggregationLoop
 from controlplane.controllers.rootca import RootCaLoop
 from controlplane.controllers.serviceaccount import ServiceAccountLoop
+from controlplane.controllers.servicecidr import ServiceCidrLoop
 from controlplane.controllers.statefulset import StatefulSetLoop
 from controlplane.controllers.storage.binder import VolumeBinderLoop
 from controlplane.controllers.storage.ephemeral import EphemeralVolumeLoop
@@ -166,6 +171,10 @@ class Manager:
             VolumeProtectionLoop(client, node_recorder, clock, self.informers),
             EphemeralVolumeLoop(client, recorder("ephemeral_volume"), clock, self.informers),
             ResourceQuotaLoop(client, recorder("resourcequota-controller"), clock, self.informers),
+            EndpointSliceLoop(client, clock, self.informers),
+            EndpointsLoop(client, clock, self.informers),
+            MirroringLoop(client, clock, self.informers),
+            ServiceCidrLoop(client, recorder("service-cidr-controller"), clock, self.informers),
         ]
         if options.cluster_cidr is not None:
             loops.append(
@@ -184,9 +193,12 @@ class Manager:
         if options.authority is not None:
             loops.append(CsrSigningLoop(client, csr_recorder, clock, requests, options.authority))
 
+        balancer = LoadBalancerLoop(client, recorder("service-controller"), clock, self.informers)
+        loops.append(balancer)
+
         bootstrap_recorder = recorder("bootstrap-signer")
         signer = BootstrapSignerLoop(client, bootstrap_recorder, clock)
-        self._own_informers: list[Informer] = [signer.tokens, signer.cluster_info]
+        self._own_informers: list[Informer] = [balancer.pool, signer.tokens, signer.cluster_info]
         loops += [signer, TokenCleanerLoop(client, bootstrap_recorder, clock, signer.tokens)]
         if options.root_ca:
             publisher = RootCaLoop(

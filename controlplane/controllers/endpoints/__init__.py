@@ -1,0 +1,1 @@
+"""What stands behind services: EndpointSlices, Endpoints, and slices that mirror Endpoints of other hands."""

@@ -18,9 +18,13 @@ from agent.images.collect import ImageCollector
 from agent.images.pull import Puller
 from agent.images.registries import RegistriesFile
 from agent.images.store import ImageStore
+from agent.network.announce import Announcer
 from agent.network.bridge import BridgeNetwork
 from agent.network.loop import NetworkLoop
+from agent.network.podrules import PodRules, pod_document_facts
+from agent.network.proxy import ServiceLoop, service_facts, slice_facts
 from agent.network.routes import route_facts
+from agent.network.rules import NodeRules
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
 from agent.pods.manager import PodManager
 from agent.pods.settings import PodSettings
@@ -31,7 +35,7 @@ from agent.runtime.native import NativeRuntime
 from agent.stats import Stats
 from agent.volumes.local import LocalVolumes
 from agent.volumes.manager import VolumeManager
-from pyk.api.kinds import NODE
+from pyk.api.kinds import ENDPOINT_SLICE, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE
 from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
 from pyk.client.events import EventRecorder
@@ -50,12 +54,6 @@ async def run(config: AgentConfig) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     cgroups = detect()
     runtime = NativeRuntime(config.state_dir / "runtime", cgroups=cgroups, clock=clock, handlers=config.runtimes)
-    network = BridgeNetwork(
-        node_name=config.node_name,
-        node_ip=config.node_ip,
-        cluster_cidr=config.cluster_cidr,
-        state_dir=config.state_dir / "network",
-    )
     images = ImageStore(config.image_dir, clock)
     images.source = Puller(images, RegistriesFile(config.registries), clock)
     readiness = Readiness(clock)
@@ -68,6 +66,24 @@ async def run(config: AgentConfig) -> None:
         Client(load_kubeconfig(config.network_kubeconfig), user_agent="kube-proxy/pyk") as network_client,
         asyncio.TaskGroup() as group,
     ):
+        rules = NodeRules(pod_ranges=[config.cluster_cidr], service_ranges=[config.service_cidr])
+        pod_rules = PodRules(
+            rules,
+            Informer(network_client, NETWORK_POLICY, clock=clock),
+            Informer(network_client, POD, clock=clock, transform=pod_document_facts),
+            Informer(network_client, NAMESPACE, clock=clock),
+            clock=clock,
+        )
+        network = BridgeNetwork(
+            node_name=config.node_name,
+            node_ip=config.node_ip,
+            cluster_cidr=config.cluster_cidr,
+            service_cidr=config.service_cidr,
+            state_dir=config.state_dir / "network",
+            rules=rules,
+            pod_filter=pod_rules,
+            own_addresses=config.cluster_dns,
+        )
         own_node = Informer(client, NODE, clock=clock, field_selector=f"metadata.name={config.node_name}")
         nodes = Informer(network_client, NODE, clock=clock, transform=route_facts)
         registrar = NodeRegistrar(
@@ -114,10 +130,23 @@ async def run(config: AgentConfig) -> None:
         readiness.on_change(registrar.changed)
         readiness.on_change(pods.node_changed)
         network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
+        services = ServiceLoop(
+            rules,
+            Informer(network_client, SERVICE, clock=clock, transform=service_facts),
+            Informer(network_client, ENDPOINT_SLICE, clock=clock, transform=slice_facts),
+            nodes,
+            node_name=config.node_name,
+            pod_ranges=[config.cluster_cidr],
+            announcer=Announcer(config.node_name, config.node_ip, config.cluster_dns),
+            clock=clock,
+            started=network_loop.started.wait,
+        )
         group.create_task(own_node.run())
         group.create_task(nodes.run())
         group.create_task(_keep_runtime(runtime, readiness))
         group.create_task(network_loop.run())
+        group.create_task(pod_rules.run())
+        group.create_task(services.run())
         group.create_task(registrar.run())
         group.create_task(recorder.run())
         group.create_task(pods.run())

@@ -34,6 +34,7 @@ class AgentConfig:
     cgroup_root: str
     pki_dir: Path
     cluster_cidr: str
+    service_cidr: str
     labels: Mapping[str, str]
     reserved: Mapping[str, str]
     max_pods: int
@@ -60,6 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser.add_argument("--cgroup-root", default="/pyk", help="the node's control group (default /pyk)")
     parser.add_argument("--pki-dir", type=Path, required=True, help="kubelet.crt, kubelet.key and ca.crt")
     parser.add_argument("--cluster-cidr", type=_network, required=True, help="the range of all pods' addresses")
+    parser.add_argument("--service-cidr", type=_network, required=True, help="the range of all services' addresses")
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
     parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
@@ -99,6 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         cgroup_root="/" + given.cgroup_root.strip("/"),
         pki_dir=given.pki_dir,
         cluster_cidr=given.cluster_cidr,
+        service_cidr=given.service_cidr,
         labels=labels,
         reserved=given.system_reserved,
         max_pods=given.max_pods,

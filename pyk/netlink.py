@@ -237,7 +237,7 @@ class Netlink:
     """
 
     def __init__(self, namespace: str | int | None = None) -> None:
-        self._socket = _open_socket() if namespace is None else _visit(namespace, _open_socket)
+        self._socket = _open_socket() if namespace is None else visit(namespace, _open_socket)
         self._sequence = itertools.count(1)
 
     def close(self) -> None:
@@ -388,7 +388,7 @@ def in_namespace(namespace: str | int, action: Callable[[], _Result]) -> _Result
     return outcome[0]
 
 
-def _visit(namespace: str | int, action: Callable[[], _Result]) -> _Result:
+def visit(namespace: str | int, action: Callable[[], _Result]) -> _Result:
     """As `in_namespace`, in the calling thread, without the price of another one. The first thread stays: it is whom
     others see when they look at the process."""
     if threading.current_thread() is threading.main_thread():

@@ -24,19 +24,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from agent.network.contract import NetworkFailure
+from agent.network.contract import NetworkFailure, PodFilter
 from agent.network.ipam import AddressPool
-from agent.network.routes import peer_routes, route_changes
+from agent.network.routes import internal_ip, peer_routes, route_changes
+from agent.network.rules import NodeRules
 from pyk import netlink
 from pyk.api.objects import Object
 from pyk.netlink import Netlink, NetlinkFailure
+from pyk.network.names import BRIDGE
 
 log = logging.getLogger(__name__)
 
-BRIDGE = "pyk0"
+_COVER_METRIC = 1_000_000
+"""Of the unreachable route below the one to the services: it shows only while that one is missing."""
 LINK_PREFIX = "pykv"
 _LEAVING_GROUP = 0x70796B  # "pyk": the group that links are put into to be deleted at once
-_ROOT = Path("/proc/sys/net/ipv4")
+_ROOT = Path("/proc/sys/net")
+
+_BRIDGED_CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
+"""br_netfilter would take frames to the gateway through the packet filter before they are routed, and then hand what
+was translated to a pod of the same bridge straight to its port, past the routing and the isolation of the ports."""
 
 _Result = TypeVar("_Result")
 
@@ -45,10 +52,26 @@ class BridgeNetwork:
     """A `PodNetwork` in the network namespace in which the agent runs.
 
     `state_dir` keeps the address records and the pod CIDR over restarts. `node_ip` is the address on the segment of
-    the nodes, whose link gives the MTU. `cluster_cidr` is the range of all pods.
+    the nodes, whose link gives the MTU. `cluster_cidr` is the range of all pods, `service_cidr` that of the services'
+    addresses; `own_addresses` of it are served by the node itself (its name server) and so are addresses of its `lo`.
     """
 
-    def __init__(self, *, node_name: str, node_ip: str, cluster_cidr: str, state_dir: Path) -> None:
+    def __init__(
+        self,
+        *,
+        node_name: str,
+        node_ip: str,
+        cluster_cidr: str,
+        service_cidr: str,
+        state_dir: Path,
+        rules: NodeRules,
+        pod_filter: PodFilter,
+        own_addresses: Iterable[str] = (),
+    ) -> None:
+        self._rules = rules
+        self._filter = pod_filter
+        self._service_cidr = str(ipaddress.IPv4Network(service_cidr))
+        self._own_addresses = [address for address in own_addresses if ":" not in address]
         self._node_name = node_name
         self._node_ip = ipaddress.IPv4Address(node_ip)
         self._cluster_cidr = str(ipaddress.IPv4Network(cluster_cidr))
@@ -75,10 +98,13 @@ class BridgeNetwork:
         Raises `NetworkFailure` when the node's address is on no link.
         """
         await self._run(self._start)
+        await self._rules.start()
+        await self._rules.set_inside(self._inside(()), only_if_empty=True)
 
     async def close(self) -> None:
         """Let go; links, addresses and routes stay for the next agent."""
         await self._run(self._close)
+        await self._rules.close()
         self._thread.shutdown()
 
     async def set_pod_cidr(self, cidr: str) -> None:
@@ -89,23 +115,34 @@ class BridgeNetwork:
 
     async def sync_routes(self, nodes: Iterable[Object]) -> None:
         """Make the routes to the other nodes' pods those that follow from the Node objects."""
-        wanted = peer_routes(self._node_name, nodes)
+        known = list(nodes)
+        wanted = peer_routes(self._node_name, known)
+        await self._rules.set_inside(self._inside(known))
 
         def sync() -> None:
             link = self._socket()
-            changes = route_changes(wanted, link.routes(), spare={self._cluster_cidr})
+            changes = route_changes(wanted, link.routes(), spare={self._cluster_cidr, self._service_cidr})
             for change in changes:
                 log.info("%s", change.what)
             link.execute(*changes)
 
         await self._run(sync)
 
-    async def attach(self, pod_uid: str, network_namespace: str) -> list[str]:
+    async def attach(self, pod_uid: str, network_namespace: str, pod: Object) -> list[str]:
         if self._not_ready:
             raise NetworkFailure(self._not_ready)
-        return await self._run(lambda: self._attach(pod_uid, network_namespace))
+        address, is_new = await self._run(lambda: self._address_for(pod_uid))
+        try:
+            await self._filter.admit(pod_uid, pod, [str(address)], is_new=is_new)
+            await self._run(lambda: self._attach(pod_uid, address, network_namespace))
+        except (OSError, NetworkFailure):
+            await self._filter.remove(pod_uid)
+            await self._run(lambda: self._pool.release(pod_uid))
+            raise
+        return [str(address)]
 
     async def detach(self, pod_uid: str) -> None:
+        await self._filter.remove(pod_uid)
         waiting = self._leaving.get(pod_uid)
         if waiting is None:
             loop = asyncio.get_running_loop()
@@ -121,6 +158,12 @@ class BridgeNetwork:
     async def restore(self, live: Iterable[str]) -> None:
         living = set(live)
         await self._run(lambda: self._restore(living))
+        await self._filter.expect(living)
+
+    def _inside(self, nodes: Iterable[Object]) -> set[str]:
+        """What pods show their own addresses to: pods, services that the node serves itself, and nodes."""
+        addresses = {f"{address}/32" for node in nodes if (address := internal_ip(node))}
+        return {self._cluster_cidr, self._service_cidr, f"{self._node_ip}/32", *addresses}
 
     # In the thread
 
@@ -138,14 +181,19 @@ class BridgeNetwork:
     def _start(self) -> None:
         link = self._socket()
         link.execute(netlink.add_unreachable(self._cluster_cidr))
+        link.execute(netlink.add_unreachable(self._service_cidr, metric=_COVER_METRIC))
+        loopback = link.index_of("lo")
+        link.execute(*(netlink.add_address(loopback, f"{address}/32") for address in self._own_addresses))
         owner = next((index for index, address in link.addresses() if address.ip == self._node_ip), 0)
         uplink = next((found for found in link.links() if found.index == owner), None)
         if uplink is None:
             raise NetworkFailure(f"the node's address {self._node_ip} is on no link of this machine")
         self._mtu = min(uplink.mtu, 65535)
-        _write_sysctl("ip_forward", "1")
+        _write_sysctl("ipv4/ip_forward", "1")
+        for name in _BRIDGED_CALLS:
+            _write_sysctl(f"bridge/{name}", "0")
         # A pod's neighbour is reached through the gateway, on the link that the packet came from; no redirects.
-        _write_sysctl("conf/all/send_redirects", "0")
+        _write_sysctl("ipv4/conf/all/send_redirects", "0")
         self._not_ready = f"node {self._node_name} has not been given a pod CIDR"
         if self._cidr_file.exists():
             self._use(ipaddress.IPv4Network(self._cidr_file.read_text().strip()))
@@ -160,7 +208,9 @@ class BridgeNetwork:
         gateway = network[1]
         link.execute(netlink.add_bridge(BRIDGE, mac=hardware_address(gateway), mtu=self._mtu))
         bridge = link.index_of(BRIDGE)
-        _write_sysctl(f"conf/{BRIDGE}/send_redirects", "0")
+        _write_sysctl(f"ipv4/conf/{BRIDGE}/send_redirects", "0")
+        # The ports of pods on the node's own loopback; the packet filter keeps pods from sending there.
+        _write_sysctl(f"ipv4/conf/{BRIDGE}/route_localnet", "1")
         wanted = ipaddress.IPv4Interface(f"{gateway}/{network.prefixlen}")
         in_use = set(self._pool.records().values())
         stale = [
@@ -172,6 +222,9 @@ class BridgeNetwork:
             netlink.add_address(bridge, str(wanted)),
             *(netlink.delete_address(bridge, str(address)) for address in stale),
         )
+        # The node's own processes look up a route before their packets are translated; those that no rule
+        # translates end in the packet filter.
+        link.execute(netlink.add_route(self._service_cidr, link=bridge))
         self._bridge = bridge
         aside = self._cidr_file.with_name(".pod-cidr")
         aside.write_text(str(network))
@@ -179,11 +232,15 @@ class BridgeNetwork:
         self._pool.use(network)
         self._not_ready = ""
 
-    def _attach(self, pod_uid: str, network_namespace: str) -> list[str]:
+    def _address_for(self, pod_uid: str) -> tuple[ipaddress.IPv4Address, bool]:
+        """The pod's address, and whether it has only now got it."""
         known = self._pool.get(pod_uid)
         if known is not None and known not in (self._pool.network or ()):
             self._pool.release(pod_uid)  # of a pod CIDR that the node no longer has
-        address = self._pool.allocate(pod_uid)
+            known = None
+        return self._pool.allocate(pod_uid), known is None
+
+    def _attach(self, pod_uid: str, address: ipaddress.IPv4Address, network_namespace: str) -> None:
         name = link_name(pod_uid)
         try:
             namespace = os.open(network_namespace, os.O_RDONLY | os.O_CLOEXEC)
@@ -193,9 +250,7 @@ class BridgeNetwork:
                 os.close(namespace)
         except (OSError, NetworkFailure):
             self._socket().execute(netlink.delete_link(name))
-            self._pool.release(pod_uid)
             raise
-        return [str(address)]
 
     def _connect(self, name: str, address: ipaddress.IPv4Address, namespace: int) -> None:
         link = self._socket()
@@ -284,7 +339,7 @@ def _is_connected(inside: Netlink, address: ipaddress.IPv4Address) -> bool:
 
 
 def _write_sysctl(name: str, value: str) -> None:
-    """Set a value of this network namespace, unless it is that already (/proc/sys may be read-only)."""
+    """Set a value of this network namespace, unless it is that already (/proc/sys may be read-only) or unknown here."""
     file = _ROOT / name
-    if file.read_text().strip() != value:
+    if file.exists() and file.read_text().strip() != value:
         file.write_text(value)

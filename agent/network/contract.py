@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from pyk.api.objects import Object
+
 
 class NetworkFailure(Exception):
     """The network could not do it. `reason` is the CamelCase word for conditions and events."""
@@ -32,9 +34,10 @@ class PodNetwork(Protocol):
     def not_ready(self) -> str:
         """Why pods cannot be attached yet (`"no pod CIDR assigned to node n1"`), or empty when they can."""
 
-    async def attach(self, pod_uid: str, network_namespace: str) -> list[str]:
+    async def attach(self, pod_uid: str, network_namespace: str, pod: Object) -> list[str]:
         """Connect the namespace at `network_namespace` (`/proc/<pid>/ns/net`) and return its addresses, the
-        primary one first, without prefix length. Brings up `lo` and `eth0` inside."""
+        primary one first, without prefix length. Brings up `lo` and `eth0` inside. The pod's policies, host ports and
+        bandwidth are in force before its first packet."""
 
     async def detach(self, pod_uid: str) -> None:
         """Remove everything of the pod. No error when there is nothing."""
@@ -45,3 +48,16 @@ class PodNetwork(Protocol):
     async def restore(self, live: Iterable[str]) -> None:
         """After a restart of the agent: detach every pod on record, and remove every link of ours, whose UID is
         not in `live`. The pods in `live` keep their addresses."""
+
+
+class PodFilter(Protocol):
+    """The rules of this node's pods in its packet filter. Each raises `NetworkFailure` when the kernel refuses."""
+
+    async def admit(self, uid: str, pod: Object, addresses: Iterable[str], *, is_new: bool) -> None:
+        """Have the pod's rules in force. `is_new` says that it has no link yet."""
+
+    async def remove(self, uid: str) -> None:
+        """Have none of them any more."""
+
+    async def expect(self, live: Iterable[str]) -> None:
+        """Those pods have run before and will be admitted again; forget all others once they have been."""

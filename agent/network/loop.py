@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from agent.network.bridge import BridgeNetwork
 from agent.network.routes import pod_cidr
 from agent.readiness import Readiness
@@ -23,11 +25,13 @@ class NetworkLoop:
         self._nodes = nodes
         self._node_name = node_name
         self._readiness = readiness
+        self.started = asyncio.Event()
         self._controller = Controller("pod-network", self._reconcile, clock=clock, max_delay=10.0)
         self._controller.watches(nodes, lambda node: [_KEY])
 
     async def run(self) -> None:
         await self._readiness.bring_up(PART, self._network.start)
+        self.started.set()
         self._readiness.set(PART, self._network.not_ready)
         self._controller.enqueue(_KEY)
         await self._controller.run()

@@ -41,13 +41,21 @@ def pod_cidr(node: Object) -> ipaddress.IPv4Network | None:
 
 
 def route_facts(node: Object) -> Object:
-    """Of a Node only what routes follow from: what the network's informer keeps."""
+    """Of a Node only what routes and services follow from: what the network's informer keeps."""
+    status = node.get("status") or {}
     return {
         "apiVersion": node["apiVersion"],
         "kind": node["kind"],
-        "metadata": {key: node["metadata"].get(key) for key in ("name", "uid", "resourceVersion")},
+        "metadata": {key: node["metadata"].get(key) for key in ("name", "uid", "resourceVersion", "labels")},
         "spec": {key: value for key, value in node["spec"].items() if key in ("podCIDR", "podCIDRs")},
-        "status": {"addresses": (node.get("status") or {}).get("addresses")},
+        "status": {
+            "addresses": status.get("addresses"),
+            "conditions": [
+                {key: condition[key] for key in ("type", "status")}
+                for condition in status.get("conditions") or ()
+                if condition["type"] == "Ready"
+            ],
+        },
     }
 
 

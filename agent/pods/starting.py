@@ -92,7 +92,7 @@ class Starter:
             record.addresses = tuple(self._parts.settings.node_addresses)
         else:
             try:
-                attached = await self._parts.network.attach(record.uid, record.sandbox.network_namespace)
+                attached = await self._parts.network.attach(record.uid, record.sandbox.network_namespace, record.pod)
             except (NetworkFailure, OSError) as error:
                 text = f"Failed to create pod sandbox: networkPlugin failed to set up pod network: {error}"
                 self._failed(record, NETWORK, "FailedCreatePodSandBox", text)

@@ -290,8 +290,9 @@ POLICY: tuple[Grant, ...] = (
     Grant(
         "system:node-proxier",
         (
-            Rule(READ, ("",), ("nodes", "services", "endpoints")),
+            Rule(READ, ("",), ("nodes", "services", "endpoints", "pods", "namespaces")),
             Rule(READ, ("discovery.k8s.io",), ("endpointslices",)),
+            Rule(READ, ("networking.k8s.io",), ("networkpolicies",)),
             _EVENTS,
         ),
         users=("system:kube-proxy",),

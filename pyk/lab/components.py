@@ -76,6 +76,7 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
         "--cgroup-root": layout.node_cgroup(node),
         "--pki-dir": directory / "pki",
         "--cluster-cidr": layout.cluster_cidr,
+        "--service-cidr": layout.service_cidr,
         "--max-pods": layout.options.max_pods,
     }
     arguments = [sys.executable, "-m", "agent", *(str(part) for flag in flags.items() for part in flag)]

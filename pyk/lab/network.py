@@ -2,9 +2,10 @@
 
     machine: PREFIX-br0 10.88.K.1/24 -- PREFIX-nI == eth0 10.88.K.(10+I)/24 of node-I (/run/netns/PREFIX-node-I)
 
-Before anything can send to them, unreachable routes cover the nodes' subnet and the pods' range in the machine's
-namespace, so that a packet to a node or pod that is not there stays on the machine. The machine's forwarding switch is
-not touched, and nodes have no way out. Every step tolerates what is there already, every removal what is gone.
+Before anything can send to them, unreachable routes cover the nodes' subnet, the pods' and the services' ranges in the
+machine's namespace, so that a packet to a node, pod or service that is not there stays on the machine. The machine's
+forwarding switch is not touched, and nodes have no way out. Every step tolerates what is there already, every removal
+what is gone.
 
 Calls block for milliseconds. They raise OSError (`NetlinkFailure`) as the kernel reports it.
 """
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyk import netlink
-from pyk.lab.layout import SUBNETS, Layout, cluster_cidr, node_subnet
+from pyk.lab.layout import SUBNETS, Layout, cluster_cidr, node_subnet, service_cidr
 from pyk.netlink import Netlink
 
 NAMESPACES = Path("/run/netns")
@@ -54,6 +55,7 @@ def make_segment(layout: Layout) -> None:
         link.execute(
             netlink.add_unreachable(str(layout.cluster_cidr), metric=_COVER_METRIC),
             netlink.add_unreachable(str(layout.node_subnet), metric=_COVER_METRIC),
+            netlink.add_unreachable(str(layout.service_cidr), metric=_COVER_METRIC),
         )
         link.execute(netlink.add_bridge(layout.bridge, mac=_hardware_address(layout.bridge_address), mtu=MTU))
         bridge = link.link(layout.bridge)
@@ -154,7 +156,9 @@ def _covers(layout: Layout, link: Netlink) -> list[ipaddress.IPv4Network]:
         indexes = {found.index for found in link.links() if not layout.is_link(found.name)}
         alive = {address.network for index, address in link.addresses() if index in indexes}
         subnets = [subnet for subnet in range(SUBNETS) if node_subnet(subnet) not in alive]
-    wanted = {network for subnet in subnets for network in (node_subnet(subnet), cluster_cidr(subnet))}
+    wanted = {
+        network for subnet in subnets for network in (node_subnet(subnet), cluster_cidr(subnet), service_cidr(subnet))
+    }
     return [network for network in ours if network in wanted]
 
 

@@ -7,20 +7,27 @@ import ctypes
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.network.bridge import BRIDGE, LINK_PREFIX, BridgeNetwork, link_name
+from agent.network.bridge import LINK_PREFIX, BridgeNetwork, link_name
 from agent.network.contract import NetworkFailure
+from agent.network.policies import pod_fragment
+from agent.network.rules import NodeRules
 from pyk import netlink
+from pyk.api.objects import Object
 from pyk.netlink import Netlink, in_namespace
+from pyk.network.names import BRIDGE
+from pyk.network.policy import pod_facts
 
 pytestmark = pytest.mark.root
 
 CLONE_NEWNET = 0x40000000
+POD: Object = {"metadata": {"namespace": "default", "name": "p"}, "spec": {"containers": []}}
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -68,9 +75,35 @@ def pods() -> Iterator[list[str]]:
             process.stdout.close()
 
 
+class OpenFilter:
+    """Lets every pod send and be sent to: no policies."""
+
+    def __init__(self, rules: NodeRules) -> None:
+        self._rules = rules
+
+    async def admit(self, uid: str, pod: Object, addresses: Iterable[str], *, is_new: bool) -> None:
+        facts = replace(pod_facts(pod), addresses=tuple(addresses))
+        await self._rules.update({uid: pod_fragment(uid, facts, [], [], is_new=is_new)})
+
+    async def remove(self, uid: str) -> None:
+        await self._rules.update({uid: None})
+
+    async def expect(self, live: Iterable[str]) -> None:
+        pass
+
+
 @asynccontextmanager
 async def network(state: Path, *, cidr: str = "10.7.1.0/24") -> AsyncIterator[BridgeNetwork]:
-    made = BridgeNetwork(node_name="n1", node_ip="192.0.2.11", cluster_cidr="10.7.0.0/16", state_dir=state)
+    rules = NodeRules(pod_ranges=["10.7.0.0/16"], service_ranges=["10.8.0.0/16"])
+    made = BridgeNetwork(
+        node_name="n1",
+        node_ip="192.0.2.11",
+        cluster_cidr="10.7.0.0/16",
+        service_cidr="10.8.0.0/16",
+        state_dir=state,
+        rules=rules,
+        pod_filter=OpenFilter(rules),
+    )
     await made.start()
     try:
         if cidr:
@@ -109,8 +142,8 @@ def exchange(listener: str, speaker: str, address: str) -> bytes:
 @pytest.mark.usefixtures("node")
 async def test_pods_get_addresses_and_reach_each_other_and_the_node(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
-        first = await made.attach("uid-1", pods[0])
-        second = await made.attach("uid-2", pods[1])
+        first = await made.attach("uid-1", pods[0], POD)
+        second = await made.attach("uid-2", pods[1], POD)
         assert (first, second) == (["10.7.1.2"], ["10.7.1.3"])
         assert exchange(pods[0], pods[1], first[0]) == b"hello"
         here = "/proc/thread-self/ns/net"
@@ -125,10 +158,10 @@ async def test_pods_get_addresses_and_reach_each_other_and_the_node(tmp_path: Pa
 @pytest.mark.usefixtures("node")
 async def test_attaching_twice_changes_nothing(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
-        before = await made.attach("uid-1", pods[0])
+        before = await made.attach("uid-1", pods[0], POD)
         with Netlink(pods[0]) as inside:
             link = inside.link("eth0")
-        assert await made.attach("uid-1", pods[0]) == before
+        assert await made.attach("uid-1", pods[0], POD) == before
         with Netlink(pods[0]) as inside:
             assert inside.link("eth0") == link
 
@@ -136,15 +169,15 @@ async def test_attaching_twice_changes_nothing(tmp_path: Path, pods: list[str]) 
 @pytest.mark.usefixtures("node")
 async def test_a_new_sandbox_of_the_same_pod_keeps_the_address(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
-        before = await made.attach("uid-1", pods[0])
-        assert await made.attach("uid-1", pods[1]) == before
+        before = await made.attach("uid-1", pods[0], POD)
+        assert await made.attach("uid-1", pods[1], POD) == before
         assert exchange(pods[1], "/proc/thread-self/ns/net", before[0]) == b"hello"
 
 
 @pytest.mark.usefixtures("node")
 async def test_nothing_of_detached_pods_remains(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
-        addresses = [await made.attach(f"uid-{index}", pod) for index, pod in enumerate(pods)]
+        addresses = [await made.attach(f"uid-{index}", pod, POD) for index, pod in enumerate(pods)]
         exchange(pods[0], "/proc/thread-self/ns/net", addresses[0][0])
         await asyncio.gather(*(made.detach(f"uid-{index}") for index in range(3)))
         await made.detach("uid-0")
@@ -161,7 +194,7 @@ async def test_nothing_of_detached_pods_remains(tmp_path: Path, pods: list[str])
 async def test_a_failed_attach_leaves_nothing(tmp_path: Path) -> None:
     async with network(tmp_path) as made:
         with pytest.raises(NetworkFailure):
-            await made.attach("uid-1", "/proc/1/ns/there-is-no-such")
+            await made.attach("uid-1", "/proc/1/ns/there-is-no-such", POD)
         assert made.addresses("uid-1") == []
         assert pod_links() == []
 
@@ -169,8 +202,8 @@ async def test_a_failed_attach_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("node")
 async def test_a_restarted_agent_keeps_the_living_and_frees_the_dead(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
-        kept = await made.attach("alive", pods[0])
-        await made.attach("dead", pods[1])
+        kept = await made.attach("alive", pods[0], POD)
+        await made.attach("dead", pods[1], POD)
     async with network(tmp_path, cidr="") as made:
         assert made.not_ready == ""
         await made.restore(["alive"])
@@ -178,7 +211,7 @@ async def test_a_restarted_agent_keeps_the_living_and_frees_the_dead(tmp_path: P
         assert made.addresses("dead") == []
         assert pod_links() == [link_name("alive")]
         assert exchange(pods[0], "/proc/thread-self/ns/net", kept[0]) == b"hello"
-        assert await made.attach("next", pods[1]) == ["10.7.1.4"]
+        assert await made.attach("next", pods[1], POD) == ["10.7.1.4"]
 
 
 @pytest.mark.usefixtures("node")
@@ -188,7 +221,7 @@ async def test_a_half_made_link_is_made_again(tmp_path: Path, pods: list[str]) -
         with Netlink() as link:
             link.execute(netlink.add_veth(link_name("uid-1"), "eth0", peer_namespace=namespace, mtu=1400))
         os.close(namespace)
-        address = await made.attach("uid-1", pods[0])
+        address = await made.attach("uid-1", pods[0], POD)
         assert exchange(pods[0], "/proc/thread-self/ns/net", address[0]) == b"hello"
 
 
@@ -197,7 +230,7 @@ async def test_not_ready_until_there_is_a_pod_cidr(tmp_path: Path, pods: list[st
     async with network(tmp_path, cidr="") as made:
         assert made.not_ready == "node n1 has not been given a pod CIDR"
         with pytest.raises(NetworkFailure, match="pod CIDR"):
-            await made.attach("uid-1", pods[0])
+            await made.attach("uid-1", pods[0], POD)
 
 
 @pytest.mark.usefixtures("node")
@@ -235,10 +268,10 @@ async def test_peer_routes_come_and_go_with_the_nodes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("node")
 async def test_a_new_pod_cidr_moves_the_gateway(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
-        await made.attach("uid-1", pods[0])
+        await made.attach("uid-1", pods[0], POD)
         await made.detach("uid-1")
         await made.set_pod_cidr("10.7.5.0/24")
-        assert await made.attach("uid-1", pods[0]) == ["10.7.5.2"]
+        assert await made.attach("uid-1", pods[0], POD) == ["10.7.5.2"]
         with Netlink() as link:
             bridge = link.link(BRIDGE)
             assert bridge is not None

@@ -45,7 +45,7 @@ class Addresses:
     def __init__(self) -> None:
         self.attached: dict[str, str] = {}
 
-    async def attach(self, pod_uid: str, network_namespace: str) -> list[str]:
+    async def attach(self, pod_uid: str, network_namespace: str, pod: Object) -> list[str]:
         os.stat(network_namespace)
         return [self.attached.setdefault(pod_uid, f"198.51.100.{len(self.attached) + 1}")]
 

@@ -13,6 +13,7 @@ PARTS = (
     ("scheduler", ["benchmarks.bench_scheduler"]),
     ("container runtime", ["benchmarks.bench_runtime"]),
     ("cluster", ["benchmarks.cluster"]),
+    ("recovery", ["benchmarks.recovery"]),
 )
 
 

@@ -120,16 +120,33 @@ def check_pod_status(pod: Object, old: Object | None) -> Iterator[FieldError]:
     for index, gate in enumerate(some(status, "conditions")):
         if not gate.get("type"):
             yield FieldError.required(f"status.conditions[{index}].type")
+    yield from _check_states(spec, some(old_status, "containerStatuses"), some(status, "containerStatuses"))
+
+
+def _check_states(spec: Document, before: list[Document], now: list[Document]) -> Iterator[FieldError]:
     policy = spec.get("restartPolicy")
-    if policy not in ("Never", "OnFailure"):
+    everyone = [*some(spec, "containers"), *some(spec, "initContainers")]
+    rules = [rule for container in everyone for rule in some(container, "restartPolicyRules")]
+    if policy not in ("Never", "OnFailure") or any(rule.get("action") == "RestartAllContainers" for rule in rules):
         return
-    before = {each["name"]: each for each in some(old_status, "containerStatuses")}
-    own_policies = {each["name"]: each.get("restartPolicy") or policy for each in some(spec, "containers")}
-    for index, current in enumerate(some(status, "containerStatuses")):
-        previous = ((before.get(current["name"]) or {}).get("state") or {}).get("terminated")
-        own = own_policies.get(current["name"])
-        if previous is None or own == "Always" or (own == "OnFailure" and previous.get("exitCode") != 0):
+    ended = {each["name"]: (each.get("state") or {}).get("terminated") for each in before}
+    containers = {container["name"]: container for container in some(spec, "containers")}
+    for index, current in enumerate(now):
+        container, previous = containers.get(current["name"]) or {}, ended.get(current["name"])
+        if previous is None or _restarts(container, str(policy), int(previous.get("exitCode") or 0)):
             continue
         if not (current.get("state") or {}).get("terminated"):
             detail = "may not be transitioned to non-terminated state"
             yield FieldError.forbidden(f"status.containerStatuses[{index}].state", detail)
+
+
+def _restarts(container: Document, policy: str, exit_code: int) -> bool:
+    """Whether a container that ended so may be started again."""
+    for rule in some(container, "restartPolicyRules"):
+        codes = rule.get("exitCodes") or {}
+        if (exit_code in (codes.get("values") or ())) == (codes.get("operator") == "In"):
+            return True
+    if any(each.get("restartPolicy") == "RestartContainer" for each in some(container, "resizePolicy")):
+        return True  # a resize restarts it whatever its policy
+    own = container.get("restartPolicy") or policy
+    return own == "Always" or (own == "OnFailure" and exit_code != 0)

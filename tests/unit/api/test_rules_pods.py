@@ -392,3 +392,34 @@ def test_selectable_fields_of_a_pod() -> None:
         "status.podIP": "10.1.0.5",
         "status.nominatedNodeName": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "is_refused"),
+    [
+        ({}, 0, True),
+        ({}, 42, True),
+        ({"restartPolicy": "OnFailure"}, 42, False),
+        ({"restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}, 42, False),
+        ({"restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}, 1, True),
+        (
+            {
+                "restartPolicyRules": [
+                    {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [9]}}
+                ]
+            },
+            1,
+            False,
+        ),
+        ({"resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}, 0, False),
+    ],
+)
+def test_a_container_comes_back_only_where_something_restarts_it(fields: Document, code: int, is_refused: bool) -> None:
+    def with_state(state: Document) -> Document:
+        made = pod(restartPolicy="Never", containers=[container(**fields)])
+        return {**made, "status": {"containerStatuses": [{"name": "a", "state": state}]}}
+
+    old, new = with_state({"terminated": {"exitCode": code}}), with_state({"running": {}})
+    found = [f"{error.field}: {error.message}" for error in RULES.validate_status(new, old)]
+    refusal = "status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"
+    assert found == ([refusal] if is_refused else [])

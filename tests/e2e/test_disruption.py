@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Cluster, deployment_document, is_ready, wait_for
+from tests.e2e.test_self_healing import cgroup_processes, node_is_ready
 
 
 @pytest.fixture
@@ -81,3 +84,37 @@ def test_a_drain_that_no_budget_allows_gives_up_in_time_and_has_harmed_nobody(
     assert by_pyk.returncode == 1
     assert "Cannot evict pod as it would violate the pod's disruption budget" in by_pyk.stderr
     assert {pod["metadata"]["uid"] for pod in ready_pods(cluster, namespace)} == before
+
+
+def test_the_identity_of_a_dead_nodes_pod_is_free_only_when_a_person_vouches_for_it(
+    cluster: Cluster, namespace: str
+) -> None:
+    template = deployment_document("db", 1)["spec"]["template"]
+    document = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "db"},
+        "spec": {"serviceName": "db", "selector": {"matchLabels": {"app": "db"}}, "template": template},
+    }
+    cluster.apply(document, namespace)
+    wait_for("its pod is there", lambda: cluster.get("pods", "-n", namespace)["items"])
+    before = cluster.wait_ready(namespace, "db-0")
+    node, uid = before["spec"]["nodeName"], before["metadata"]["uid"]
+    for pid in cgroup_processes(cluster, node):
+        os.kill(pid, signal.SIGKILL)
+    try:
+        cluster.wait_pod(namespace, "db-0", lambda pod: "deletionTimestamp" in pod["metadata"], "is told to go")
+        wait_for("its node is known to be silent", lambda: not node_is_ready(cluster, node))
+        assert cluster.pod(namespace, "db-0")["metadata"]["uid"] == uid, "it might still run there"
+        cluster.kubectl("taint", "node", node, "node.kubernetes.io/out-of-service=off:NoExecute")
+
+        def is_elsewhere() -> bool:
+            pods = cluster.get("pods", "-n", namespace)["items"]
+            return any(pod["metadata"]["uid"] != uid and is_ready(pod) for pod in pods)
+
+        wait_for("it runs elsewhere", is_elsewhere)
+        assert cluster.pod(namespace, "db-0")["spec"]["nodeName"] != node
+    finally:
+        cluster.node("start", node)
+        cluster.kubectl("taint", "node", node, "node.kubernetes.io/out-of-service-", check=False)
+        wait_for("the node is back", lambda: node_is_ready(cluster, node))

@@ -2,9 +2,11 @@
 
     python benchmarks/bench_scheduler.py [--nodes 5000] [--pods 10000]            decisions alone
     python benchmarks/bench_scheduler.py --end-to-end [--nodes 1000] [--pods 5000]  bound through an API server
+    python benchmarks/bench_scheduler.py --end-to-end --sociable                   ... with spreading and anti-affinity
+    python benchmarks/bench_scheduler.py --growth docs/scheduler-growth.svg          time against nodes, as a plot
 
 Decisions alone: no server; a tenth of the nodes are tainted, pods have required and preferred node affinity over
-labels, tolerations, and requests; five kinds of load, from one Deployment to pods that are all different; `of a core`
+labels, tolerations, and requests; six kinds of load, from one Deployment to pods that are all different; `of a core`
 is the rate by processor time, which is what counts when others use the machine too. End to end:
 `python -m controlplane.apiserver` (SQLite, TLS) and `python -m scheduler` as processes; the pods are there before the
 scheduler starts, and the time runs until the last of them is bound as the watch shows it. The machine's noise is the
@@ -29,12 +31,15 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.drawing import drawing
 from pyk import pki
 from pyk.api.kinds import NODE, POD
 from pyk.api.status import ApiError
 from pyk.client.client import Client, ClientUnavailable
 from pyk.client.config import load_kubeconfig
+from scheduler.budgets import Budgets
 from scheduler.decide import Decider
+from scheduler.preempt import Preemption
 from scheduler.signature import Signature, Signatures
 from scheduler.snapshot import Snapshot
 
@@ -82,6 +87,84 @@ def make_pod(name: str, cpu: str, memory: str, zones: Iterable[str] = ("zone-0",
     }
 
 
+def make_sociable_pod(name: str, group: int) -> Json:
+    """A pod that is to be spread over the zones with its group, and on no node with another of it."""
+    pod = make_pod(name, "100m", "500Mi", [f"zone-{number}" for number in range(3)])
+    meant = {"matchLabels": {"group": str(group)}}
+    apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": meant}
+    pod["metadata"]["labels"] = {"group": str(group)}
+    pod["spec"]["affinity"]["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
+    pod["spec"]["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": meant,
+        }
+    ]
+    return pod
+
+
+def preemption_alone(nodes: int, pods: int) -> None:
+    """Print how long it takes to find victims for pods on full nodes, and to place the pods there."""
+    snapshot, signatures, rng = Snapshot(), Signatures(), random.Random(1)
+    small, large = signatures.of(make_pod("", "4", "4Gi")), signatures.of(make_pod("", "16", "16Gi"))
+    names = []
+    for number in range(3 * nodes):  # a third of them are in the zones and not tainted
+        node = make_node(number)
+        if len(names) == nodes or node["spec"] or not node["metadata"]["labels"]["disk"]:
+            continue
+        node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "zone-0"
+        snapshot.set_node(node)
+        names.append(node["metadata"]["name"])
+    for name in names:
+        for number in range(8):
+            snapshot.place(f"low/{name}-{number}", name, small, number % 3, started=f"2026-01-0{1 + number}")
+    decider, preemption = Decider(snapshot), Preemption(snapshot, Budgets())
+    started, used, victims = time.perf_counter(), time.process_time(), 0
+    for number in range(pods):
+        decision = decider.decide_one(f"high/{number}", large, rng, 100)
+        assert decision.diagnosis is not None
+        outcome = preemption.find(decider, large, 100, decision.diagnosis, rng)
+        assert outcome.candidate is not None
+        for victim in outcome.candidate.victims:
+            snapshot.remove(victim.pod)
+            victims += 1
+        placed = decider.decide_one(f"high/{number}", large, rng, 100, preferred=outcome.candidate.node)
+        assert placed.node == outcome.candidate.node
+    seconds, used = time.perf_counter() - started, time.process_time() - used
+    print(
+        f"preemption of {pods:,} pods on {nodes:,} full nodes: {seconds:.2f} s, {used:.2f} s of cpu, {victims} victims"
+    )
+
+
+def growth(path: Path) -> None:
+    """Measure how long one decision takes on clusters of growing size, and draw it."""
+    sizes = (100, 300, 1000, 3000, 10_000, 20_000)
+    names = ("equal pods", "requests all different", "spread over zones, each apart", "pods that fit nowhere")
+    lines: dict[str, list[float]] = {name: [] for name in names}
+    for size in sizes:
+        for name, of_load in lines.items():
+            _, cpu = one_load(size, name, 2000 if size > 300 else 300)
+            of_load.append(cpu * 1e6)
+            print(f"  {size:>6} nodes, {name}: {cpu * 1e6:.0f} us of cpu a decision")
+    path.write_text(drawing("One decision, microseconds of cpu", "nodes", list(sizes), lines))
+    print(f"drawn in {path}")
+
+
+def one_load(nodes: int, name: str, pods: int) -> tuple[int, float]:
+    """Placed pods, and seconds of processor time a decision, of one kind of load on a fresh cluster."""
+    wanted = loads(pods, Signatures())[name][:pods]
+    snapshot = Snapshot()
+    for number in range(nodes):
+        snapshot.set_node(make_node(number))
+    decider = Decider(snapshot)
+    used = time.process_time()
+    decisions = decider.decide(((f"default/{n}", each) for n, each in enumerate(wanted)), random.Random(1))
+    used = time.process_time() - used
+    return sum(decision.node is not None for decision in decisions), used / len(wanted)
+
+
 def loads(pods: int, signatures: Signatures) -> dict[str, list[Signature]]:
     """Signatures of each kind of load, one a pod."""
 
@@ -98,6 +181,7 @@ def loads(pods: int, signatures: Signatures) -> dict[str, list[Signature]]:
             of(100 + number, 200, "zone-0", f"none-{number}") for number in range(different)
         ],
         "pods that fit nowhere": [of(64_000, 500)] * pods,
+        "spread over zones, each apart": [signatures.of(make_sociable_pod("", n % 5)) for n in range(min(pods, 4000))],
     }
 
 
@@ -118,11 +202,17 @@ def decisions_alone(nodes: int, pods: int) -> None:
         print(
             f"  {name:<36} {rate:>8,.0f}/s  {of_core:>8,.0f}/s of a core  {each:5.0f} us of cpu each  {placed} placed"
         )
+    preemption_alone(1000, 1000)
     print(f"  memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
-async def end_to_end(nodes: int, pods: int) -> None:
+async def end_to_end(nodes: int, pods: int, *, sociable: bool = False) -> None:
     """Print pods bound a second, and what the two processes used."""
+
+    def make(number: int) -> Json:
+        name = f"p{number}"
+        return make_sociable_pod(name, number % 5) if sociable else make_pod(name, "100m", "500Mi")
+
     with tempfile.TemporaryDirectory(prefix="pyk-bench-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -146,7 +236,7 @@ async def end_to_end(nodes: int, pods: int) -> None:
             async with Client(load_kubeconfig(data / "admin")) as client:
                 await answering(client)
                 await in_flight(32, (client.create(NODE, make_node(number)) for number in range(nodes)))
-                await in_flight(32, (client.create(POD, make_pod(f"p{n}", "100m", "500Mi")) for n in range(pods)))
+                await in_flight(32, (client.create(POD, make(n)) for n in range(pods)))
                 before = await client.list(POD, limit=1)
                 used = cpu_seconds(server)
                 started = time.perf_counter()
@@ -214,9 +304,13 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--pods", type=int, default=10_000)
     parser.add_argument("--end-to-end", action="store_true")
+    parser.add_argument("--sociable", action="store_true")
+    parser.add_argument("--growth", type=Path, metavar="FILE")
     options = parser.parse_args()
     if options.end_to_end:
-        uvloop.run(end_to_end(options.nodes, options.pods))
+        uvloop.run(end_to_end(options.nodes, options.pods, sociable=options.sociable))
+    elif options.growth:
+        growth(options.growth)
     else:
         decisions_alone(options.nodes, options.pods)
 

@@ -17,6 +17,10 @@ from scheduler.config import Configuration, load
 from scheduler.loop import Scheduler
 
 
+CONNECTIONS = 96
+"""Bindings wait for the disk of the store, which many of them share: more at a time are more in a second."""
+
+
 def main() -> int:
     """Parse the command line and schedule until a signal asks for the end: the exit status."""
     parser = argparse.ArgumentParser(prog="scheduler", description="Assigns pods to nodes.")
@@ -39,7 +43,10 @@ def main() -> int:
         return 1
 
     async def schedule() -> None:
-        async with Client(config, user_agent="pyk-scheduler") as client, asyncio.TaskGroup() as group:
+        async with (
+            Client(config, user_agent="pyk-scheduler", connections=CONNECTIONS) as client,
+            asyncio.TaskGroup() as group,
+        ):
             clock = RealClock()
             scheduler = Scheduler(client, clock, configuration)
             candidacy = Candidacy(client, clock, "kube-scheduler", options)

@@ -29,7 +29,7 @@ from scheduler.volumebinding import PlannedClaim
 
 log = logging.getLogger(__name__)
 
-WORKERS = 48
+WORKERS = 80
 CONFIRM_SECONDS = 30.0
 VOLUMES_SECONDS = 600.0
 """How long a pod waits for its claims to be bound (Kubernetes' `bindTimeoutSeconds`)."""

@@ -62,10 +62,16 @@ class WatchEvent:
 
 
 class Client:
-    """The API server as one user sees it. Use as an async context manager, or call `close`."""
+    """The API server as one user sees it. Use as an async context manager, or call `close`.
 
-    def __init__(self, config: ClientConfig, *, user_agent: str = "pyk") -> None:
+    `connections` is how many requests may be under way at the same time; more wait for their turn.
+    """
+
+    def __init__(
+        self, config: ClientConfig, *, user_agent: str = "pyk", connections: int = REQUEST_CONNECTIONS
+    ) -> None:
         self.config = config
+        self._connections = connections
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
         self._streams: aiohttp.ClientSession | None = None
@@ -92,7 +98,7 @@ class Client:
         It has few connections, which are kept: a TLS handshake costs more than waiting for a turn.
         """
         if self._session is None:
-            self._session = self._new_session(limit=REQUEST_CONNECTIONS)
+            self._session = self._new_session(limit=self._connections)
         return self._session
 
     @property

@@ -16,7 +16,6 @@ from pyk.reconcile.process import run_component, serve_metrics
 from scheduler.config import Configuration, load
 from scheduler.loop import Scheduler
 
-
 CONNECTIONS = 96
 """Bindings wait for the disk of the store, which many of them share: more at a time are more in a second."""
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 2.0
+PAGE = 500
 
 Handler = Callable[[Object | None, Object | None], None]
 """Called with the old and the new state: None, object for an addition; object, None for a removal."""
@@ -138,15 +139,28 @@ class Informer:
             self._delay = min(self._delay * 2, LONGEST_RETRY_SECONDS)
 
     async def _list(self) -> None:
-        listed = await self._client.list(
-            self.kind, self._namespace, field_selector=self._field_selector, label_selector=self._label_selector
-        )
-        present = {key_of(obj): obj for obj in listed.items}
+        """List in pages, so that no more than one of them is in memory as it was sent."""
+        present: set[str] = set()
+        token = ""
+        while True:
+            page = await self._client.list(
+                self.kind,
+                self._namespace,
+                field_selector=self._field_selector,
+                label_selector=self._label_selector,
+                limit=PAGE,
+                continue_token=token,
+            )
+            for obj in page.items:
+                key = key_of(obj)
+                present.add(key)
+                self._put(key, obj)
+            token = page.continue_token
+            if not token:
+                break
         for key in [key for key in self._objects if key not in present]:
             self._remove(key)
-        for key, obj in present.items():
-            self._put(key, obj)
-        self._resource_version = listed.resource_version
+        self._resource_version = page.resource_version
         self._synced.set()
 
     async def _watch(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from agent.api import NodeAPI
 from agent.capacity import NodeResources
 from agent.config import AgentConfig, parse
+from agent.dns.service import DnsSettings, NameServer
 from agent.heartbeat import Heartbeat
 from agent.images.collect import ImageCollector
 from agent.images.pull import Puller
@@ -26,7 +27,9 @@ from agent.network.proxy import ServiceLoop, service_facts, slice_facts
 from agent.network.routes import route_facts
 from agent.network.rules import NodeRules
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
+from agent.pods.environment import ConfigError as CannotConfigure
 from agent.pods.manager import PodManager
+from agent.pods.servicelinks import service_variables
 from agent.pods.settings import PodSettings
 from agent.readiness import Readiness
 from agent.runtime import apparmor
@@ -36,6 +39,7 @@ from agent.stats import Stats
 from agent.volumes.local import LocalVolumes
 from agent.volumes.manager import VolumeManager
 from pyk.api.kinds import ENDPOINT_SLICE, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE
+from pyk.api.objects import Object
 from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
 from pyk.client.events import EventRecorder
@@ -86,6 +90,10 @@ async def run(config: AgentConfig) -> None:
         )
         own_node = Informer(client, NODE, clock=clock, field_selector=f"metadata.name={config.node_name}")
         nodes = Informer(network_client, NODE, clock=clock, transform=route_facts)
+        # Rules, names and variables of services are all made from these.
+        services = Informer(network_client, SERVICE, clock=clock, transform=service_facts)
+        slices = Informer(network_client, ENDPOINT_SLICE, clock=clock, transform=slice_facts)
+        namespaces = Informer(network_client, NAMESPACE, clock=clock, transform=only_name)
         registrar = NodeRegistrar(
             client,
             own_node,
@@ -117,6 +125,7 @@ async def run(config: AgentConfig) -> None:
                 default_apparmor=await asyncio.to_thread(_default_apparmor),
             ),
             node=lambda: own_node.get(config.node_name),
+            links=lambda pod: _links(pod, services),
         )
         api = NodeAPI(
             pods,
@@ -127,13 +136,20 @@ async def run(config: AgentConfig) -> None:
             not_ready=lambda: readiness.not_ready,
             local_volumes=LocalVolumes(config.state_dir / "local-volumes"),
         )
+        name_server = NameServer(
+            services,
+            slices,
+            namespaces,
+            DnsSettings(config.cluster_dns, config.cluster_domain, [config.cluster_cidr, config.service_cidr]),
+            clock,
+        )
         readiness.on_change(registrar.changed)
         readiness.on_change(pods.node_changed)
         network_loop = NetworkLoop(network, nodes, config.node_name, clock=clock, readiness=readiness)
-        services = ServiceLoop(
+        service_loop = ServiceLoop(
             rules,
-            Informer(network_client, SERVICE, clock=clock, transform=service_facts),
-            Informer(network_client, ENDPOINT_SLICE, clock=clock, transform=slice_facts),
+            services,
+            slices,
             nodes,
             node_name=config.node_name,
             pod_ranges=[config.cluster_cidr],
@@ -141,18 +157,33 @@ async def run(config: AgentConfig) -> None:
             clock=clock,
             started=network_loop.started.wait,
         )
-        group.create_task(own_node.run())
-        group.create_task(nodes.run())
+        for informer in (own_node, nodes, services, slices, namespaces):
+            group.create_task(informer.run())
+        if config.cluster_dns:
+            group.create_task(name_server.run())
         group.create_task(_keep_runtime(runtime, readiness))
         group.create_task(network_loop.run())
         group.create_task(pod_rules.run())
-        group.create_task(services.run())
+        group.create_task(service_loop.run())
         group.create_task(registrar.run())
         group.create_task(recorder.run())
         group.create_task(pods.run())
         group.create_task(api.serve(config.node_ip, config.port, config.pki_dir))
         group.create_task(ImageCollector(images, clock, _image_trouble(recorder, config.node_name)).run())
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
+
+
+def only_name(obj: Object) -> Object:
+    """An object of which it matters only that there is one."""
+    kept = {key: obj["metadata"].get(key) for key in ("name", "uid", "resourceVersion")}
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": kept}
+
+
+def _links(pod: Object, services: Informer) -> dict[str, str]:
+    """The variables that tell a pod's containers of services. Raises `ConfigError` while those are unknown."""
+    if not services.is_synced:
+        raise CannotConfigure("services have not yet been read at least once, cannot construct envvars")
+    return service_variables(pod, services.values())
 
 
 def _default_apparmor() -> str:

@@ -33,7 +33,7 @@ _CHUNK = 200
 
 
 def service_facts(service: Object) -> Object:
-    """Of a Service what the network needs."""
+    """Of a Service what the network and the name server need."""
     metadata = service["metadata"]
     kept = {key: metadata.get(key) for key in ("name", "namespace", "uid", "resourceVersion", "labels")}
     spec = {key: value for key, value in service["spec"].items() if key != "selector"}
@@ -41,10 +41,10 @@ def service_facts(service: Object) -> Object:
 
 
 def slice_facts(slice_: Object) -> Object:
-    """Of an EndpointSlice what the network needs."""
+    """Of an EndpointSlice what the network and the name server need."""
     kept = ("name", "namespace", "uid", "resourceVersion", "labels")
     endpoints = [
-        {key: entry[key] for key in ("addresses", "conditions", "hints", "nodeName") if entry.get(key) is not None}
+        {key: entry[key] for key in ("addresses", "conditions", "hints", "hostname", "nodeName") if entry.get(key) is not None}
         for entry in slice_.get("endpoints") or ()
     ]
     return {**slice_, "metadata": {key: slice_["metadata"].get(key) for key in kept}, "endpoints": endpoints}
@@ -97,12 +97,10 @@ class ServiceLoop:
         return [_KEY] if keys else []
 
     async def run(self) -> None:
-        """Follow services until cancelled."""
+        """Follow services until cancelled; whoever owns the informers runs them."""
         await self._started()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._services.run())
-                group.create_task(self._slices.run())
                 self._controller.enqueue(_KEY)
                 await self._controller.run()
         finally:

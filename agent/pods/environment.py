@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agent.pods.downward import Facts, UnknownField, field_value, resource_value
@@ -39,14 +40,20 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def container_environment(
-    pod: Object, container: Mapping[str, Any], lookup: Lookup, facts: Facts, read_file: ReadFile = lambda *_: None
+    pod: Object,
+    container: Mapping[str, Any],
+    lookup: Lookup,
+    facts: Facts,
+    read_file: ReadFile = lambda *_: None,
+    links: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, str], list[str]]:
     """The variables of `envFrom` and `env` in order, and the keys of `envFrom` that cannot be names of variables.
 
+    Before them are `links`, the variables of services, which the container's own hide.
     `read_file` reads the files in the pod's volumes that `fileKeyRef` names.
     Raises `ConfigError` when something that is referred to is not there and not optional.
     """
-    variables: dict[str, str] = {}
+    variables: dict[str, str] = dict(links)
     skipped: list[str] = []
     for source in container.get("envFrom") or ():
         for kind, reference in ((CONFIG_MAP, source.get("configMapRef")), (SECRET, source.get("secretRef"))):

@@ -68,9 +68,12 @@ def pod_labels(pod: Object) -> dict[str, str]:
 class Launcher:
     """Makes container configurations on this node."""
 
-    def __init__(self, volumes: VolumeManager, settings: PodSettings) -> None:
+    def __init__(
+        self, volumes: VolumeManager, settings: PodSettings, links: Callable[[Object], Mapping[str, str]]
+    ) -> None:
         self._volumes = volumes
         self._settings = settings
+        self._links = links
 
     async def config(
         self,
@@ -97,7 +100,7 @@ class Launcher:
             found = (record.volumes or {}).get(volume)
             return None if found is None else read_in_volume(found, path)
 
-        environment, skipped = container_environment(pod, container, lookup, facts, read_file)
+        environment, skipped = container_environment(pod, container, lookup, facts, read_file, self._links(pod))
         mounts = await self._mounts(record, container, attempt, environment, facts)
         inputs = ContainerInputs(
             image=image,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ _UID = "uid"
 
 
 class PodManager:
-    """The pods of one node. `node()` gives this node's Node object, or None while it is not known.
+    """The pods of one node. `node()` gives this node's Node object, or None while it is not known; `links(pod)` the
+    variables that tell its containers of services.
 
     `run` works until it is cancelled and leaves the containers running; whoever owns `runtime` starts it.
     """
@@ -87,6 +88,7 @@ class PodManager:
         clock: Clock,
         settings: PodSettings,
         node: Callable[[], Object | None] = lambda: None,
+        links: Callable[[Object], Mapping[str, str]] = lambda pod: {},
     ) -> None:
         self._records: dict[str, PodRecord] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -115,6 +117,7 @@ class PodManager:
             writer=StatusWriter(client, clock, self._current),
             handlers=Handlers(runtime, clock),
             node=node,
+            links=links,
             enqueue=self._controller.enqueue,
             spawn=self._spawn,
             release_static=self._static.release,

@@ -32,7 +32,8 @@ from pyk.reconcile.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`node()` is this node's Node object, None while unknown. `enqueue(uid)` has a pod decided upon again.
+    """`node()` is this node's Node object, None while unknown; `links(pod)` are the variables that tell of services,
+    and raises `ConfigError` while those are unknown. `enqueue(uid)` has a pod decided upon again.
     `spawn(record, name, coroutine)` lets a task of a pod's go on by itself, one of each name at a time.
     `release_static(uid)` says that nothing is left of a static pod that has ended."""
 
@@ -50,6 +51,7 @@ class Parts:
     writer: StatusWriter
     handlers: Handlers
     node: Callable[[], Object | None]
+    links: Callable[[Object], Mapping[str, str]]
     enqueue: Callable[[str], None]
     spawn: Callable[[PodRecord, str, Coroutine[Any, Any, None]], None]
     release_static: Callable[[str], None]

@@ -40,7 +40,7 @@ class Starter:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._launcher = Launcher(parts.volumes, parts.settings)
+        self._launcher = Launcher(parts.volumes, parts.settings, parts.links)
 
     async def make_sandbox(self, record: PodRecord) -> None:
         """The pod's cgroup with its limits, and the sandbox in it."""

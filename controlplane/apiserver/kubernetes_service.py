@@ -1,4 +1,4 @@
-"""The Service `kubernetes` in `default`: how pods reach this API server, kept by the server itself.
+"""The Services that the server itself keeps: `kubernetes` in `default`, by which pods reach it, and that of the DNS.
 
 At its start the server makes the first ServiceCIDR, the Service with the first address of the range, and behind it the
 Endpoints and the EndpointSlice that name the address and port at which the server listens for others. What somebody
@@ -23,6 +23,7 @@ from pyk.api.status import ApiError
 from pyk.reconcile.clock import Clock, timestamp
 
 NAMESPACE, NAME = "default", "kubernetes"
+DNS_NAMESPACE, DNS_NAME = "kube-system", "kube-dns"
 PORT = 443
 _PORT_NAME = "https"
 _LABELS = {"component": "apiserver", "provider": "kubernetes"}
@@ -96,6 +97,21 @@ async def ensure_service_cidr(registry: Registry, user: UserInfo, networks: Sequ
         return {**old, "status": {"conditions": [condition]}}
 
     await registry.modify(Write(user, SERVICE_CIDR, "", DEFAULT_CIDR, "status"), compute)
+
+
+def dns_service(address: str) -> Object:
+    """The Service whose address the nodes' name servers answer at. It has no endpoints: each node has its own."""
+    ports = [{"name": "dns", "protocol": "UDP", "port": 53}, {"name": "dns-tcp", "protocol": "TCP", "port": 53}]
+    labels = {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "kube-dns"}
+    return {
+        "metadata": {"name": DNS_NAME, "namespace": DNS_NAMESPACE, "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
+    }
+
+
+async def publish_dns(registry: Registry, user: UserInfo, address: str) -> None:
+    """Make the name servers' Service where it is missing."""
+    await registry.ensure(user, [(SERVICE, dns_service(address))])
 
 
 async def publish(registry: Registry, user: UserInfo, network: Network, host: str, port: int) -> None:

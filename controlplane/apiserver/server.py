@@ -31,7 +31,7 @@ from controlplane.apiserver.bootstraptokens import BootstrapTokens
 from controlplane.apiserver.clusterinfo import publish
 from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.health import Health
-from controlplane.apiserver.kubernetes_service import ensure_service_cidr
+from controlplane.apiserver.kubernetes_service import ensure_service_cidr, publish_dns
 from controlplane.apiserver.kubernetes_service import publish as publish_service
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.nodemetrics import NodeMetricsReader
@@ -92,6 +92,8 @@ class ServerOptions:
     """Where others reach this server; the last of `addresses` when empty."""
     service_ranges: Sequence[Network] = (service_range("10.96.0.0/16"),)
     """Where services' addresses come from: one range, or one of each family. The first family is the default."""
+    cluster_dns: str = ""
+    """Where the nodes' name servers answer: the Service `kube-dns` gets that address. None when empty."""
     node_ports: PortRange = field(default_factory=PortRange)
     audit_policy: Policy | None = None
     audit_log: Path | None = None
@@ -173,6 +175,8 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
                 url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
                 await publish(registry, _SELF, url, authority)
                 await publish_service(registry, _SELF, options.service_ranges[0], host, port)
+                if options.cluster_dns:
+                    await publish_dns(registry, _SELF, options.cluster_dns)
                 tasks.append(asyncio.create_task(AllocationRepair(allocation, cache, store, clock).run()))
                 yield port
             finally:

@@ -77,6 +77,7 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
         "--pki-dir": directory / "pki",
         "--cluster-cidr": layout.cluster_cidr,
         "--service-cidr": layout.service_cidr,
+        "--cluster-dns": layout.cluster_dns,
         "--max-pods": layout.options.max_pods,
     }
     arguments = [sys.executable, "-m", "agent", *(str(part) for flag in flags.items() for part in flag)]
@@ -178,7 +179,7 @@ def _apiserver_flags(layout: Layout, etcd_endpoints: tuple[str, ...]) -> list[st
     flags = ["--data-dir", str(layout.data_dir), "--pki-dir", str(layout.pki_dir), "--store", options.store]
     flags += ["--bind", "127.0.0.1", "--bind", layout.bridge_address, "--port", str(options.port)]
     flags += ["--advertise-address", layout.bridge_address]
-    flags += ["--service-cluster-ip-range", str(layout.service_cidr)]
+    flags += ["--service-cluster-ip-range", str(layout.service_cidr), "--cluster-dns", layout.cluster_dns]
     flags += ["--default-toleration-seconds", str(TOLERATION_SECONDS)]
     flags += ["--audit-policy-file", str(layout.data_dir / AUDIT_POLICY), "--audit-log-maxbackup", "3"]
     flags += ["--audit-log-path", str(layout.log_dir / "audit.log")]

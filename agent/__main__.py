@@ -153,6 +153,7 @@ async def run(config: AgentConfig) -> None:
             nodes,
             node_name=config.node_name,
             pod_ranges=[config.cluster_cidr],
+            own_addresses=config.cluster_dns,
             announcer=Announcer(config.node_name, config.node_ip, config.cluster_dns),
             clock=clock,
             started=network_loop.started.wait,

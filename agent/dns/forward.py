@@ -1,9 +1,9 @@
 """Other names: asked of the name servers of the node, and kept for as long as their answers allow.
 
 Upstreams are those of the node's resolv.conf, read again when it changes, in their order; a server that does not
-answer in `TRY_SECONDS` gives way to the next. A truncated answer is fetched over TCP. Equal questions under way are asked once.
-Bounds: `MOST_KEPT` answers are kept (the oldest goes first), `MOST_ASKED` questions are under way at once, and whoever
-comes then is told SERVFAIL.
+answer in `TRY_SECONDS` gives way to the next. A truncated answer is fetched over TCP. Equal questions under way are
+asked once. Bounds: `MOST_KEPT` answers are kept (the oldest goes first), `MOST_ASKED` questions are under way at once,
+and whoever comes then is told SERVFAIL.
 """
 
 from __future__ import annotations

@@ -44,7 +44,11 @@ def slice_facts(slice_: Object) -> Object:
     """Of an EndpointSlice what the network and the name server need."""
     kept = ("name", "namespace", "uid", "resourceVersion", "labels")
     endpoints = [
-        {key: entry[key] for key in ("addresses", "conditions", "hints", "hostname", "nodeName") if entry.get(key) is not None}
+        {
+            key: entry[key]
+            for key in ("addresses", "conditions", "hints", "hostname", "nodeName")
+            if entry.get(key) is not None
+        }
         for entry in slice_.get("endpoints") or ()
     ]
     return {**slice_, "metadata": {key: slice_["metadata"].get(key) for key in kept}, "endpoints": endpoints}
@@ -57,7 +61,10 @@ def service_of(slice_: Object) -> list[str]:
 
 
 class ServiceLoop:
-    """One key, with the set of services that changed beside it."""
+    """One key, with the set of services that changed beside it.
+
+    A service at one of `own_addresses` is answered by the node itself: rules leave it alone.
+    """
 
     def __init__(
         self,
@@ -68,6 +75,7 @@ class ServiceLoop:
         *,
         node_name: str,
         pod_ranges: Iterable[str],
+        own_addresses: Iterable[str],
         announcer: Announcer,
         clock: Clock,
         started: Callable[[], Awaitable[object]],
@@ -78,6 +86,7 @@ class ServiceLoop:
         self._nodes = nodes
         self._node_name = node_name
         self._pod_ranges = tuple(pod_ranges)
+        self._own_addresses = frozenset(own_addresses)
         self._started = started
         self._changed: set[str] = set()
         self._ports: dict[str, list[ServicePort]] = {}
@@ -100,9 +109,8 @@ class ServiceLoop:
         """Follow services until cancelled; whoever owns the informers runs them."""
         await self._started()
         try:
-            async with asyncio.TaskGroup() as group:
-                self._controller.enqueue(_KEY)
-                await self._controller.run()
+            self._controller.enqueue(_KEY)
+            await self._controller.run()
         finally:
             await self._health.close()
 
@@ -131,7 +139,8 @@ class ServiceLoop:
         for number, service_key in enumerate(sorted(changed)):
             service = self._services.get(service_key)
             slices = self._slices.by_index(_BY_SERVICE, service_key)
-            ports[service_key] = [] if service is None else service_ports(service, slices, place)
+            is_served = service is not None and service["spec"].get("clusterIP") in self._own_addresses
+            ports[service_key] = [] if service is None or is_served else service_ports(service, slices, place)
             fragment = service_fragment(ports[service_key], surroundings)
             fragments[f"service/{service_key}"] = fragment if fragment.elements else None
             if number % _CHUNK == _CHUNK - 1:

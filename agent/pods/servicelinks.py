@@ -1,8 +1,8 @@
 """The variables that tell a container of the services that were there when it started.
 
 Source: `pkg/kubelet/envvars/envvars.go` and Kubernetes' documentation of services ("Environment variables").
-Services of the pod's namespace, and `kubernetes` of `default`; with `enableServiceLinks: false` only that one. Headless services,
-which have no address, are left out.
+Services of the pod's namespace, and `kubernetes` of `default`; with `enableServiceLinks: false` only that one. Headless
+services, which have no address, are left out.
 """
 
 from __future__ import annotations

@@ -307,6 +307,11 @@ def spread_means(pod: Json, constraint: Json, other: Json) -> bool:
     """Whether the other pod is counted for the constraint."""
     if other["metadata"]["namespace"] != pod["metadata"]["namespace"] or "deletionTimestamp" in other["metadata"]:
         return False
+    return spread_selects(pod, constraint, other)
+
+
+def spread_selects(pod: Json, constraint: Json, other: Json) -> bool:
+    """Whether the constraint's selector means the other pod; what the pod adds itself is counted by this alone."""
     return selector_matches(constraint.get("labelSelector"), labels(other)) and keys_match(
         constraint, labels(pod), labels(other)
     )
@@ -326,7 +331,7 @@ def spread_refusal(pod: Json, node: Json, world: World) -> str:
         counts = spread_counts(pod, each, keyed, world)
         enough = len(counts) >= each.get("minDomains", 1)
         lowest = min(counts.values()) if enough else 0
-        if counts.get(domain, 0) + spread_means(pod, each, pod) - lowest > each["maxSkew"]:
+        if counts.get(domain, 0) + spread_selects(pod, each, pod) - lowest > each["maxSkew"]:
             return "node(s) didn't match pod topology spread constraints"
     return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.decide import INFEASIBLE, Decider
@@ -248,7 +248,31 @@ def test_feasible_nodes_scores_and_reasons_are_those_of_the_reference(
     compare(first_nodes, templates, history, seed)
 
 
+PLAIN: Json = {"metadata": {"namespace": "default", "labels": {}}, "spec": {"containers": [{}]}}
+DELETED_AND_SPREAD: Json = {
+    "metadata": {"namespace": "default", "labels": {}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+    "spec": {
+        "containers": [{}],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "zone",
+                "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {},
+                "minDomains": 2,
+            }
+        ],
+    },
+}
+ZONED_NODE: Json = {
+    "metadata": {"name": "n0", "labels": {"zone": "a"}},
+    "spec": {},
+    "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "4"}},
+}
+
+
 @settings(max_examples=300, deadline=None)
+@example([ZONED_NODE], [PLAIN, DELETED_AND_SPREAD, PLAIN, PLAIN], [("schedule", 0), ("schedule", 1)], 0)
 @given(
     some_nodes(LABELLED_NODE),
     st.lists(SOCIABLE_POD, min_size=4, max_size=4),

@@ -189,15 +189,18 @@ def conform(
             return known, []
     group, _, version = api_version.rpartition("/")
     problems = [f'duplicate field "{path}"' for path in doubled]
+    places: dict[str, int] = {path: place for place, path in enumerate(_paths(document, ""))} if doubled else {}
     for _ in range(_ROUNDS):
         try:
             found = model.__pydantic_validator__.validate_python(document)
         except ValidationError as error:
+            places = places or {path: place for place, path in enumerate(_paths(document, ""))}
             unknown, missing = _repair(model, document, error, f'{kind} in version "{version}"')
             problems.extend(f'unknown field "{path}"' for path in unknown)
             if missing:
                 raise invalid(group, kind, str((document.get("metadata") or {}).get("name") or ""), missing) from None
             continue
+        problems.sort(key=lambda problem: places.get(problem.split('"')[1], 0))  # as a reader of the text meets them
         if problems and field_validation == "Strict":
             raise bad_request(
                 f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: '
@@ -289,6 +292,18 @@ def _repair(
         else:
             raise bad_request(f"{subject} cannot be handled as a {model.__name__}: {_type_error(model, problem)}")
     return unknown, [] if is_mended else missing
+
+
+def _paths(value: Any, path: str) -> Iterator[str]:
+    """The dotted paths of everything in a document, in its order."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            where = f"{path}.{key}" if path else key
+            yield where
+            yield from _paths(inside, where)
+    elif isinstance(value, list):
+        for index, inside in enumerate(value):
+            yield from _paths(inside, f"{path}[{index}]")
 
 
 def _is_text_of_map(model: type[Model], path: tuple[str | int, ...]) -> bool:

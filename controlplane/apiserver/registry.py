@@ -38,6 +38,7 @@ from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
 from controlplane.store.contract import Conflict, KeyExists, Store
 from pyk.api.kinds import EVENT, NODE, POD, SERVICE_ACCOUNT, Kind
 from pyk.api.objects import Object
+from pyk.api.rules.warnings import warnings_of
 from pyk.api.status import ApiError, FieldError, already_exists, conflict, invalid, not_found
 from pyk.reconcile.clock import Clock, timestamp
 
@@ -154,6 +155,7 @@ class Registry:
         self._authorizer.check_write(write.user, kind, None, obj, write.subresource)
         if allocation := self._allocations.get(kind):
             await allocation.take(write, obj, None)
+        write.warn(list(warnings_of(kind.kind, obj, None)))
         if managers:
             obj["metadata"]["managedFields"] = managers
 
@@ -199,6 +201,8 @@ class Registry:
 
     async def update(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
         """Replace an object, or the part of it that is the subresource; its wire form."""
+        if isinstance(metadata := document.get("metadata"), dict):
+            place(write.kind, dict(metadata), write.namespace, write.name)  # wrong whether the object is there or not
 
         async def compute(old: Object) -> Object:
             obj = self.conform(write, document, doubled, old=old)
@@ -317,6 +321,8 @@ class Registry:
         self._authorizer.check_write(write.user, kind, old, new, write.subresource)
         if not is_part and (allocation := self._allocations.get(kind)):
             await allocation.take(write, new, old)
+        if not write.subresource:
+            write.warn(list(warnings_of(kind.kind, new, old)))
         if new == old and managedfields.without_times(managers) == managedfields.without_times(present):
             managers = present  # a time alone is no change
         if managers:

@@ -145,11 +145,7 @@ def selection(kind: Kind, labels: LabelSelector, fields: Sequence[FieldRequireme
         elif requirement.field in position:
             tests.append((_field_at(position[requirement.field]), requirement.equal, requirement.value))
         else:
-            raise bad_request(
-                f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector "", field '
-                f'selector "{requirement.field}{"=" if requirement.equal else "!="}{requirement.value}": '
-                f"field label not supported: {requirement.field}"
-            )
+            raise unknown_field(kind, requirement.field)
 
     def selects(entry: Entry) -> bool:
         for value, equal, wanted in tests:
@@ -158,6 +154,15 @@ def selection(kind: Kind, labels: LabelSelector, fields: Sequence[FieldRequireme
         return not labels or matches(labels, entry.labels)
 
     return selects
+
+
+def unknown_field(kind: Kind, field: str) -> ApiError:
+    """400 for a field selector's field that the kind does not have, in the words of its group's conversion."""
+    if not kind.rules.fields:
+        return bad_request(f'"{field}" is not a known field selector: only "metadata.name", "metadata.namespace"')
+    if kind.kind == "Job":
+        return bad_request(f'field label "{field}" not supported for batchv1.Job')
+    return bad_request(f"field label not supported: {field}")
 
 
 def _entry_name(entry: Entry) -> str:

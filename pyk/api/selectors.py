@@ -63,39 +63,115 @@ def matches(selector: LabelSelector, labels: Mapping[str, str] | None) -> bool:
     return all(requirement.matches(present) for requirement in selector)
 
 
-_SET = re.compile(r"\s*([^\s,()!=<>]+)\s+(in|notin)\s*\(([^()]*)\)\s*\Z")
-_EQUALITY = re.compile(r"\s*([^\s,()!=<>]+)\s*(==|=|!=|>|<)\s*([^\s,()!=<>]*)\s*\Z")
-_EXISTS = re.compile(r"\s*(!?)\s*([^\s,()!=<>]+)\s*\Z")
-_COMMA = re.compile(r",(?![^()]*\))")
+_TOKEN = re.compile(r"\s*(==|!=|[=!<>,()]|[^\s=!<>,()]+)")
+_OPERATORS: Mapping[str, Operator] = {
+    "in": "in",
+    "notin": "notin",
+    "=": "=",
+    "==": "=",
+    "!=": "!=",
+    ">": ">",
+    "<": "<",
+}
+_SYMBOLS = frozenset("(),!=<>") | {"==", "!="}
 
 
 def parse_label_selector(text: str) -> LabelSelector:
     """The requirements of a selector such as `app=web,tier in (a, b),!legacy`, by key. Raises `BadSelector`."""
     if not text.strip():
         return EVERYTHING
-    return _by_key(_requirement(part, text) for part in _COMMA.split(text))
+    return _by_key(_Parser(text).requirements())
+
+
+class _Parser:
+    """Reads a selector token by token, and says what it found and expected as apimachinery's parser does."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _TOKEN.findall(text)
+        self._next = 0
+
+    def _peek(self) -> str:
+        """The next token; empty at the end."""
+        return self._tokens[self._next] if self._next < len(self._tokens) else ""
+
+    def _take(self) -> str:
+        token = self._peek()
+        self._next += 1
+        return token
+
+    def requirements(self) -> Iterable[Requirement]:
+        while True:
+            if not self._is_word(self._peek()) and self._peek() != "!":
+                if not self._peek():
+                    return
+                raise self._unexpected(self._peek(), "!, identifier, or 'end of string'")
+            try:
+                yield self._requirement()
+            except BadSelector as error:
+                raise BadSelector(f"unable to parse requirement: {error}") from None
+            match self._take():
+                case "":
+                    return
+                case ",":
+                    if not self._is_word(self._peek()) and self._peek() != "!":
+                        raise self._unexpected(self._peek(), "identifier after ','")
+                case other:
+                    raise self._unexpected(other, "',' or 'end of string'")
+
+    def _requirement(self) -> Requirement:
+        token = self._take()
+        is_absent = token == "!"
+        key = self._take() if is_absent else token
+        if not self._is_word(key):
+            raise self._unexpected(key, "identifier")
+        if (problem := qualified_name(key)) is not None:
+            raise BadSelector(f'<nil>: Invalid value: "{key}": {problem}')
+        if is_absent:
+            return Requirement(key, "!")
+        if self._peek() in ("", ","):
+            return Requirement(key, "exists")
+        token = self._take()
+        operator = _OPERATORS.get(token)
+        if operator is None:
+            raise self._unexpected(token, "in, notin, =, ==, !=, gt, lt")
+        values = self._values() if operator in ("in", "notin") else frozenset((self._value(),))
+        return _checked(Requirement(key, operator, values))
+
+    def _value(self) -> str:
+        if self._peek() in ("", ","):
+            return ""
+        token = self._take()
+        if not self._is_word(token):
+            raise self._unexpected(token, "identifier")
+        return token
+
+    def _values(self) -> frozenset[str]:
+        if (token := self._take()) != "(":
+            raise BadSelector(f"found '{token}' expected: '('")
+        found: list[str] = []
+        is_word_due = True
+        while (token := self._take()) != ")":
+            if token == ",":
+                found += [""] if is_word_due else []
+                is_word_due = True
+            elif is_word_due and self._is_word(token):
+                found.append(token)
+                is_word_due = False
+            else:
+                raise self._unexpected(token, "',' or ')'" if found else "',', ')' or identifier")
+        return frozenset([*found, ""] if is_word_due else found)
+
+    @staticmethod
+    def _is_word(token: str) -> bool:
+        return bool(token) and token not in _SYMBOLS
+
+    @staticmethod
+    def _unexpected(found: str, expected: str) -> BadSelector:
+        return BadSelector(f"found '{found}', expected: {expected}")
 
 
 def _by_key(requirements: Iterable[Requirement]) -> LabelSelector:
     return tuple(sorted(requirements, key=lambda requirement: requirement.key))
-
-
-def _requirement(part: str, whole: str) -> Requirement:
-    if match := _SET.match(part):
-        key, operator, listed = match.groups()
-        values = frozenset(value.strip() for value in listed.split(","))
-        requirement = Requirement(key, "in" if operator == "in" else "notin", values)
-    elif match := _EQUALITY.match(part):
-        key, operator, value = match.groups()
-        named: Operator = (
-            "=" if operator in ("=", "==") else "!=" if operator == "!=" else ">" if operator == ">" else "<"
-        )
-        requirement = Requirement(key, named, frozenset((value,)))
-    elif match := _EXISTS.match(part):
-        requirement = Requirement(match.group(2), "!" if match.group(1) else "exists")
-    else:
-        raise BadSelector(f"unable to parse requirement: {part.strip()!r} in {whole!r}")
-    return _checked(requirement)
 
 
 def _checked(requirement: Requirement) -> Requirement:

@@ -59,6 +59,8 @@ class FieldError:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return '"null"'  # as Go prints a nil pointer
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -330,3 +330,24 @@ async def test_debug_containers_and_resizes_go_through_subresources_of_their_own
     stale["metadata"]["resourceVersion"] = made.body["metadata"]["resourceVersion"]
     stale["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "300m"}}
     assert (await api("PUT", f"{PODS}/p/resize", stale)).status == 409
+
+
+async def test_what_is_wrong_is_told_in_the_order_of_the_text_and_warnings_come_with_the_answer(api):
+    text = (
+        b'{"metadata":{"name":"a","odd":1},"data":{"k":"1","k":"2"},"immutable":false,"strange":1,'
+        b'"binaryData":{},"immutable":false}'
+    )
+    strict = await api("POST", CONFIGS, text, fieldValidation="Strict")
+    assert strict.message.endswith(
+        'strict decoding error: unknown field "metadata.odd", duplicate field "data.k", duplicate field "immutable", '
+        'unknown field "strange"'
+    )
+    odd = {"metadata": {"name": "a", "finalizers": ["mine"]}}
+    made = await api("POST", CONFIGS, odd, dryRun="All")
+    assert made.headers["Warning"].startswith('299 - "metadata.finalizers: \\"mine\\": prefer a domain-qualified')
+
+
+async def test_another_name_in_the_body_is_wrong_whether_there_is_such_an_object_or_not(api):
+    answer = await api("PUT", f"{CONFIGS}/missing", {"metadata": {"name": "other"}})
+    words = "the name of the object (other) does not match the name on the URL (missing)"
+    assert (answer.status, answer.message) == (400, words)

@@ -105,6 +105,24 @@ def test_what_is_no_selector_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
+        ("a===b", "unable to parse requirement: found '=', expected: identifier"),
+        ("a=b=c", "found '=', expected: ',' or 'end of string'"),
+        ("a,", "found '', expected: identifier after ','"),
+        ("=a", "found '=', expected: !, identifier, or 'end of string'"),
+        ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        ("-a", 'unable to parse requirement: <nil>: Invalid value: "-a": name part must consist of'),
+    ],
+)
+def test_a_refusal_says_what_was_found_and_what_was_expected(text: str, words: str) -> None:
+    with pytest.raises(BadSelector) as refused:
+        parse_label_selector(text)
+    assert str(refused.value).startswith(words)
+
+
+@pytest.mark.parametrize(
     ("selector", "labels", "expected"),
     [
         ("", {}, True),

@@ -37,6 +37,7 @@ class EverySecondFails(Client):
                 raise ClientUnavailable("injected: cut off after")
 
 
+@pytest.mark.e2e  # alone: with a fault in every second request it takes what the machine has
 @pytest.mark.parametrize("cluster", [EverySecondFails], indirect=True)
 async def test_a_rollout_converges_with_the_right_number_of_pods(cluster: Cluster) -> None:
     await cluster.client.create(DEPLOYMENT, deployment(replicas=5))

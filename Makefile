@@ -8,7 +8,8 @@ PYTHON ?= python3
 
 up: need-root $(VENV)/.installed
 	@$(BIN)/pyk up --detach
-	@$(BIN)/pyk apply -f manifests/app.yaml --wait
+	@if $(BIN)/pyk get deployment/hello >/dev/null 2>&1; then $(BIN)/pyk rollout status deployment/hello; \
+	    else $(BIN)/pyk apply -f manifests/app.yaml --wait; fi
 	@$(BIN)/pyk up --hints
 
 down: need-root

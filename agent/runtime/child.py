@@ -144,9 +144,11 @@ def foreign_container(
     host_mounts: int,
     arguments: list[str],
     *,
+    hierarchies: Sequence[str],
     own_shm: bool,
 ) -> None:
-    """A helper that has another runtime create a container; `sandbox` is the pause process's pidfd."""
+    """A helper that has another runtime create a container; `sandbox` is the pause process's pidfd,
+    `hierarchies` are where the control groups that we keep are mounted."""
     _begin(child, [child.channel, *child.cgroup_files, sandbox, host_mounts])
     shm_fd = -1
     if own_shm:
@@ -154,15 +156,15 @@ def foreign_container(
         syscalls.setns(sandbox, syscalls.CLONE_NEWNS)
         shm_fd = syscalls.clone_tree(syscalls.AT_FDCWD, b"/", recursive=False)
         syscalls.setns(host_mounts, syscalls.CLONE_NEWNS)
-    foreign.prepare(plan, bundle, scratch, shm_fd, at)
+    foreign.prepare(plan, bundle, scratch, shm_fd, hierarchies, at)
     _set_streams(child.stdio, plan["process"]["uid"])
     foreign.become(arguments, bundle, at)
 
 
-def foreign_command(child: Child, arguments: list[str], bundle: str) -> None:
+def foreign_command(child: Child, arguments: list[str], bundle: str, hierarchies: Sequence[str]) -> None:
     """A helper that gives another runtime a command."""
     _begin(child, [child.channel, *child.cgroup_files])
-    foreign.enter_own_mounts(at)
+    foreign.enter_own_mounts(hierarchies, at)
     _set_streams(child.stdio, 0)
     foreign.become(arguments, bundle, at)
 

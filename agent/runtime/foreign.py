@@ -23,12 +23,11 @@ from agent.runtime.mounts import attach_tree, mount_overlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
 SPEC_VERSION = "1.0.2"
 """The latest that Debian 12's crun knows; nothing newer is in our documents."""
-_UNIFIED = "/sys/fs/cgroup/unified"
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/run"}
 
 
@@ -66,14 +65,21 @@ def bundle_document(document: dict[str, Any], root: str, shm: str) -> dict[str, 
     return {**document, "ociVersion": SPEC_VERSION, "root": root_document, "mounts": mounts}
 
 
-def prepare(plan: dict[str, Any], bundle: str, scratch: str, shm_fd: int, at: Callable[[str], None]) -> None:
+def prepare(
+    plan: dict[str, Any],
+    bundle: str,
+    scratch: str,
+    shm_fd: int,
+    hierarchies: Sequence[str],
+    at: Callable[[str], None],
+) -> None:
     """Mount the root file system below `scratch`, in this process' new mount namespace, and write the bundle."""
     trees = []
     binds = [mount for mount in plan["mounts"] if mount["op"] == "bind"][: plan["oci"]["image_binds"]]
     for mount in binds:
         at(f"open {mount['source']} to mount it at {mount['to']}")
         trees.append(syscalls.clone_tree(syscalls.AT_FDCWD, os.fsencode(mount["source"]), recursive=True))
-    enter_own_mounts(at)
+    enter_own_mounts(hierarchies, at)
     at("mount the overlay of the image's layers")
     syscalls.mount(b"pyk", os.fsencode(scratch), b"tmpfs", syscalls.MS_NOSUID, b"mode=755,size=64k")
     root, shm = f"{scratch}/root", f"{scratch}/shm"
@@ -96,14 +102,28 @@ def prepare(plan: dict[str, Any], bundle: str, scratch: str, shm_fd: int, at: Ca
         json.dump(document, file)
 
 
-def enter_own_mounts(at: Callable[[str], None]) -> None:
-    """A mount namespace for the runtime. Where cgroup v1 has a v2 hierarchy beside it, that is covered: crun would not
-    know what to make of such a machine, and runc would leave groups in it."""
+def enter_own_mounts(hierarchies: Sequence[str], at: Callable[[str], None]) -> None:
+    """A mount namespace for the runtime, in which there are no control groups but those of the `hierarchies` that we
+    keep ourselves: in others (blkio, systemd's, the second version's beside the first) it would leave groups behind
+    that nobody removes, and crun does not know what to make of both versions."""
     at("make a mount namespace for the runtime")
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    if os.path.ismount(_UNIFIED):
-        syscalls.mount(b"none", _UNIFIED.encode(), b"tmpfs", 0, b"size=64k")
+    for place in other_hierarchies(hierarchies):
+        syscalls.detach(place.encode())
+        syscalls.mount(b"none", place.encode(), b"tmpfs", 0, b"size=64k")
+
+
+def other_hierarchies(ours: Sequence[str], mountinfo: str = "/proc/self/mountinfo") -> list[str]:
+    """Where control groups are mounted below another file system than one of `ours`."""
+    found = []
+    with open(mountinfo, encoding="utf-8") as file:
+        for line in file:
+            mount, _, kind = line.partition(" - ")
+            place = mount.split(" ")[4]
+            if kind.split(" ")[0] in ("cgroup", "cgroup2") and place not in ours:
+                found.append(place)
+    return found
 
 
 def become(arguments: list[str], bundle: str, at: Callable[[str], None]) -> NoReturn:

@@ -73,7 +73,15 @@ class Foreigners:
 
         def main(child: child_process.Child) -> None:
             child_process.foreign_container(
-                child, plan, bundle, forker.scratch, sandbox.pidfd, forker.host_mounts, arguments, own_shm=own_shm
+                child,
+                plan,
+                bundle,
+                forker.scratch,
+                sandbox.pidfd,
+                forker.host_mounts,
+                arguments,
+                hierarchies=forker.cgroups.directories(""),
+                own_shm=own_shm,
             )
 
         self._run(record, sandbox.cgroup, main, stdio, lambda status: ended(self._problem(record.id, status)))
@@ -101,8 +109,8 @@ class Foreigners:
         return foreign.command(plan["oci"]["path"], self._state, log, *words)
 
     def _plain(self, identifier: str, arguments: list[str]) -> Callable[[child_process.Child], None]:
-        bundle = self.bundle(identifier)
-        return lambda child: child_process.foreign_command(child, arguments, bundle)
+        bundle, hierarchies = self.bundle(identifier), self._forker.cgroups.directories("")
+        return lambda child: child_process.foreign_command(child, arguments, bundle, hierarchies)
 
     def _problem(self, identifier: str, status: int) -> str:
         if not status:

@@ -41,6 +41,7 @@ async def node(tmp_path: Path, handler: str) -> AsyncIterator[Node]:
             await made.clean_up()
         finally:
             made.cgroups.remove(made.group)
+            assert not list(Path("/sys/fs/cgroup").glob(f"*{made.group}"))
 
 
 async def start(node: Node, handler: str, name: str, script: str, sandbox: Sandbox, **options: Any) -> ContainerState:

@@ -66,6 +66,11 @@ class HttpServer(web.Server):
         self._tracked = connections
         self._body_bytes = body_bytes
 
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if self._tracked.is_stopping:  # its handshake ended when those who were here had been sent away
+            transport.abort()
+
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._tracked.lost(handler)

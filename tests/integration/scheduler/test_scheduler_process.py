@@ -194,7 +194,6 @@ async def test_a_gated_pod_waits_for_its_gates(lab: Lab) -> None:
         await lab.until(lambda: lab.node_of("gated") == "n")
 
 
-@pytest.mark.e2e  # alone: two servers and a scheduler in turn want the machine for themselves
 async def test_scheduling_goes_on_after_the_api_server_was_away(lab: Lab) -> None:
     async with lab.scheduler() as process:
         async with lab.api_server():

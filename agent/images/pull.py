@@ -132,6 +132,7 @@ class Puller:
             self._watcher(Step(blob.digest, "waiting", 0, blob.size))
         with self._store.adding():
             tasks: list[asyncio.Task[Layer]] = []
+            failure: Exception | None = None
             try:
                 async with asyncio.TaskGroup() as group:
                     for number, blob in enumerate(manifest.layers):
@@ -140,7 +141,9 @@ class Puller:
                         )
                         tasks.append(group.create_task(work))
             except* (RegistryError, BadImage, BadArchive, OSError) as failures:
-                raise _first(failures) from None
+                failure = _first(failures)  # raised outside: in here it would be put into a group again
+            if failure is not None:
+                raise failure
             layers = [task.result() for task in tasks]
             return await asyncio.to_thread(
                 self._store.add, reference, config, layers, blobs=manifest.layers, digest=digest, open_to=open_to

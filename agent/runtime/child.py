@@ -194,6 +194,8 @@ def _begin(child: Child, kept: Sequence[int]) -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) is not signal.SIG_DFL:  # what is ignored stays so through exec(2)
             signal.signal(number, signal.SIG_DFL)
+    for reserved in syscalls.LIBRARY_SIGNALS:
+        syscalls.default_signal(reserved)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_NOFILE, child.open_files)
     at("join the cgroup")

@@ -29,6 +29,7 @@ _NUMBERS = {
         "mount": 165,
         "pivot_root": 155,
         "prctl": 157,
+        "rt_sigaction": 13,
         "seccomp": 317,
         "sethostname": 170,
         "setns": 308,
@@ -44,6 +45,7 @@ _NUMBERS = {
         "mount": 40,
         "pivot_root": 41,
         "prctl": 167,
+        "rt_sigaction": 134,
         "seccomp": 277,
         "sethostname": 161,
         "setns": 268,
@@ -109,6 +111,9 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _SECCOMP_SET_MODE_FILTER = 1
+_SIGACTION_BYTES, _SIGNAL_SET_BYTES = 32, 8
+LIBRARY_SIGNALS = (32, 33)
+"""What glibc keeps for its threads (signal(7)); exec(2) leaves them ignored if they were."""
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
@@ -223,6 +228,12 @@ def close_all_but(kept: Sequence[int]) -> None:
 
 def prctl(option: int, argument2: int | bytes = 0, argument3: int = 0) -> int:
     return call("prctl", option, argument2, argument3, 0, 0)
+
+
+def default_signal(number: int) -> None:
+    """Have the signal do what it does by default, also one that the C library keeps for itself and Python cannot
+    set."""
+    call("rt_sigaction", number, bytes(_SIGACTION_BYTES), None, _SIGNAL_SET_BYTES)
 
 
 def set_hostname(name: bytes) -> None:

@@ -83,5 +83,9 @@ async def test_another_takes_over_from_a_leader_that_stops_and_from_one_that_is_
     await eventually("the third leads", is_held_by(cluster, component, third))
     lease = await cluster.client.get(LEASE, f"kube-{component}", "kube-system")
     assert lease["spec"]["leaseTransitions"] == 2
-    events = (await cluster.client.list(EVENT, "kube-system", field_selector="involvedObject.kind=Lease")).items
-    assert sum(event["message"].endswith("became leader") for event in events) == 3
+
+    async def three_told() -> bool:
+        events = (await cluster.client.list(EVENT, "kube-system", field_selector="involvedObject.kind=Lease")).items
+        return sum(event["message"].endswith("became leader") for event in events) == 3
+
+    await eventually("each of the three told that it leads", three_told)

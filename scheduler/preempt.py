@@ -16,6 +16,7 @@ node is remembered for equal pods until the node changes.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -204,22 +205,22 @@ class Preemption:
             trial.end()
 
 
-class _Trial:
+class _Trial(ABC):
     """A node from which pods are taken away for a try."""
 
+    @abstractmethod
     def take(self, placed: Placed) -> None:
         """The pod is away."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_back(self, placed: Placed) -> None:
         """The pod is there again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refusal(self) -> str | None:
         """Why the pod does not fit now; None when it does."""
-        raise NotImplementedError
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 - what needs no end has none
         """All pods are where they were."""
 
 

@@ -122,7 +122,7 @@ def test_affinity_keeps_a_client_with_its_pod(cluster: Cluster, web: str) -> Non
         "service",
         "web",
         "-p",
-        json.dumps({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": None}}),
+        json.dumps({"spec": {"sessionAffinity": "None"}}),
     )
     wait_for("it sees both again", lambda: not is_kept())
 

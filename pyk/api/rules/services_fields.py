@@ -32,6 +32,8 @@ def default(service: Object) -> None:
     spec: Spec = service.setdefault("spec", {})
     if not spec.get("sessionAffinity"):
         spec["sessionAffinity"] = "None"
+    if spec["sessionAffinity"] == "None":
+        spec.pop("sessionAffinityConfig", None)  # so that affinity can be taken away by one field
     if spec["sessionAffinity"] == "ClientIP":
         config = spec.get("sessionAffinityConfig") or {}
         client = config.get("clientIP") or {}

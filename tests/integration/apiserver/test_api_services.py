@@ -124,6 +124,20 @@ async def test_a_headless_service_without_a_selector_may_have_both_families(api:
     )
 
 
+async def test_affinity_is_given_and_taken_away_by_one_field(api: Api) -> None:
+    await api("POST", SERVICES, service("sticky"))
+    merge = {"Content-Type": "application/merge-patch+json"}
+
+    async def patched(affinity: str) -> Any:
+        answer = await api("PATCH", f"{SERVICES}/sticky", {"spec": {"sessionAffinity": affinity}}, headers=merge)
+        assert answer.status == 200, answer.body
+        return answer.body["spec"]
+
+    for _ in range(2):
+        assert (await patched("ClientIP"))["sessionAffinityConfig"] == {"clientIP": {"timeoutSeconds": 10800}}
+        assert "sessionAffinityConfig" not in await patched("None")
+
+
 async def test_a_dry_run_takes_nothing(server: Server, api: Api) -> None:
     made = await api("POST", SERVICES, service("dry", type="NodePort"), dryRun="All")
     assert made.body["spec"]["clusterIP"].startswith("10.96.")

@@ -30,6 +30,7 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("pods", "portforward"): ("PodPortForwardOptions", ("create", "get")),
     ("pods", "proxy"): ("PodProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("pods", "resize"): ("Pod", _STATUS_VERBS),
+    ("services", "proxy"): ("ServiceProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("nodes", "proxy"): ("NodeProxyOptions", ("create", "delete", "get", "patch", "update")),
     ("certificatesigningrequests", "approval"): ("CertificateSigningRequest", _STATUS_VERBS),
     ("namespaces", "finalize"): ("Namespace", ("update",)),

@@ -15,11 +15,12 @@ from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.podproxy import target_of
 from controlplane.apiserver.request import list_options
+from controlplane.apiserver.serviceproxy import SERVICE_LABEL, pod_behind, service_target_of
 from controlplane.apiserver.streaming import WatchStream, open_watch
 from controlplane.apiserver.views import shown_lines, stored_kind, stored_options
-from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.watchcache import WatchCache, parsed
 from controlplane.apiserver.watchforms import render_for
-from pyk.api.kinds import NODE, POD, Kind
+from pyk.api.kinds import ENDPOINT_SLICE, NODE, POD, SERVICE, Kind
 from pyk.api.selectors import FieldRequirement
 from pyk.api.status import method_not_supported
 from pyk.reconcile.clock import Clock
@@ -95,11 +96,22 @@ class Streams:
         return await self._proxy.pod_exec(call.request, pod, attach=call.info.subresource == "attach")
 
     async def proxy(self, call: Call, kind: Kind) -> web.StreamResponse:
-        """Pass the request on to a pod or a node. Raises 405 for other kinds."""
+        """Pass the request on to a pod, one behind a service, or a node. Raises 405 for other kinds."""
         info = call.info
         if kind is POD:
             target = target_of(info.name)
             entry = await self._cache.get(kind, info.namespace, target.name)
+            return await self._proxy.pod_proxy(call.request, decode(entry.data), target)
+        if kind is SERVICE:
+            asked = service_target_of(info.name)
+            service = await self._cache.get(kind, info.namespace, asked.name)
+            slices = (
+                parsed(entry)
+                for entry in self._cache.of(ENDPOINT_SLICE).entries(info.namespace)
+                if entry.labels.get(SERVICE_LABEL) == asked.name
+            )
+            name, target = pod_behind(decode(service.data), slices, asked, self._clock.random)
+            entry = await self._cache.get(POD, info.namespace, name)
             return await self._proxy.pod_proxy(call.request, decode(entry.data), target)
         if kind is NODE:
             entry = await self._cache.get(kind, "", info.name)

@@ -167,6 +167,30 @@ def test_requests_reach_a_pod_through_the_api(cluster: Cluster, namespace: str, 
         assert words in refused.stderr.lower()
 
 
+def test_a_request_to_a_service_s_proxy_reaches_a_ready_pod(cluster: Cluster, namespace: str, web: str) -> None:
+    ports = [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "none", "port": 81, "targetPort": 81}]
+    spec = {"selector": {"app": web}, "ports": ports}
+    metadata = {"name": "front"}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}, namespace)
+    base = f"/api/v1/namespaces/{namespace}/services"
+
+    def answer(name: str) -> str:
+        return cluster.kubectl("get", "--raw", f"{base}/{name}/proxy/", check=False).stdout
+
+    wait_for("the service answers", lambda: answer("front:http") == "hello from the pod")
+    assert answer("http:front:80") == "hello from the pod"
+    posted = cluster.kubectl("create", "--raw", f"{base}/front:80/proxy/", "-f", "-", stdin="the body")
+    assert posted.stdout == "the body"
+    for name, complaint in (
+        ("front", 'no endpoints available for service "front"'),  # its ports have names, and none was said
+        ("front:82", 'no service port 82 found for service "front"'),
+        ("ftp:front:80", 'invalid service request "ftp:front:80"'),
+        ("nobody", 'services "nobody" not found'),
+    ):
+        refused = cluster.kubectl("get", "--raw", f"{base}/{name}/proxy/", check=False)
+        assert complaint in refused.stderr
+
+
 def test_the_old_word_proxy_of_the_python_client(cluster: Cluster, namespace: str, web: str) -> None:
     loaded = client.Configuration()
     config.load_kube_config(str(cluster.kubeconfig), client_configuration=loaded)

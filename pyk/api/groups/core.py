@@ -150,6 +150,7 @@ KINDS = (
         categories=("all",),
         rules_path="rules.services:RULES",
         has_status=True,
+        subresources=("proxy",),
         name_check="dns_label_1035",
     ),
     Kind(

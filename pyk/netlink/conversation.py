@@ -1,0 +1,199 @@
+"""The socket: batches of requests, and lists of what there is."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import itertools
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyk.netlink.messages import (
+    ACK,
+    DONE,
+    ERROR,
+    GETADDR,
+    GETLINK,
+    GETNEIGH,
+    GETROUTE,
+    IFF_UP,
+    MAIN_TABLE,
+    REQUEST,
+    ROOT_MATCH,
+    UNREACHABLE,
+    NetlinkFailure,
+    Request,
+    decode,
+    encode,
+    extended_error,
+    ifaddrmsg,
+    ifinfmsg,
+    message_of,
+    ndmsg,
+    open_socket,
+    rtmsg,
+    split,
+)
+from pyk.netlink.namespaces import visit
+
+_BATCH = 128  # answers to so many requests fit the smallest receive buffer
+_SIOCGIFINDEX = 0x8933
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link as the kernel lists it; `master` is the index of its bridge or 0, `kind` `veth`, `bridge`, or empty."""
+
+    index: int
+    name: str
+    kind: str
+    mtu: int
+    master: int
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An IPv4 route of the main table. `gateway` and `link` (index) are empty and 0 where it has none."""
+
+    destination: ipaddress.IPv4Network
+    gateway: str
+    link: int
+    protocol: int
+    is_unreachable: bool
+
+
+class Netlink:
+    """A socket in one network namespace: the calling thread's, or the one at a path or file descriptor.
+
+    Calls block for as long as the kernel takes. Not for two threads at once. A thread that is not the process' first
+    goes to the other namespace itself to open the socket, and comes back.
+    """
+
+    def __init__(self, namespace: str | int | None = None) -> None:
+        self._socket = open_socket() if namespace is None else visit(namespace, open_socket)
+        self._sequence = itertools.count(1)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def execute(self, *requests: Request) -> None:
+        """Send the requests in one batch and wait until the kernel has done them.
+
+        Raises:
+            NetlinkFailure: the first that failed; those after it were tried all the same.
+        """
+        failures = [
+            failure
+            for start in range(0, len(requests), _BATCH)
+            if (failure := self._execute_batch(requests[start : start + _BATCH])) is not None
+        ]
+        if failures:
+            raise failures[0]
+
+    def _execute_batch(self, requests: Sequence[Request]) -> NetlinkFailure | None:
+        waiting: dict[int, Request] = {}
+        batch = bytearray()
+        for request in requests:
+            number = next(self._sequence)
+            waiting[number] = request
+            batch += encode(request.message, request.type, request.flags | REQUEST | ACK, number)
+        self._socket.send(batch)
+        failure: NetlinkFailure | None = None
+        while waiting:
+            for kind, flags, number, body in split(self._socket.recv(1 << 18)):
+                if kind != ERROR or number not in waiting:
+                    continue
+                request = waiting.pop(number)
+                code = -struct.unpack_from("=i", body)[0]
+                if code and code not in request.tolerated and failure is None:
+                    failure = NetlinkFailure(code, request.what, extended_error(flags, body))
+        return failure
+
+    def links(self) -> list[Link]:
+        """All links of the namespace."""
+        found = []
+        for body in self._dump(GETLINK, ifinfmsg()):
+            message = decode(ifinfmsg, body)
+            information = message.get_attr("IFLA_LINKINFO")
+            found.append(
+                Link(
+                    index=int(message["index"]),
+                    name=str(message.get_attr("IFLA_IFNAME")),
+                    kind=str((information and information.get_attr("IFLA_INFO_KIND")) or ""),
+                    mtu=int(message.get_attr("IFLA_MTU") or 0),
+                    master=int(message.get_attr("IFLA_MASTER") or 0),
+                    is_up=bool(message["flags"] & IFF_UP),
+                )
+            )
+        return found
+
+    def link(self, name: str) -> Link | None:
+        return next((link for link in self.links() if link.name == name), None)
+
+    def index_of(self, name: str) -> int:
+        """The index of a link, without listing them all. Raises `NetlinkFailure` when there is none."""
+        request = struct.pack("16s16x", name.encode())
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, request)
+        except OSError as error:
+            raise NetlinkFailure(error.errno or 0, f"find link {name}") from error
+        return int(struct.unpack_from("16xi", answer)[0])
+
+    def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:
+        """All IPv4 addresses with the index of their link."""
+        found = []
+        for body in self._dump(GETADDR, message_of(ifaddrmsg, [], family=socket.AF_INET)):
+            message = decode(ifaddrmsg, body)
+            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            found.append((int(message["index"]), ipaddress.IPv4Interface(f"{address}/{message['prefixlen']}")))
+        return found
+
+    def routes(self) -> list[Route]:
+        """The IPv4 routes of the main table."""
+        found = []
+        for body in self._dump(GETROUTE, message_of(rtmsg, [], family=socket.AF_INET)):
+            message = decode(rtmsg, body)
+            if message["table"] != MAIN_TABLE:
+                continue
+            destination = message.get_attr("RTA_DST") or "0.0.0.0"
+            found.append(
+                Route(
+                    destination=ipaddress.IPv4Network(f"{destination}/{message['dst_len']}"),
+                    gateway=str(message.get_attr("RTA_GATEWAY") or ""),
+                    link=int(message.get_attr("RTA_OIF") or 0),
+                    protocol=int(message["proto"]),
+                    is_unreachable=message["type"] == UNREACHABLE,
+                )
+            )
+        return found
+
+    def neighbours(self) -> list[tuple[int, str]]:
+        """The IPv4 neighbours: index of the link and address."""
+        found = []
+        for body in self._dump(GETNEIGH, message_of(ndmsg, [], family=socket.AF_INET)):
+            message = decode(ndmsg, body)
+            found.append((int(message["ifindex"]), str(message.get_attr("NDA_DST"))))
+        return found
+
+    def _dump(self, kind: int, message: Any) -> Iterator[bytes]:
+        wanted = next(self._sequence)
+        self._socket.send(encode(message, kind, REQUEST | ROOT_MATCH, wanted))
+        while True:
+            for found, _, number, body in split(self._socket.recv(1 << 18)):
+                if number != wanted:
+                    continue
+                if found == DONE:
+                    return
+                if found == ERROR:
+                    raise NetlinkFailure(-struct.unpack_from("=i", body)[0], "list what there is")
+                yield body

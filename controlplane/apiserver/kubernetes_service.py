@@ -1,22 +1,21 @@
 """The Services that the server itself keeps: `kubernetes` in `default`, by which pods reach it, and that of the DNS.
 
-At its start the server makes the first ServiceCIDR, the Service with the first address of the range, and behind it the
-Endpoints and the EndpointSlice that name the address and port at which the server listens for others. What somebody
-changed of them since is put right. Source: `pkg/controlplane/controller/kubernetesservice` and `reconcilers` beside it.
+At its start the server makes the first ServiceCIDR and the Service with the first address of the range; what stands
+behind it, the Endpoints and EndpointSlices that name all servers, is written by `servers.py` from the functions here.
+What somebody changed of them is put right. Source: `pkg/controlplane/controller/kubernetesservice` and `reconcilers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
 
 from controlplane.apiserver.allocation import DEFAULT_CIDR
 from controlplane.apiserver.allocation_ranges import Network
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.registry import Registry, Write
-from pyk.api.kinds import ENDPOINT_SLICE, ENDPOINTS, SERVICE, SERVICE_CIDR, Kind
+from pyk.api.kinds import SERVICE, SERVICE_CIDR
 from pyk.api.objects import Object
-from pyk.api.rules.addresses import address_of
 from pyk.api.rules.service_addresses import READY
 from pyk.api.services import SINGLE_STACK, family_of
 from pyk.api.status import ApiError
@@ -26,7 +25,12 @@ NAMESPACE, NAME = "default", "kubernetes"
 DNS_NAMESPACE, DNS_NAME = "kube-system", "kube-dns"
 PORT = 443
 _PORT_NAME = "https"
+MANAGED_BY, SELF = "endpointslice.kubernetes.io/managed-by", "apiserver"
 _LABELS = {"component": "apiserver", "provider": "kubernetes"}
+
+Address = tuple[str, int]
+"""The host (an IP address) and port at which others reach a server."""
+Key = TypeVar("Key", int, tuple[str, int])
 
 
 def service(network: Network, port: int) -> Object:
@@ -47,32 +51,41 @@ def service(network: Network, port: int) -> Object:
     }
 
 
-def endpoints(host: str, port: int) -> Object:
-    """The Endpoints that name one server."""
-    return {
-        "metadata": {
-            "name": NAME,
-            "namespace": NAMESPACE,
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [
-            {"addresses": [{"ip": host}], "ports": [{"name": _PORT_NAME, "protocol": "TCP", "port": port}]},
-        ],
-    }
+def endpoints(servers: Collection[Address]) -> Object:
+    """The Endpoints that name the servers: a subset for each port that they listen on."""
+    subsets = [
+        {"addresses": [{"ip": host} for host in hosts], "ports": _ports(port)}
+        for port, hosts in _grouped((port, host) for host, port in servers).items()
+    ]
+    labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    return {"metadata": {"name": NAME, "namespace": NAMESPACE, "labels": labels}, "subsets": subsets}
 
 
-def endpoint_slice(host: str, port: int) -> Object:
-    """The EndpointSlice that names one server."""
-    return {
-        "metadata": {
-            "name": NAME,
-            "namespace": NAMESPACE,
-            "labels": {"kubernetes.io/service-name": NAME},
-        },
-        "addressType": family_of(host),
-        "endpoints": [{"addresses": [host], "conditions": {"ready": True}}],
-        "ports": [{"name": _PORT_NAME, "protocol": "TCP", "port": port}],
-    }
+def endpoint_slices(servers: Collection[Address]) -> dict[str, Object]:
+    """The EndpointSlices that name the servers, by name: one for each port and family; usually that is one."""
+    found: dict[str, Object] = {}
+    for (family, port), hosts in _grouped(((family_of(host), port), host) for host, port in servers).items():
+        is_first = not found
+        name = NAME if is_first else f"{NAME}-{family.lower()}-{port}"
+        labels = {"kubernetes.io/service-name": NAME} | ({} if is_first else {MANAGED_BY: SELF})
+        found[name] = {
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "addressType": family,
+            "endpoints": [{"addresses": [host], "conditions": {"ready": True}} for host in hosts],
+            "ports": _ports(port),
+        }
+    return found
+
+
+def _grouped(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    found: dict[Key, list[str]] = {}
+    for key, host in sorted(pairs):
+        found.setdefault(key, []).append(host)
+    return found
+
+
+def _ports(port: int) -> list[Object]:
+    return [{"name": _PORT_NAME, "protocol": "TCP", "port": port}]
 
 
 async def ensure_service_cidr(registry: Registry, user: UserInfo, networks: Sequence[Network], clock: Clock) -> None:
@@ -114,31 +127,21 @@ async def publish_dns(registry: Registry, user: UserInfo, address: str) -> None:
     await registry.ensure(user, [(SERVICE, dns_service(address))])
 
 
-async def publish(registry: Registry, user: UserInfo, network: Network, host: str, port: int) -> None:
-    """Make the Service and what stands behind it, or put them right. Nobody else reaches a server on loopback alone."""
-    await _ensure(registry, user, SERVICE, service(network, port), ("spec", "ports"))
-    address = address_of(host)
-    if address is None or address.is_loopback:
-        return
-    await _ensure(registry, user, ENDPOINTS, endpoints(host, port), ("subsets",))
-    await _ensure(registry, user, ENDPOINT_SLICE, endpoint_slice(host, port), ("endpoints", "ports"))
-
-
-async def _ensure(registry: Registry, user: UserInfo, kind: Kind, wanted: Object, fields: Sequence[str]) -> None:
-    """Create the object, or give the one that is there the wanted `fields` (below `spec` when that is the first)."""
-    write = Write(user, kind, NAMESPACE, NAME)
+async def publish(registry: Registry, user: UserInfo, network: Network, port: int) -> None:
+    """Make the Service, or put its ports right."""
+    wanted = service(network, port)
+    write = Write(user, SERVICE, NAMESPACE, NAME)
 
     async def compute(old: Object) -> Object:
-        new: dict[str, Any] = {**old, "metadata": dict(old["metadata"])}
-        if fields[0] == "spec":
-            new["spec"] = {**old["spec"], **{field: wanted["spec"][field] for field in fields[1:]}}
-        else:
-            new |= {field: wanted[field] for field in fields}
-        return await registry.finish_update(write, new, old)
+        return await registry.finish_update(
+            write,
+            {**old, "metadata": dict(old["metadata"]), "spec": {**old["spec"], "ports": wanted["spec"]["ports"]}},
+            old,
+        )
 
     try:
         await registry.modify(write, compute)
     except ApiError as error:
         if error.reason != "NotFound":
             raise
-        await registry.create(Write(user, kind, NAMESPACE), wanted)
+        await registry.create(Write(user, SERVICE, NAMESPACE), wanted)

@@ -41,6 +41,7 @@ from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.rbac import book_from
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.reviews import Reviewer
+from controlplane.apiserver.servers import Servers
 from controlplane.apiserver.streams import Streams
 from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
@@ -174,11 +175,19 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
                 host = options.advertise_address or options.addresses[-1]
                 url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
                 await publish(registry, _SELF, url, authority)
-                await publish_service(registry, _SELF, options.service_ranges[0], host, port)
+                await publish_service(registry, _SELF, options.service_ranges[0], port)
                 if options.cluster_dns:
                     await publish_dns(registry, _SELF, options.cluster_dns)
                 tasks.append(asyncio.create_task(AllocationRepair(allocation, cache, store, clock).run()))
-                yield port
+                servers = Servers(registry, cache, store, clock, _SELF, (host, port))
+                await servers.join()
+                staying = asyncio.create_task(servers.run())
+                try:
+                    yield port
+                finally:
+                    staying.cancel()
+                    await asyncio.wait([staying])
+                    await servers.leave()
             finally:
                 connections.stop_all()
                 await runner.cleanup()

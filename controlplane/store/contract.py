@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,9 @@ class StoreUnavailable(StoreError):
 
 class Store(Protocol):
     """A revisioned key-value store. All methods raise `StoreUnavailable` when the database is out of reach."""
+
+    is_shared: ClassVar[bool]
+    """Whether several processes may have it open at once."""
 
     async def open(self) -> None:
         """Connect, or create the database. Idempotent. Raises `StoreInUse` for a database that only one may open."""

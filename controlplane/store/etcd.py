@@ -16,6 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from aetcd import rpc
 
@@ -38,6 +39,8 @@ class EtcdStore:
 
     `endpoints`: `host:port`, optionally with `http://` or `https://` before; `ca`, `cert`, `key`: PEM files.
     """
+
+    is_shared: ClassVar[bool] = True
 
     def __init__(
         self,

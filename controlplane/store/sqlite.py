@@ -25,7 +25,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from controlplane.store import sqlite_database as database
 from controlplane.store.contract import (
@@ -88,6 +88,8 @@ class _Lane:
 
 class SqliteStore:
     """A `Store` in the SQLite file `path`, which is created, with its directory, when it is not there."""
+
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, path: str | Path, *, clock: Clock) -> None:
         self._path = str(path)

@@ -189,6 +189,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
                     await asyncio.wait([staying])
                     await servers.leave()
             finally:
+                cache.bookmark_watchers()
                 connections.stop_all()
                 await runner.cleanup()
                 await node_metrics.close()

@@ -6,9 +6,13 @@ is the object's wire bytes with its labels and selectable fields, read once when
 parsed here. A change is handed to the kind's watchers in the same step in which the cache changes, so a watcher that
 takes a snapshot and registers without awaiting in between misses nothing and sees nothing twice.
 
+A cache that starts takes the objects as they were some thousand writes ago, if the store still knows, and lets the
+store's history pass by: so the ring of a server that comes back knows what its clients missed meanwhile, and their
+watches go on where they were instead of listing everything anew. It is `ready` only when it has come to the present.
+
 Consistent reads ask the store for its revision and wait until the cache has reached it. When the store's history does
 not reach back to where the cache was (`Compacted`), all watchers are ended, which makes clients start over, and the
-cache is filled anew.
+cache is filled anew, as of the present: what has been shown to readers is never taken back.
 
 Memory: the bytes of every object once, its labels and fields, and the ring (at most `RING` changes a kind).
 """
@@ -22,6 +26,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from functools import lru_cache
 from typing import Protocol
 
@@ -42,6 +47,10 @@ STORE_SECONDS = 10.0
 _PROGRESS_SECONDS = 0.02
 _BOOKMARK_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
+_REPLAYED_WRITES = 4_000
+"""How many writes of the store, one by one or in groups, a cache that starts looks back."""
+_REPLAYED_EVENTS = 20_000
+"""When they turn out to be more objects than this, the past is left alone: starting must not take long."""
 _NO_LABELS: dict[str, str] = {}
 _PARSED = 128
 _EXPECTED = 1024
@@ -260,7 +269,9 @@ class KindCache:
         return [watcher for group in self._watchers.values() for watcher in group]
 
     def reset(self, entries: Iterable[Entry], revision: int) -> None:
-        """Hold these objects and no history before `revision`."""
+        """Hold these objects and no history before `revision`; who watches has missed something and is ended."""
+        for watcher in self.watchers():
+            watcher.stop()
         self._namespaces, self._sorted = {}, {}
         self._ring.clear()
         self.floor = self.changed = revision
@@ -334,32 +345,57 @@ class WatchCache:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._ask_for_progress())
             tasks.create_task(self._send_bookmarks())
+            looks_back = True
             while True:
                 try:
-                    await self._fill()
-                    async for batch in self._store.watch(REGISTRY, after=self.revision):
-                        for event in batch.events:
-                            cache = self._cache_of(event.key)
-                            if cache is not None:
-                                cache.apply(event)
-                        self._advance(batch.revision)
-                    return  # the store has been closed
+                    if looks_back:
+                        await self._fill(await self._store.earlier(_REPLAYED_WRITES))
+                        tasks.create_task(self._become_ready(await self._store.revision()))
+                    else:
+                        await self._fill(None)
+                        self.ready.set()
+                    if await self._follow():
+                        return
+                    log.info("too much has happened lately to look back at: the watch cache starts at the present")
                 except Compacted as error:
                     log.warning("the watch cache fell behind the store's history and is filled anew: %s", error)
                     self.stop_watchers()
                 except StoreUnavailable as error:
                     log.warning("the store is out of reach, the watch cache tries again: %s", error)
                     await self._clock.sleep(_RETRY_SECONDS)
+                    continue
+                looks_back = False
 
-    async def _fill(self) -> None:
-        at: int | None = None
-        # All kinds as of one revision: the watch continues from there.
+    async def _fill(self, at: int | None) -> None:
+        """Hold the objects of all kinds as of one revision, None for the present one: the watch goes on from there."""
         for prefix, cache in self.kinds.items():
             page = await self._store.list(prefix, at=at)
             at = page.revision
             cache.reset((make_entry(cache.kind, e.key, e.value, e.revision) for e in page.entries), at)
         self._advance(at or 0)
+
+    async def _become_ready(self, revision: int) -> None:
+        """Nobody is served the past: wait until the cache is at a revision that was the present one."""
+        waiter = self._wait(revision)
+        await waiter
         self.ready.set()
+
+    async def _follow(self) -> bool:
+        """Take over what happens until the store is closed. False: the cache is not ready after `_REPLAYED_EVENTS`."""
+        events = 0
+        async with aclosing(self._store.watch(REGISTRY, after=self.revision)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    cache = self._cache_of(event.key)
+                    if cache is not None:
+                        cache.apply(event)
+                self._advance(batch.revision)
+                if not self.ready.is_set():
+                    events += len(batch.events)
+                    if events > _REPLAYED_EVENTS:
+                        return False
+                    await asyncio.sleep(0)
+        return True
 
     def _cache_of(self, key: str) -> KindCache | None:
         core = key.find("/", len(REGISTRY)) + 1
@@ -389,13 +425,21 @@ class WatchCache:
             await self.wait_for(revision)
         return self.revision
 
+    def _wait(self, revision: int) -> asyncio.Future[None]:
+        """What is done when the cache has come to a revision."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if revision <= self.revision:
+            waiter.set_result(None)
+        else:
+            heapq.heappush(self._waiting, (revision, next(self._order), waiter))
+            self._wanted.set()
+        return waiter
+
     async def wait_for(self, revision: int) -> None:
         """Wait until the cache is at a revision. Raises 504 when that does not happen for `FRESHNESS_SECONDS`."""
         if revision <= self.revision:
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (revision, next(self._order), waiter))
-        self._wanted.set()
+        waiter = self._wait(revision)
         try:
             async with asyncio.timeout(FRESHNESS_SECONDS):
                 await waiter
@@ -432,10 +476,14 @@ class WatchCache:
     async def _send_bookmarks(self) -> None:
         while True:
             await self._clock.sleep(_BOOKMARK_SECONDS)
-            for cache in self.kinds.values():
-                for watcher in cache.watchers():
-                    if watcher.wants_bookmarks:
-                        watcher.bookmark(self.revision)
+            self.bookmark_watchers()
+
+    def bookmark_watchers(self) -> None:
+        """Tell all who want to know up to where they have seen everything: from there they can go on elsewhere."""
+        for cache in self.kinds.values():
+            for watcher in cache.watchers():
+                if watcher.wants_bookmarks:
+                    watcher.bookmark(self.revision)
 
     def stop_watchers(self) -> None:
         for cache in self.kinds.values():

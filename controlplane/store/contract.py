@@ -157,6 +157,12 @@ class Store(Protocol):
     def known_revision(self) -> int | None:
         """What `revision` would return, when that takes no asking; else None."""
 
+    async def earlier(self, writes: int) -> int:
+        """A revision about so many writes ago whose state and history can be read; the oldest such if there is none.
+
+        Writes that the database was given in one group may count as one.
+        """
+
     async def get(self, key: str) -> Entry | None:
         """The present entry of a key."""
 

@@ -96,6 +96,10 @@ class EtcdStore:
     def known_revision(self) -> int | None:
         return None  # others write too
 
+    async def earlier(self, writes: int) -> int:
+        main = codec.closed_main(await self.revision())
+        return max(codec.revision_at(max(main - writes, 1)), await self._history.oldest())
+
     async def get(self, key: str) -> Entry | None:
         entry = await self._reads.submit(key)
         assert not isinstance(entry, int)

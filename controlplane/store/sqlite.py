@@ -145,6 +145,9 @@ class SqliteStore:
     def known_revision(self) -> int | None:
         return self._revision
 
+    async def earlier(self, writes: int) -> int:
+        return max(self._revision - writes, await self._lister.run(database.compacted_revision), 1)
+
     async def get(self, key: str) -> Entry | None:
         return await self._gets.submit(key)
 

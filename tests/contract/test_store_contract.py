@@ -379,6 +379,33 @@ async def test_compaction_of_much_history_keeps_what_later_revisions_need(store:
     assert len((await store.list("/h/")).entries) == 2 + 10 * 60
 
 
+async def test_an_earlier_revision_leads_through_its_history_to_the_present(store: Any) -> None:
+    assert not (await store.list("", at=await store.earlier(1_000))).entries
+    first = await store.create("/s/a", b"1")
+    last = first
+    for value in range(2, 30):
+        last = await store.update("/s/a", b"%d" % value, last)
+    await store.create("/s/b", b"")
+    for writes in (1, 10, 1_000):
+        at = await store.earlier(writes)
+        state = {entry.key: entry.value for entry in (await store.list("/s/", at=at)).entries}
+        changes = 0
+        async with aclosing(store.watch("/s/", after=at)) as watch:
+            async for batch in watch:
+                for event in batch.events:
+                    changes += 1
+                    assert state.get(event.key) == event.previous
+                    state[event.key] = event.value
+                if "/s/b" in state:
+                    break
+        assert state == {"/s/a": b"29", "/s/b": b""}
+        assert writes <= changes <= writes + 1 or writes > 30
+    await store.compact(last)
+    assert await store.earlier(1_000) >= first
+    oldest = (await store.list("/s/a", at=await store.earlier(1_000))).entries[0]
+    assert oldest.value in (b"28", b"29")
+
+
 async def test_an_open_watch_lives_through_compaction(store: Any, collect: Any) -> None:
     async with aclosing(store.watch("/w/", after=await store.revision())) as watch:
         revision = await store.create("/w/1", b"1")

@@ -20,6 +20,7 @@ from controlplane.apiserver.audit import Auditor, Trail
 from controlplane.apiserver.authentication import ANONYMOUS, Authenticator
 from controlplane.apiserver.authorization import Attributes, Authorizer
 from controlplane.apiserver.call import Call
+from controlplane.apiserver.connections import WHEN_STARTED
 from controlplane.apiserver.deadlines import Deadline, Deadlines
 from controlplane.apiserver.decoding import conform, parse_body
 from controlplane.apiserver.encoding import decode, dumps
@@ -134,13 +135,15 @@ class Api:
         try:
             asks = await self._authenticator.authenticate(request)
             user = impersonated(request.headers, asks, self._authorizer)
-            call = Call(request, info, query, user, trail)
+            call = Call(request, info, query, user)
             if trail is not None:
                 trail.identified(asks, user)
             await self._authorize_now(call)
             if trail is not None:
                 trail.allowed()
             if metrics.is_stream(info):
+                if trail is not None:
+                    request[WHEN_STARTED] = trail.started
                 response = await self._route(call)
             else:
                 with Deadline(self._deadlines):
@@ -163,6 +166,8 @@ class Api:
             raise
         except Exception as error:
             log.exception("%s %s failed", request.method, info.path)
+            if trail is not None:
+                trail.panicked()
             return self._failure(request, internal_error(f"{type(error).__name__}: {error}"))
         if isinstance(response, Answer):
             responses.finish(request, response, query)

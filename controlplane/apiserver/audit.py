@@ -21,6 +21,7 @@ from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.auditpolicy import API_VERSION, Level, Policy, Verdict
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.decoding import parse_body
+from controlplane.apiserver.metrics import is_stream
 from controlplane.apiserver.request import RequestInfo
 from controlplane.apiserver.reviews import user_document
 from pyk.api.objects import Object
@@ -60,6 +61,8 @@ class Trail:
         given = request.headers.get(HEADER, "")
         self.id = given[:_LONGEST_ID] or str(uuid.UUID(int=auditor.clock.random.getrandbits(128), version=4))
         self._event: dict[str, Any] = {}
+        self._has_started = not is_stream(info)
+        self._last_stage = "ResponseComplete"
 
     def identified(self, user: UserInfo, acts_as: UserInfo) -> None:
         """It is known who asks, and as whom: the request counts as the latter's."""
@@ -77,8 +80,13 @@ class Trail:
 
     def started(self, code: int) -> None:
         """The head of a stream is on its way."""
+        self._has_started = True
         self._event["responseStatus"] = {"metadata": {}, "code": code}
         self._emit("ResponseStarted")
+
+    def panicked(self) -> None:
+        """It ended in an error of ours, which the answer tells."""
+        self._last_stage = "Panic"
 
     async def finish(self, response: web.StreamResponse) -> None:
         """The answer is known, and is sent next; that of a stream has been."""
@@ -91,6 +99,8 @@ class Trail:
         verdict = self._verdict
         if verdict.level is Level.NONE:
             return
+        if not self._has_started:  # a stream that was refused has a head all the same
+            self.started(response.status)
         is_whole = verdict.level is Level.REQUEST_RESPONSE or response.status >= 400 or _is_small(response)
         document = _document(response) if is_whole else None
         if response.status == 403 and not self._annotations:
@@ -100,7 +110,7 @@ class Trail:
             await self._add_request_object()
         if verdict.level is Level.REQUEST_RESPONSE and document is not None and self._info.is_resource:
             self._event["responseObject"] = self._shown(document)
-        self._emit("ResponseComplete")
+        self._emit(self._last_stage)
 
     def _first_event(self, user: UserInfo) -> dict[str, Any]:
         info, request = self._info, self._request

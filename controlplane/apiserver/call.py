@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from controlplane.apiserver.audit import Trail
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.request import Query, RequestInfo
 from pyk.api.status import bad_request
@@ -20,8 +19,6 @@ class Call:
     info: RequestInfo
     query: Query
     user: UserInfo
-    trail: Trail | None = None
-    """Where the audit log follows it; None when it does not."""
 
     @property
     def accept(self) -> str:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+WHEN_STARTED: web.RequestKey[Callable[[int], None]] = web.RequestKey("when_started")
+"""In a request: who is called with the status when the head of its stream has been sent."""
 _LINGER_SECONDS = 10.0
+
+
+async def send_head(response: web.StreamResponse, request: web.Request) -> None:
+    """Send the head of a stream, and tell who waits for that."""
+    await response.prepare(request)
+    if (tell := request.get(WHEN_STARTED)) is not None:
+        tell(response.status)
 
 
 class Stoppable(Protocol):

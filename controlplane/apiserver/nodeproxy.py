@@ -25,7 +25,7 @@ from yarl import URL
 
 from controlplane.apiserver import portforward
 from controlplane.apiserver.channels import CHANNEL_PROTOCOLS, Codec, codec_of
-from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.connections import Connections, send_head
 from controlplane.apiserver.podproxy import UNREACHABLE, Target, redirect_of
 from controlplane.apiserver.podtargets import container_for, log_parameters, node_address, waiting_message
 from pyk.api.objects import Object
@@ -174,7 +174,7 @@ class NodeProxy:
             compress=False,
             timeout=_CLOSE_SECONDS,
         )
-        await client_side.prepare(request)
+        await send_head(client_side, request)
         end = _End()
         async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
             await _until_first(forwarding.run(client_side), end.told())
@@ -225,7 +225,7 @@ class NodeProxy:
             response.headers["Content-Type"] = upstream.headers.get("Content-Type", default_type)
             if "Content-Encoding" in upstream.headers:
                 response.headers["Content-Encoding"] = upstream.headers["Content-Encoding"]
-            await response.prepare(request)
+            await send_head(response, request)
             end = _End()
             async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
                 await _until_first(_copy(upstream, response), end.told())
@@ -247,7 +247,7 @@ class NodeProxy:
             client_side = web.WebSocketResponse(
                 protocols=protocols, max_msg_size=FRAME_BYTES, compress=False, timeout=_CLOSE_SECONDS
             )
-            await client_side.prepare(request)
+            await send_head(client_side, request)
             end = _End()
             async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
                 await _pump_both(client_side, node_side, codec, end)

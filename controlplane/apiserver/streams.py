@@ -9,7 +9,7 @@ from aiohttp import web
 
 from controlplane.apiserver import metrics
 from controlplane.apiserver.call import Call
-from controlplane.apiserver.connections import Connections
+from controlplane.apiserver.connections import Connections, send_head
 from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.nodeproxy import NodeProxy
@@ -70,9 +70,7 @@ class Streams:
         stream.on_overrun = cut_off
         try:
             async with self._connections.ends_with(call.request, stream, seconds):
-                await response.prepare(call.request)
-                if call.trail is not None:
-                    call.trail.started(response.status)
+                await send_head(response, call.request)
                 async for chunk in stream.chunks():
                     sent.inc(len(chunk))
                     await response.write(chunk)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from controlplane.apiserver.auditpolicy import policy_of
+from controlplane.apiserver.listing import Lister
 from tests.integration.apiserver.conftest import started
 
 MAPS = "/api/v1/namespaces/default/configmaps"
@@ -84,6 +86,26 @@ async def test_a_watch_is_told_of_when_it_begins_and_a_stranger_when_turned_away
     assert begun["responseStatus"]["code"] == 200
     (turned_away,) = [event for event in events if not event["user"]]
     assert (turned_away["level"], turned_away["responseStatus"]["code"]) == ("Metadata", 401)
+
+
+async def test_a_refused_stream_and_an_error_of_ours_have_their_stages(
+    cluster_pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    path = tmp_path / "audit.log"
+    rules = policy({"level": "Metadata", "resources": [{"resources": ["pods/log", "secrets"]}]})
+    async with started(cluster_pki, tmp_path, audit_policy=rules, audit_log=path) as server:
+        assert (await server.api("GET", "/api/v1/namespaces/default/pods/none/log")).status == 404
+        log = await logged(path, 3)
+        monkeypatch.setattr(Lister, "list", fails)
+        assert (await server.api("GET", SECRETS)).status == 500
+        listed = (await logged(path, 5))[3:]
+    assert [event["stage"] for event in log] == ["RequestReceived", "ResponseStarted", "ResponseComplete"]
+    assert [event["responseStatus"]["code"] for event in log[1:]] == [404, 404]
+    assert [event["stage"] for event in listed] == ["RequestReceived", "Panic"]
+    assert listed[1]["responseStatus"]["code"] == 500
 
 
 async def test_without_a_policy_nothing_is_written(cluster_pki: Path, tmp_path: Path) -> None:

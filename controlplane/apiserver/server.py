@@ -34,7 +34,7 @@ from controlplane.apiserver.health import Health
 from controlplane.apiserver.kubernetes_service import ensure_service_cidr, publish_dns
 from controlplane.apiserver.kubernetes_service import publish as publish_service
 from controlplane.apiserver.listing import Lister
-from controlplane.apiserver.nodemetrics import NodeMetricsReader
+from controlplane.apiserver.nodemetrics import Ask, NodeMetricsReader
 from controlplane.apiserver.nodepods import NodePods
 from controlplane.apiserver.nodeproxy import NodeProxy
 from controlplane.apiserver.paths import Paths
@@ -104,9 +104,49 @@ class ServerOptions:
     audit_max_age_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A server that answers, whoever brings it the requests (`api.handle`)."""
+
+    api: Api
+    authenticator: Authenticator
+    connections: Connections
+    _registry: Registry
+    _cache: WatchCache
+    _store: Store
+    _clock: Clock
+    _options: ServerOptions
+    _authority: bytes
+
+    @asynccontextmanager
+    async def found_at(self, port: int) -> AsyncIterator[None]:
+        """Tell in the cluster where the server is to be found, while inside."""
+        options = self._options
+        host = options.advertise_address or options.addresses[-1]
+        url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        await publish(self._registry, _SELF, url, self._authority)
+        await publish_service(self._registry, _SELF, options.service_ranges[0], port)
+        if options.cluster_dns:
+            await publish_dns(self._registry, _SELF, options.cluster_dns)
+        servers = Servers(self._registry, self._cache, self._store, self._clock, _SELF, (host, port))
+        await servers.join()
+        staying = asyncio.create_task(servers.run())
+        try:
+            yield
+        finally:
+            staying.cancel()
+            await asyncio.wait([staying])
+            await servers.leave()
+
+
 @asynccontextmanager
-async def running_server(store: Store, options: ServerOptions, clock: Clock) -> AsyncIterator[int]:
-    """A server that answers while inside; the port it listens on. Raises OSError when it cannot listen."""
+async def answering(
+    store: Store, options: ServerOptions, clock: Clock, measure: Ask | None = None
+) -> AsyncIterator[Answering]:
+    """The whole server but its listeners, at work while inside. `measure` asks a node what it uses, itself when None.
+
+    On the way out the watches end, and then the background work and the store.
+    """
     authority = (options.pki_dir / "ca.crt").read_bytes()
     await store.open()
     try:
@@ -128,7 +168,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         allocation = ServiceAllocation(registry, cache, store, clock, _SELF, families, options.node_ports)
         registry.allocate_with(SERVICE, allocation)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
-        node_metrics = NodeMetricsReader(cache, proxy.stats_summary, clock)
+        node_metrics = NodeMetricsReader(cache, measure or proxy.stats_summary, clock)
         api = Api(
             cache=cache,
             lister=Lister(store, cache),
@@ -158,40 +198,12 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             await registry.ensure(_SELF, first_objects())
             await ensure_service_cidr(registry, _SELF, options.service_ranges, clock)
             await ensure_policy(registry, cache, _SELF)
-            runner = web.ServerRunner(
-                HttpServer(api.handle, connections, body_bytes=BODY_BYTES),
-                handle_signals=False,
-                shutdown_timeout=SHUTDOWN_SECONDS,
-            )
-            await runner.setup()
+            tasks.append(asyncio.create_task(AllocationRepair(allocation, cache, store, clock).run()))
             try:
-                certificate, key = options.pki_dir / "apiserver.crt", options.pki_dir / "apiserver.key"
-                port = options.port
-                for address in options.addresses:
-                    context = authenticator.server_context(certificate, key)
-                    site = web.TCPSite(runner, address, port, ssl_context=context, backlog=1024)
-                    await site.start()
-                    port = port or _port_of(runner)
-                host = options.advertise_address or options.addresses[-1]
-                url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-                await publish(registry, _SELF, url, authority)
-                await publish_service(registry, _SELF, options.service_ranges[0], port)
-                if options.cluster_dns:
-                    await publish_dns(registry, _SELF, options.cluster_dns)
-                tasks.append(asyncio.create_task(AllocationRepair(allocation, cache, store, clock).run()))
-                servers = Servers(registry, cache, store, clock, _SELF, (host, port))
-                await servers.join()
-                staying = asyncio.create_task(servers.run())
-                try:
-                    yield port
-                finally:
-                    staying.cancel()
-                    await asyncio.wait([staying])
-                    await servers.leave()
+                yield Answering(api, authenticator, connections, registry, cache, store, clock, options, authority)
             finally:
                 cache.bookmark_watchers()
                 connections.stop_all()
-                await runner.cleanup()
                 await node_metrics.close()
                 await proxy.close()
         finally:
@@ -202,6 +214,31 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
                 audit_log.close()
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def running_server(store: Store, options: ServerOptions, clock: Clock) -> AsyncIterator[int]:
+    """A server that answers while inside; the port it listens on. Raises OSError when it cannot listen."""
+    async with answering(store, options, clock) as server:
+        runner = web.ServerRunner(
+            HttpServer(server.api.handle, server.connections, body_bytes=BODY_BYTES),
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        await runner.setup()
+        try:
+            certificate, key = options.pki_dir / "apiserver.crt", options.pki_dir / "apiserver.key"
+            port = options.port
+            for address in options.addresses:
+                context = server.authenticator.server_context(certificate, key)
+                site = web.TCPSite(runner, address, port, ssl_context=context, backlog=1024)
+                await site.start()
+                port = port or _port_of(runner)
+            async with server.found_at(port):
+                yield port
+        finally:
+            server.connections.stop_all()
+            await runner.cleanup()
 
 
 def _audit_log(options: ServerOptions, clock: Clock) -> AuditLog | None:

@@ -223,7 +223,8 @@ class KindCache:
         """The names of a namespace, sorted."""
         self._sorted: dict[str, list[Entry]] = {}
         self._ring: deque[Change] = deque()
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._watchers: dict[str, dict[Watcher, None]] = {}
+        """By namespace, in the order in which they came: who was first is told first."""
         self._expected: dict[bytes, Facts] = {}
 
     def __len__(self) -> int:
@@ -256,12 +257,12 @@ class KindCache:
         return found
 
     def watch(self, watcher: Watcher) -> None:
-        self._watchers.setdefault(watcher.namespace, set()).add(watcher)
+        self._watchers.setdefault(watcher.namespace, {})[watcher] = None
 
     def unwatch(self, watcher: Watcher) -> None:
         """Idempotent."""
         if watchers := self._watchers.get(watcher.namespace):
-            watchers.discard(watcher)
+            watchers.pop(watcher, None)
             if not watchers:
                 del self._watchers[watcher.namespace]
 

@@ -53,9 +53,9 @@ class Feed:
         self.revision = 0
         self._history = history
         self._buffered_events = buffered_events
-        self._subscriptions: set[_Subscription] = set()
+        self._subscriptions: dict[_Subscription, None] = {}
         self._targets: deque[int] = deque()
-        self._arrivals: set[tuple[int, asyncio.Event]] = set()
+        self._arrivals: dict[tuple[int, asyncio.Event], None] = {}
         self._is_closed = False
 
     def publish(self, events: Sequence[Event], revision: int) -> None:
@@ -87,11 +87,11 @@ class Feed:
         if self.revision >= revision or self._is_closed:
             return
         arrival = (revision, asyncio.Event())
-        self._arrivals.add(arrival)
+        self._arrivals[arrival] = None
         try:
             await arrival[1].wait()
         finally:
-            self._arrivals.discard(arrival)
+            self._arrivals.pop(arrival, None)
 
     def lose_history(self, oldest: int, revision: int) -> None:
         """Events up to `oldest` can no longer be delivered: end every watch with `Compacted`, go on at `revision`."""
@@ -143,11 +143,11 @@ class Feed:
     @contextmanager
     def _subscribe(self, prefix: str) -> Iterator[_Subscription]:
         subscription = _Subscription(prefix, self.revision)
-        self._subscriptions.add(subscription)
+        self._subscriptions[subscription] = None
         try:
             yield subscription
         finally:
-            self._subscriptions.discard(subscription)
+            self._subscriptions.pop(subscription, None)
 
     def _announce(self) -> None:
         is_due = False

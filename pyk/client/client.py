@@ -10,7 +10,7 @@ its own.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -228,12 +228,18 @@ class Client:
             fieldSelector=field_selector,
             timeoutSeconds="" if timeout_seconds is None else str(timeout_seconds),
         )
-        async with self.stream("GET", kind.path(namespace), params=params) as response:
-            async for line in read_lines(response):
+        async with aclosing(self._lines(kind.path(namespace), params)) as lines:
+            async for line in lines:
                 event = orjson.loads(line)
                 if event["type"] == "ERROR":
                     raise ApiError.from_status(500, event["object"])
                 yield WatchEvent(event["type"], event["object"])
+
+    async def _lines(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """The lines of a streamed answer."""
+        async with self.stream("GET", path, params=params) as response:
+            async for line in read_lines(response):
+                yield line
 
     # Anything else
 

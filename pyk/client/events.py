@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from zlib import crc32
 
 from pyk.api.kinds import EVENT
 from pyk.api.objects import Object, name_of, namespace_of, object_reference
@@ -59,7 +60,7 @@ class EventRecorder:
         regarding = object_reference(obj, field_path=field_path)
         regarding.pop("resourceVersion", None)
         told = _Told(tuple(regarding.items()), type, reason, message[:LONGEST_MESSAGE])
-        queue = self._queues[hash(told) % WRITERS]  # the same event goes through one writer, so that it is counted
+        queue = self._queues[crc32(repr(told).encode()) % WRITERS]  # the same one each time, so that it is counted
         try:
             queue.put_nowait((told, self._clock.time()))
         except asyncio.QueueFull:

@@ -1,4 +1,5 @@
-"""The databases that the store's contract is held against: a SQLite file a test, an etcd server a worker process."""
+"""The databases that the store's contract is held against: a SQLite file or a memory a test, an etcd server a worker
+process."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import pytest
 
 from controlplane.store.contract import Store
 from controlplane.store.etcd import EtcdStore
+from controlplane.store.memory import Memory, MemoryStore
 from controlplane.store.sqlite import SqliteStore
 from pyk.reconcile.clock import RealClock, VirtualClock
 
@@ -150,6 +152,32 @@ class SqliteEngine:
         await self._clock.advance(seconds)
 
 
+class MemoryEngine:
+    """A memory in virtual time."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._clock = VirtualClock()
+        self.stores: list[Store] = []
+
+    def new_store(self) -> Store:
+        store = MemoryStore(self._memory, clock=self._clock)
+        self.stores.append(store)
+        return store
+
+    async def restart(self, store: Store) -> Store:
+        """The connection ends and is made anew."""
+        await store.close()
+        reopened = self.new_store()
+        await reopened.open()
+        return reopened
+
+    async def let_time_pass(self, seconds: float) -> None:
+        await self._clock.advance(seconds)
+
+
 class EtcdEngine:
     """A key prefix of its own in the worker's etcd server."""
 
@@ -174,10 +202,12 @@ class EtcdEngine:
         """etcd counts the time of its leases itself: whoever needs it waits for the event."""
 
 
-@pytest.fixture(params=["sqlite", pytest.param("etcd", marks=pytest.mark.etcd)])
+@pytest.fixture(params=["sqlite", "memory", pytest.param("etcd", marks=pytest.mark.etcd)])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "sqlite":
         made: Any = SqliteEngine(tmp_path)
+    elif request.param == "memory":
+        made = MemoryEngine()
     else:
         made = EtcdEngine(request.getfixturevalue("etcd_server"), next(request.getfixturevalue("etcd_roots")))
     yield made

@@ -121,6 +121,8 @@ async def run(config: AgentConfig) -> None:
                 cgroup_root=config.cgroup_root,
                 cluster_dns=config.cluster_dns,
                 cluster_domain=config.cluster_domain,
+                container_log_max_bytes=config.container_log_max_bytes,
+                container_log_max_files=config.container_log_max_files,
                 allowed_unsafe_sysctls=config.allowed_unsafe_sysctls,
                 default_apparmor=await asyncio.to_thread(_default_apparmor),
             ),

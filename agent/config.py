@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.capacity import parse_reservation
 from agent.runtime.contract import OWN_HANDLERS
+from pyk.api.quantity import whole
 
 DEFAULT_MAX_PODS = 110
 _KNOWN_RUNTIMES = ("runc", "crun")
@@ -38,6 +39,8 @@ class AgentConfig:
     labels: Mapping[str, str]
     reserved: Mapping[str, str]
     max_pods: int
+    container_log_max_bytes: int
+    container_log_max_files: int
     runtimes: Mapping[str, str]
     allowed_unsafe_sysctls: Sequence[str]
     cluster_dns: Sequence[str]
@@ -65,6 +68,10 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
     parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
+    parser.add_argument(
+        "--container-log-max-size", type=_size, default=_size("10Mi"), help="of one file of a log (default 10Mi)"
+    )
+    parser.add_argument("--container-log-max-files", type=_two_or_more, default=5, help="of one log (default 5)")
     parser.add_argument(
         "--runtime",
         action="append",
@@ -105,6 +112,8 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         labels=labels,
         reserved=given.system_reserved,
         max_pods=given.max_pods,
+        container_log_max_bytes=given.container_log_max_size,
+        container_log_max_files=given.container_log_max_files,
         runtimes=_runtimes(parser, given.runtime),
         allowed_unsafe_sysctls=tuple(given.allowed_unsafe_sysctls),
         cluster_dns=tuple(given.cluster_dns),
@@ -131,6 +140,17 @@ def _address(text: str) -> str:
 
 def _network(text: str) -> str:
     return str(ipaddress.IPv4Network(text))
+
+
+def _size(text: str) -> int:
+    return whole(text)
+
+
+def _two_or_more(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise ValueError(text)
+    return number
 
 
 def _reservation(text: str) -> Mapping[str, str]:

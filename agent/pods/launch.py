@@ -125,6 +125,8 @@ class Launcher:
                 spec=container_spec(pod, container, inputs),
                 rootfs=RootFilesystem(image.layers, writable, image.read_only_binds),
                 log_path=log,
+                log_max_bytes=self._settings.container_log_max_bytes,
+                log_max_files=self._settings.container_log_max_files,
                 stdin=bool(container.get("stdin")),
                 stdin_once=bool(container.get("stdinOnce")),
                 labels=_labels(pod, container, image, inputs.user) | _tries(attempt, backoff, run),

@@ -20,6 +20,7 @@ from typing import Any
 
 from agent.images.store import ImageStore
 from agent.images.watch import follow_directory
+from agent.logfiles import LogKeeper
 from agent.network.contract import NetworkFailure, PodNetwork
 from agent.pods import adoption
 from agent.pods.actions import Action, Requeue
@@ -97,6 +98,7 @@ class PodManager:
         self.informer.add_index(_UID, lambda pod: (own_uid(pod),))
         self._controller = Controller("pods", self._reconcile, clock=clock, workers=WORKERS, max_delay=60.0)
         self.informer.add_handler(self._on_pod)  # not `watches`: static pods do not wait for the informer
+        self._log_keeper = LogKeeper()
         self._api_was_heard = False
         self._static = StaticPods(settings.static_pod_dir, settings.node_name, clock, self._on_static)
         mirrors = Mirrors(client, self.informer, self._static, node)
@@ -215,6 +217,7 @@ class PodManager:
                 self._group = group
                 group.create_task(self.informer.run())
                 group.create_task(self._follow_runtime())
+                group.create_task(self._log_keeper.run())
                 group.create_task(follow_directory(self._parts.images.image_dir, self.images_changed))
                 group.create_task(self._static.run())
                 group.create_task(self._controller.run())  # static pods run before the API server is heard
@@ -300,6 +303,9 @@ class PodManager:
 
     async def _take_in_runtime(self) -> None:
         await adoption.take_in(self._records, self._parts, lambda uid: self._current(uid) is not None)
+        for record in self._records.values():  # what was set aside while nobody listened
+            for state in record.states.values():
+                self._log_keeper.rotated(state.log_path)
 
     async def _follow_runtime(self) -> None:
         async for event in self._parts.runtime.events():
@@ -320,6 +326,10 @@ class PodManager:
                 record.sandbox = replace(record.sandbox, alive=False)
                 record.addresses, record.is_attached = (), False
                 self._controller.enqueue(identifier)
+        elif kind == "log-rotated":
+            state = await self._parts.runtime.container(identifier)
+            if state is not None:
+                self._log_keeper.rotated(state.log_path)
         else:
             await self._take_in_runtime()
             for uid in self._records:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.runtime.logs import set_aside
+
 FALLBACK = "FallbackToLogsOnError"
 _LONGEST_MESSAGE = 4096
 _LONGEST_LOG_TAIL = 2048
@@ -30,18 +32,24 @@ def _read_head(file: Path) -> str:
 
 
 def log_tail(log: Path) -> str:
-    """The last lines that the container wrote, from a file in the CRI log format."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            # Each line carries a time stamp, stream and tag of some 45 bytes.
-            file.seek(max(0, size - _LONGEST_LOG_TAIL - 64 * _MOST_LOG_LINES))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return ""
+    """The last lines that the container wrote, from files in the CRI log format: of a log that was just set aside some
+    are in the file before."""
+    enough = _LONGEST_LOG_TAIL + 64 * _MOST_LOG_LINES  # each line carries a time stamp, stream and tag of some 45 bytes
+    content = _end_of(log, enough)
+    if len(content) < enough and (older := set_aside(str(log))) and not older[-1].endswith(".gz"):
+        content = _end_of(log.parent / older[-1], enough) + content
     texts = []
-    for line in lines:
+    for line in content.split(b"\n"):
         parts = line.split(b" ", 3)
         if len(parts) == 4:
             texts.append(parts[3] + (b"\n" if parts[2] == b"F" else b""))
     return b"".join(texts[-_MOST_LOG_LINES:])[-_LONGEST_LOG_TAIL:].decode(errors="replace")
+
+
+def _end_of(file: Path, size: int) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, opened.seek(0, os.SEEK_END) - size))
+            return opened.read()
+    except OSError:
+        return b""

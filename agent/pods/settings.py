@@ -13,9 +13,10 @@ class PodSettings:
 
     `cgroup_root` is a path below every cgroup hierarchy (`/pyk/n1`); the QoS tree is made below its `kubepods`.
     `node_addresses` are the node's IP addresses, the primary one first. `pod_pids_limit` bounds the processes and
-    threads of one pod; None leaves them to the node's own limit. `allowed_unsafe_sysctls` are names, or beginnings that
-    end in `*`. `default_apparmor` is the profile of containers that ask for none; empty where the kernel has no
-    AppArmor.
+    threads of one pod; None leaves them to the node's own limit. A container's log is set aside when it is larger than
+    `container_log_max_bytes`; with the present one at most `container_log_max_files` are kept. `allowed_unsafe_sysctls`
+    are names, or beginnings that end in `*`. `default_apparmor` is the profile of containers that ask for none; empty
+    where the kernel has no AppArmor.
     """
 
     node_name: str
@@ -26,6 +27,8 @@ class PodSettings:
     cluster_domain: str = "cluster.local"
     resolv_conf: Path = Path("/etc/resolv.conf")
     pod_pids_limit: int | None = 4096
+    container_log_max_bytes: int = 10 << 20
+    container_log_max_files: int = 5
     allowed_unsafe_sysctls: Sequence[str] = ()
     default_apparmor: str = ""
     restart_backoff_base: float = 10.0

@@ -7,6 +7,7 @@ import logging
 import signal
 from dataclasses import replace
 
+from agent.logfiles import remove_log
 from agent.pods import actions as do
 from agent.pods.launch import log_directory, message_file
 from agent.pods.observed import ATTEMPT, CONTAINER_NAME, STOP_SIGNAL, Stop
@@ -105,7 +106,7 @@ class Stopper:
         await self._parts.runtime.remove_container(container_id)
         record.drop(container_id)
         if state is not None:
-            state.log_path.unlink(missing_ok=True)
+            await asyncio.to_thread(remove_log, state.log_path)
             name, attempt = state.labels.get(CONTAINER_NAME, ""), int(state.labels.get(ATTEMPT, "0"))
             message_file(self._parts.volumes.pod_directory(record.uid), name, attempt).unlink(missing_ok=True)
 

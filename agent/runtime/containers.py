@@ -203,15 +203,6 @@ class Containers:
             raise OperationFailed(f"update the resources of container {record.id}: {error}", "UpdateError") from None
         request.reply()
 
-    def reopen_log(self, request: Request) -> None:
-        record = self._known(request)
-        path = request.arguments["log_path"]
-        if streams := self.streams.get(record.id):
-            streams.reopen_log(path)
-        record.log_path = path
-        record.save(RUNNING if record.phase == STARTING else None)
-        request.reply()
-
     def running(self, identifier: str) -> ContainerRecord:
         """The container.
 
@@ -247,7 +238,7 @@ class Containers:
             namespaces, pid_namespace, joins = _resolve(plan["namespaces"]["join"], sandbox, held)
             users = next((fd for fd, flag in joins if flag == syscalls.CLONE_NEWUSER), -1)
             joins = [(fd, flag) for fd, flag in joins if fd != users]
-            streams = self.streams[record.id] = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
+            streams = self.streams[record.id] = self._streams(record)
             stdio: list[int | None] = [None, None, None]
             if not record.terminal:
                 stdio = streams.make(held, stdin=plan["stdin"])
@@ -292,7 +283,7 @@ class Containers:
         _make_writable(record.writable, 0)
         forker.cgroups.create(record.cgroup)
         with contextlib.ExitStack() as held:
-            streams = self.streams[record.id] = Streams(forker.loop, record.log_path, stdin_once=record.stdin_once)
+            streams = self.streams[record.id] = self._streams(record)
             stdio: list[int | None] = [None, None, None]
             if not record.terminal:
                 stdio = streams.make(held, stdin=plan["stdin"])
@@ -361,6 +352,13 @@ class Containers:
         except OSError as error:
             print(f"container {record.id}: {plan['oci']['path']} delete: {error}", file=sys.stderr)
             deleted()
+
+    def _streams(self, record: ContainerRecord) -> Streams:
+        def rotated() -> None:
+            self.server.broadcast({"event": "log-rotated", "id": record.id})
+
+        loop, limits = self._forker.loop, record.log_limits
+        return Streams(loop, record.log_path, limits, stdin_once=record.stdin_once, on_rotated=rotated)
 
     def _plan(self, record: ContainerRecord) -> dict[str, Any]:
         content = record.file.read()
@@ -455,7 +453,7 @@ class Containers:
             record.pidfd = syscalls.pidfd_open(record.pid)
         except ProcessLookupError:
             return False
-        streams = Streams(self._forker.loop, record.log_path, stdin_once=record.stdin_once)
+        streams = self._streams(record)
         self.streams[record.id] = streams
         streams.adopt(record.pipes, [record.pid, *self._forker.cgroups.processes(record.cgroup)])
         self._forker.loop.watch(record.pidfd, lambda _: self._ended(record, _adopted_status(record)))

@@ -116,9 +116,10 @@ class ContainerConfig:
 
     `spec` is the OCI document; its `linux.namespaces` entries name the sandbox's namespaces by path, its
     `linux.cgroupsPath` the container's cgroup below every hierarchy, its `linux.resources` the limits.
-    `root.path` is not looked at: the root is `rootfs`. `log_path` gets the output in the CRI log format.
-    `handler` is the sandbox's. `stdin` opens a pipe whose other end `attach` reaches; without it standard input is
-    /dev/null.
+    `root.path` is not looked at: the root is `rootfs`. `log_path` gets the output in the CRI log format; when it is
+    larger than `log_max_bytes` it is set aside, and at most `log_max_files` files of the log are kept (0 bytes: no
+    limit). `handler` is the sandbox's. `stdin` opens a pipe whose other end `attach` reaches; without it standard
+    input is /dev/null.
     """
 
     id: str
@@ -126,6 +127,8 @@ class ContainerConfig:
     spec: OCISpec
     rootfs: RootFilesystem
     log_path: Path
+    log_max_bytes: int = 0
+    log_max_files: int = 1
     stdin: bool = False
     stdin_once: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -195,6 +198,7 @@ class ExecSession(Protocol):
 @dataclass(frozen=True, slots=True)
 class RuntimeEvent:
     """Something ended or began on its own: `kind` is `exited` (a container; `id` is its id), `sandbox-died`,
+    `log-rotated` (a file of the container's log was set aside),
     or `lost-connection` (the spawner went away and is being replaced: list everything anew)."""
 
     kind: str
@@ -243,9 +247,6 @@ class Runtime(Protocol):
 
     async def update_container(self, container_id: str, resources: dict[str, Any]) -> None:
         """Apply an OCI `linux.resources` document to the running container's cgroup."""
-
-    async def reopen_log(self, container_id: str, log_path: Path) -> None:
-        """Write on to another file (log rotation)."""
 
     async def exec(self, container_id: str, config: ExecConfig) -> ExecSession:
         """Run a further process in the container, with its namespaces, cgroup, user, capabilities and seccomp

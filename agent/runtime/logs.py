@@ -5,36 +5,62 @@ read brings carry its time. Source: kubernetes/design-proposals-archive, node/ku
 
 When the disk is full the lines are lost, the container is not stopped, and the loss is counted in `lost_bytes`. A
 spawner that is killed loses at most the unfinished line that it holds; the rest waits in the pipe for the next one.
+
+A file that has grown over its limit is set aside under a name with the time, `0.log.20161006-001709` as the kubelet
+calls it, and a new one is begun at a line's beginning. It is done here, by the one process that writes, so that no line
+falls between two files and a log stays bounded while no agent runs; compressing them is the agent's work
+(agent/logfiles.py).
 """
 
 from __future__ import annotations
 
+import calendar
+import contextlib
 import os
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_LINE = 16 * 1024
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _MODE = 0o640
+_STAMP, _STAMP_LENGTH = "%Y%m%d-%H%M%S", 15
 
 
 class LogWriter:
     """The log file of one container, with the unfinished line of each stream.
 
-    Raises `OSError` when the file cannot be opened.
+    A file that is larger than `max_bytes` is set aside, and of those set aside and the present one together at most
+    `max_files` are kept; 0 bytes is no limit. Raises `OSError` when the file cannot be opened.
     """
 
-    __slots__ = ("_fd", "_rests", "lost_bytes")
+    __slots__ = ("_fd", "_in_part", "_max_bytes", "_max_files", "_path", "_rests", "_size", "lost_bytes", "rotated")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, max_bytes: int = 0, max_files: int = 1) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_files = max_files
         self._fd = _open(path)
+        self._size = os.fstat(self._fd).st_size
         self._rests: dict[bytes, bytes] = {}
+        self._in_part: set[bytes] = set()
         self.lost_bytes = 0
+        self.rotated = False
+        """A file has been set aside since somebody last put this to False."""
 
     def write(self, stream: bytes, data: bytes) -> None:
         """Add output of `stdout` or `stderr`."""
         lines, rest = cri_lines(stream, self._rests.get(stream, b"") + data, timestamp(time.time_ns()))
         self._rests[stream] = rest
         self._append(lines)
+        if not self._max_bytes:
+            return
+        if lines:
+            (self._in_part.add if _ends_in_part(lines) else self._in_part.discard)(stream)
+        if self._size >= self._max_bytes and (not self._in_part or self._size >= 2 * self._max_bytes):
+            self._rotate()
 
     def finish(self) -> None:
         """Write the unfinished lines as full ones and close."""
@@ -44,11 +70,26 @@ class LogWriter:
         self._rests.clear()
         os.close(self._fd)
 
-    def reopen(self, path: str) -> None:
-        """Go on in another file."""
-        fd = _open(path)
+    def _rotate(self) -> None:
+        """Set the file aside. When that cannot be done it goes on growing, and it is tried again after a while."""
+        directory, name = os.path.split(self._path)
+        try:
+            present = set_aside(self._path)
+            aside = rotated_name(name, present, time.time())
+            os.rename(self._path, os.path.join(directory, aside))
+            try:
+                fd = _open(self._path)
+            except OSError:
+                os.rename(os.path.join(directory, aside), self._path)
+                raise
+        except OSError:
+            self._size = self._max_bytes // 2
+            return
         os.close(self._fd)
-        self._fd = fd
+        self._fd, self._size, self.rotated = fd, 0, True
+        for old in excess([*present, aside], self._max_files - 1):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, old))
 
     def _append(self, data: bytes) -> None:
         while data:
@@ -57,7 +98,49 @@ class LogWriter:
             except OSError:
                 self.lost_bytes += len(data)
                 return
+            self._size += written
             data = data[written:]
+
+
+def set_aside(path: str) -> list[str]:
+    """The names of the files that were set aside from this log, the oldest first; one that is compressed ends in
+    `.gz`. Raises `OSError`."""
+    prefix = os.path.basename(path) + "."
+    try:
+        names = os.listdir(os.path.dirname(path) or ".")
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if _is_rotated(name, prefix))
+
+
+def rotated_name(name: str, present: Sequence[str], now: float) -> str:
+    """The name under which a log is set aside at `now` (seconds since the epoch): later than all that are there."""
+    prefix = name + "."
+    second = int(now)
+    if present:
+        newest = present[-1][len(prefix) :][:_STAMP_LENGTH]
+        second = max(second, calendar.timegm(time.strptime(newest, _STAMP)) + 1)
+    return prefix + time.strftime(_STAMP, time.gmtime(second))
+
+
+def excess(names: Sequence[str], keep: int) -> Sequence[str]:
+    """The oldest of these names, which are in order, such that `keep` remain. A log and its compressed copy, both
+    there for a moment, count once."""
+    logs = list(dict.fromkeys(name.removesuffix(".gz") for name in names))
+    gone = set(logs[: max(0, len(logs) - max(0, keep))])
+    return [name for name in names if name.removesuffix(".gz") in gone]
+
+
+def _is_rotated(name: str, prefix: str) -> bool:
+    stamp = name[len(prefix) :].removesuffix(".gz")
+    if not name.startswith(prefix) or len(stamp) != _STAMP_LENGTH or stamp[8] != "-":
+        return False
+    return stamp[:8].isdigit() and stamp[9:].isdigit()
+
+
+def _ends_in_part(lines: bytes) -> bool:
+    last = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+    return last.split(b" ", 3)[2:3] == [b"P"]
 
 
 def cri_lines(stream: bytes, data: bytes, stamp: bytes) -> tuple[bytes, bytes]:

@@ -192,9 +192,6 @@ class NativeRuntime:
     async def update_container(self, container_id: str, resources: dict[str, Any]) -> None:
         await self._call("update_container", container=container_id, resources=resources)
 
-    async def reopen_log(self, container_id: str, log_path: Path) -> None:
-        await self._call("reopen_log", container=container_id, log_path=str(log_path))
-
     async def exec(self, container_id: str, config: ExecConfig) -> ExecSession:
         ours: list[int | None] = [None, None, None]
         theirs: list[int | None] = [None, None, None]

@@ -7,7 +7,7 @@ be tested as a table are here; `child` carries them out.
 A plan has: `id`, `sandbox`, `cgroup`, `resources`, `namespaces` (`new` flags; `join` pairs of flag and path),
 `first_id` (the host's id of the container's root, 0 without a user namespace), `lower`, `writable`, `readonly`,
 `mounts`, `devices`, `links`, `masked`, `readonly_paths`, `process`, and what only the spawner needs (`log_path`,
-`stdin`, `stdin_once`, `labels`; `oci`, for a container that another runtime makes). A mount is one of
+`log_limits`, `stdin`, `stdin_once`, `labels`; `oci`, for a container that another runtime makes). A mount is one of
 
 - `{"op": "filesystem", "type", "source", "to", "flags", "data"}`,
 - `{"op": "bind", "source", "to", "recursive", "set", "clear", "deep", "propagation"}` (`deep`: the attributes hold for
@@ -145,6 +145,7 @@ def container_plan(config: ContainerConfig, runtime: str = "") -> Plan:
         "readonly_paths": list(linux.get("readonlyPaths") or ()),
         "process": _process(spec.get("process") or {}, linux.get("seccomp")),
         "log_path": str(config.log_path),
+        "log_limits": [config.log_max_bytes, config.log_max_files],
         "stdin": config.stdin,
         "stdin_once": config.stdin_once,
         "labels": dict(config.labels),

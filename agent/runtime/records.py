@@ -165,6 +165,7 @@ class ContainerRecord:
         "id",
         "is_foreign",
         "labels",
+        "log_limits",
         "phase",
         "pidfd",
         "pipes",
@@ -183,6 +184,7 @@ class ContainerRecord:
         self.cgroup: str = plan["cgroup"]
         self.writable: str = plan["writable"]
         self.log_path: str = plan["log_path"]
+        self.log_limits: list[int] = plan.get("log_limits") or []  # records of an earlier version have none
         self.labels: dict[str, str] = plan["labels"]
         self.stdin_once: bool = plan["stdin"] and plan["stdin_once"]
         self.terminal: bool = plan["process"]["terminal"]

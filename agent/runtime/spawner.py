@@ -62,7 +62,6 @@ class Spawner:
             "containers_of": self._containers.list_of,
             "container": self._containers.get,
             "update_container": self._containers.update,
-            "reopen_log": self._containers.reopen_log,
             "exec": sessions.execute,
             "attach": sessions.attach,
             "resize": sessions.resize,

@@ -22,7 +22,7 @@ from agent.runtime.logs import LogWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _OUTPUTS = ("stdout", "stderr")
 _CHUNK = 1 << 16
@@ -43,13 +43,23 @@ class Attachment:
 
 
 class Streams:
-    """The streams of one container. `pipes` has the inode numbers of its pipes once there are any."""
+    """The streams of one container. `pipes` has the inode numbers of its pipes once there are any. `log_limits` are
+    those of `LogWriter`; `on_rotated` is called when a file of the log was set aside."""
 
-    __slots__ = ("_attachments", "_closed", "_fds", "_log", "_loop", "_stdin_once", "_terminal", "pipes")
+    __slots__ = ("_attachments", "_closed", "_fds", "_log", "_loop", "_on_rotated", "_stdin_once", "_terminal", "pipes")
 
-    def __init__(self, loop: event_loop.Loop, log_path: str, *, stdin_once: bool) -> None:
+    def __init__(
+        self,
+        loop: event_loop.Loop,
+        log_path: str,
+        log_limits: Sequence[int],
+        *,
+        stdin_once: bool,
+        on_rotated: Callable[[], None],
+    ) -> None:
         self._loop = loop
-        self._log = LogWriter(log_path)
+        self._log = LogWriter(log_path, *log_limits)
+        self._on_rotated = on_rotated
         self._stdin_once = stdin_once
         self._fds: dict[str, int] = {}
         self._terminal = False
@@ -140,9 +150,6 @@ class Streams:
         if self._terminal and "stdout" in self._fds:
             fcntl.ioctl(self._fds["stdout"], termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
-    def reopen_log(self, path: str) -> None:
-        self._log.reopen(path)
-
     def finish(self) -> int:
         """Take what is left in the pipes, end the log and every attachment; how many bytes the log lost."""
         if not self._closed:
@@ -178,6 +185,9 @@ class Streams:
             return 0
         if data:
             self._log.write(stream.encode(), data)
+            if self._log.rotated:
+                self._log.rotated = False
+                self._on_rotated()
             for session, attachment in list(self._attachments.items()):
                 self._to_client(session, attachment, stream, data)
         return len(data)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-PROTOCOL = 3
+PROTOCOL = 4
 """What both sides have to agree on. An agent that finds a spawner with another number replaces it."""
 
 MAX_FRAME = 64 << 20

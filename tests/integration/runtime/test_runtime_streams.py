@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.runtime.contract import ExecConfig, RuntimeFailure
+from agent.runtime.logs import set_aside
 from tests.integration.runtime.runtime_node import Node, eventually, read_all, read_some, read_until, type_into
 
 pytestmark = pytest.mark.root
@@ -44,16 +45,30 @@ async def test_a_user_other_than_root_can_open_its_streams_again(node: Node) -> 
     assert node.output(state.id, "stderr") == "two\n"
 
 
-async def test_logs_go_on_in_another_file_after_rotation(node: Node) -> None:
-    script = "echo before; while ! [ -e /tmp/go ]; do sleep 0.01; done; echo after; sleep 100"
-    await node.start("c", ["/bin/sh", "-c", script], await node.sandbox())
-    await eventually(lambda: "before" in node.log_path("c").read_text())
-    rotated = node.log_path("c").with_suffix(".1")
-    node.log_path("c").rename(rotated)
-    await node.runtime.reopen_log("c", node.log_path("c"))
+async def test_a_large_log_is_set_aside_and_told_of_also_by_a_spawner_that_takes_over(node: Node) -> None:
+    script = "seq 0 99; while ! [ -e /tmp/go ]; do sleep 0.01; done; exec seq 100 199"
+    options = {"log_max_bytes": 2000, "log_max_files": 100}
+    await node.start("c", ["/bin/sh", "-c", script], await node.sandbox(), **options)
+    path = node.log_path("c")
+
+    def texts() -> list[str]:
+        names = [*set_aside(str(path)), path.name]
+        return [line.split(" ", 3)[3] for name in names for line in (path.parent / name).read_text().splitlines()]
+
+    await eventually(lambda: texts() == [str(number) for number in range(100)])
+    before = len(set_aside(str(path)))
+    assert before >= 1
+    await node.kill_spawner()
+    seen = []
+    async for event in node.runtime.events():
+        seen.append(event.kind)
+        if event.kind == "lost-connection":
+            break
+    assert seen.count("log-rotated") == before
     await node.execute("c", ["/bin/touch", "/tmp/go"])
-    await eventually(lambda: "after" in node.log_path("c").read_text())
-    assert rotated.read_text().endswith("before\n")
+    await node.exited("c")
+    assert texts() == [str(number) for number in range(200)]
+    assert len(set_aside(str(path))) > before
 
 
 async def test_exec_runs_in_the_container(node: Node) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.logs import LogOptions, Shown, read_log, tail_offset
+from agent.logfiles import compress_rotated, log_bytes, remove_log
+from agent.logreader import tail_of, tail_of_packed
+from agent.logs import LogOptions, Shown, read_log
+from agent.runtime.logs import LogWriter, set_aside
 
 T1, T2, T3 = (f"2026-01-02T03:04:0{second}.123456789Z".encode() for second in (1, 2, 3))
 TWO_SECONDS = 1767323042.0
@@ -69,8 +74,10 @@ def test_the_tail_is_the_last_lines_whatever_their_length(
     texts = [line(b"x" * length, tag=b"P" if is_part else b"F") for length, is_part in lines]
     content = b"\n".join(texts) + (b"\n" if texts and ends_with_newline else b"")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agent.logs.CHUNK_BYTES", chunk)
-        found = content[tail_offset(io.BytesIO(content), wanted) :]
+        patch.setattr("agent.logreader.CHUNK_BYTES", chunk)
+        tail = tail_of(io.BytesIO(content), wanted)
+    assert tail_of_packed(io.BytesIO(content), wanted) == tail
+    found = content[tail.offset :]
     # Counted the plain way: whole lines from the end, with the parts in front of each.
     begin = len(texts)
     count = 0
@@ -147,7 +154,7 @@ async def test_following_waits_for_the_log_and_survives_its_rotation(tmp_path: P
     await follower.until(b"one\n")
     with path.open("ab") as file:
         file.write(line(b"two") + b"\n")
-    path.rename(tmp_path / "deep" / "0.log.20260102")
+    path.rename(tmp_path / "deep" / "0.log.20260102-000000")
     path.write_bytes(line(b"three") + b"\n")
     await follower.until(b"one\ntwo\nthree\n")
     follower.is_over = True
@@ -163,3 +170,93 @@ async def test_following_stops_at_the_limit(tmp_path: Path) -> None:
     async with asyncio.timeout(5):
         await follower.task
     assert follower.text == b"one\nt"
+
+
+class Writer:
+    """A container's log of small files, with what was written to it."""
+
+    def __init__(self, path: Path, *, most: int = 4) -> None:
+        self.path = path
+        self.count = 0
+        self._log = LogWriter(str(path), 600, most)
+
+    def write(self, lines: int) -> None:
+        for _ in range(lines):
+            self._log.write(b"stdout", b"%d\n" % self.count)
+            self.count += 1
+
+
+def numbers(first: int, last: int) -> bytes:
+    return b"".join(b"%d\n" % number for number in range(first, last))
+
+
+async def test_a_log_is_read_through_all_of_its_files(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "0.log", most=100)
+    writer.write(100)
+    compress_rotated(writer.path)
+    kinds = [name.endswith(".gz") for name in set_aside(str(writer.path))]
+    assert len(kinds) > 3
+    assert kinds == [True] * (len(kinds) - 1) + [False]
+    assert await collected(writer.path, LogOptions()) == numbers(0, 100)
+    for lines in range(101):
+        assert await collected(writer.path, LogOptions(tail_lines=lines)) == numbers(100 - lines, 100)
+    assert await collected(writer.path, LogOptions(tail_lines=1000)) == numbers(0, 100)
+    assert await collected(writer.path, LogOptions(limit_bytes=120)) == numbers(0, 100)[:120]
+
+
+async def test_files_that_are_older_than_what_is_asked_for_are_not_opened(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "0.log", most=100)
+    writer.write(50)
+    *_, newest = names = set_aside(str(writer.path))
+    for name in names[:-1]:
+        os.utime(tmp_path / name, (1, 1))
+        os.chmod(tmp_path / name, 0)
+        (tmp_path / name).write_bytes(line(b"not to be seen", b"2099-01-01T00:00:00Z") + b"\n")
+        os.utime(tmp_path / name, (1, 1))
+    shown_lines = await collected(writer.path, LogOptions(since=1000.0))
+    first = int((tmp_path / newest).read_text().split(" ", 4)[3].split("\n")[0])
+    assert shown_lines == numbers(first, 50)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+async def test_a_follower_loses_and_repeats_nothing_however_often_the_log_is_set_aside(
+    tmp_path: Path, compress: bool
+) -> None:
+    writer = Writer(tmp_path / "0.log")
+    writer.write(3)
+    follower = Follower(writer.path, LogOptions(follow=True))
+    await follower.until(numbers(0, 3))
+    for _ in range(12):
+        writer.write(17)  # one or two files further at once
+        if compress:
+            compress_rotated(writer.path)
+        await follower.until(numbers(0, writer.count))
+    follower.is_over = True
+    writer.write(1)
+    async with asyncio.timeout(5):
+        await follower.task
+    assert follower.text == numbers(0, writer.count)
+
+
+def test_an_interrupted_compression_is_done_again(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "0.log", most=100)
+    writer.write(40)
+    oldest = set_aside(str(writer.path))[0]
+    content = (tmp_path / oldest).read_bytes()
+    (tmp_path / f"{oldest}.tmp").write_bytes(b"torn")
+    compress_rotated(writer.path)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert gzip.decompress((tmp_path / f"{oldest}.gz").read_bytes()) == content
+    (tmp_path / oldest).write_bytes(content)  # killed before the original was removed
+    compress_rotated(writer.path)
+    assert not (tmp_path / oldest).exists()
+
+
+def test_a_log_is_removed_with_all_of_its_files(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "0.log", most=100)
+    writer.write(40)
+    compress_rotated(writer.path)
+    (tmp_path / "1.log").touch()
+    assert log_bytes(writer.path) > 0
+    remove_log(writer.path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.log"]

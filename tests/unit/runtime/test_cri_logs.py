@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.runtime.logs import MAX_LINE, LogWriter, cri_lines, timestamp
+from agent.runtime.logs import MAX_LINE, LogWriter, cri_lines, excess, rotated_name, set_aside, timestamp
 
 NOW = timestamp(1475712429669794202)
 
@@ -79,13 +80,89 @@ def test_streams_have_unfinished_lines_of_their_own(tmp_path: Path) -> None:
 
 def test_a_full_disk_loses_lines_but_not_the_container(tmp_path: Path) -> None:
     writer = LogWriter(str(tmp_path / "log"))
-    writer.reopen("/dev/full")
-    writer.write(b"stdout", b"lost\n")
-    assert writer.lost_bytes > 0
-    writer.reopen(str(tmp_path / "log"))
+    (kept,) = (fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open_at(fd, tmp_path / "log"))
+    with open("/dev/full", "wb") as full, open(os.dup(kept), "ab") as again:
+        os.dup2(full.fileno(), kept)
+        writer.write(b"stdout", b"lost\n")
+        assert writer.lost_bytes > 0
+        os.dup2(again.fileno(), kept)
     writer.write(b"stdout", b"kept\n")
     writer.finish()
     assert (tmp_path / "log").read_text().endswith("F kept\n")
+
+
+def _is_open_at(fd: int, path: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") == str(path)
+    except FileNotFoundError:  # the descriptor that listed the directory
+        return False
+
+
+def _texts(path: Path) -> list[str]:
+    """The texts of a log through all of its files, the oldest first."""
+    names = [*set_aside(str(path)), path.name]
+    return [line.split(" ", 3)[3] for name in names for line in (path.parent / name).read_text().splitlines()]
+
+
+def test_a_large_log_is_set_aside_between_two_lines_and_the_oldest_files_go(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    writer = LogWriter(str(path), 1000, 3)
+    for number in range(100):
+        writer.write(b"stdout", b"line %03d\n" % number)
+        assert path.stat().st_size < 1000 + 100
+    writer.finish()
+    names = set_aside(str(path))
+    assert len(names) == 2
+    assert all(re.fullmatch(r"0\.log\.\d{8}-\d{6}", name) for name in names)
+    shown = _texts(path)
+    assert shown == [f"line {number:03}" for number in range(100 - len(shown), 100)]
+    assert len(shown) > 40
+
+
+def test_the_parts_of_a_long_line_stay_in_one_file_unless_it_has_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    writer = LogWriter(str(path), 20_000, 10)
+    writer.write(b"stdout", b"x" * (MAX_LINE * 2 + 1))
+    assert set_aside(str(path)) == []
+    writer.write(b"stdout", b"\n")
+    assert len(set_aside(str(path))) == 1
+    writer.write(b"stdout", b"y" * (MAX_LINE * 4))
+    assert len(set_aside(str(path))) == 2
+    writer.finish()
+
+
+def test_a_log_that_cannot_be_set_aside_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "0.log"
+    writer = LogWriter(str(path), 100, 3)
+    path.unlink()
+    for number in range(10):
+        writer.write(b"stdout", b"%d\n" % number)
+    assert writer.lost_bytes == 0
+    path.touch()
+    for number in range(10):
+        writer.write(b"stdout", b"%d\n" % number)
+    writer.finish()
+    assert set_aside(str(path))
+
+
+@pytest.mark.parametrize(
+    ("present", "now", "expected"),
+    [
+        ([], 1475712429.7, "0.log.20161006-000709"),
+        (["0.log.20161006-000708.gz"], 1475712429.7, "0.log.20161006-000709"),
+        (["0.log.20161006-000709"], 1475712429.7, "0.log.20161006-000710"),
+        (["0.log.20161006-000709.gz"], 0.0, "0.log.20161006-000710"),
+    ],
+)
+def test_files_set_aside_sort_by_age_whatever_the_clock_says(present: list[str], now: float, expected: str) -> None:
+    assert rotated_name("0.log", present, now) == expected
+
+
+def test_only_the_oldest_files_are_too_many() -> None:
+    names = ["l.1.gz", "l.2", "l.2.gz", "l.3"]
+    assert excess(names, 2) == ["l.1.gz"]
+    assert excess(names, 1) == ["l.1.gz", "l.2", "l.2.gz"]
+    assert excess(names, 4) == []
 
 
 def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ PARTS = (
     ("API server, yardstick", ["benchmarks.yardstick"]),
     ("API server, SQLite", ["benchmarks.bench_api", "--store", "sqlite"]),
     ("API server, etcd", ["benchmarks.bench_api", "--store", "etcd"]),
+    ("API server, protobuf", ["benchmarks.bench_protobuf"]),
     ("scheduler", ["benchmarks.bench_scheduler"]),
     ("container runtime", ["benchmarks.bench_runtime"]),
     ("cluster", ["benchmarks.cluster"]),

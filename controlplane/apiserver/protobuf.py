@@ -1,6 +1,7 @@
 """Bodies in Kubernetes' protobuf encoding, which kubectl and other Go clients send for the kinds that they know.
 
-Only reading is served: such clients take JSON answers, and encoding from JSON would cost what caching bytes saves.
+Only reading is served: such clients take JSON answers, and encoding from JSON would cost what caching bytes saves
+(`benchmarks/bench_protobuf.py` measures how much).
 `protobuf_fields.txt` names the fields of every struct; the wire format is protobuf's, inside the envelope
 `k8s\\0` + `runtime.Unknown`. What comes out is the document as the same client would have sent it in JSON.
 Source: the API concepts page on protobuf encoding; the protocol buffers documentation on the wire format.
@@ -35,7 +36,7 @@ class _BadMessage(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
+class Field:
     """`name` is empty for an inlined struct; `type` without its prefixes."""
 
     name: str
@@ -46,7 +47,8 @@ class _Field:
 
 
 @cache
-def _schema() -> Mapping[str, Mapping[int, _Field]]:
+def schema() -> Mapping[str, Mapping[int, Field]]:
+    """The fields of every struct by their numbers."""
     structs = {}
     for line in files("controlplane.apiserver").joinpath("protobuf_fields.txt").read_text().splitlines():
         if not line.startswith("#"):
@@ -55,13 +57,13 @@ def _schema() -> Mapping[str, Mapping[int, _Field]]:
     return structs
 
 
-def _parse_field(text: str) -> tuple[int, _Field]:
+def _parse_field(text: str) -> tuple[int, Field]:
     name, _, rest = text.partition("=")
     number, _, kind = rest.partition(":")
     plain = kind.removeprefix("*").removeprefix("[]").removeprefix("{}")
     keeps_zero = kind.startswith("*") or not name.endswith("?")
     is_list, is_map = kind.startswith("[]"), kind.startswith("{}")
-    return int(number), _Field(name.removesuffix("?"), plain, is_list, is_map, keeps_zero)
+    return int(number), Field(name.removesuffix("?"), plain, is_list, is_map, keeps_zero)
 
 
 def parse_protobuf(body: bytes) -> Object:
@@ -86,7 +88,7 @@ def _struct_of(api_version: str, kind: str) -> str:
     group, _, version = api_version.rpartition("/")
     short = group.partition(".")[0] or "core"
     for struct in (f"{short}/{version}.{kind}", f"{short}.{kind}", f"meta.{kind}"):
-        if struct in _schema():
+        if struct in schema():
             return struct
     raise _BadMessage(f'no kind "{kind}" is registered for version "{api_version}"')
 
@@ -145,7 +147,7 @@ def _text(value: Wire) -> str:
 def _struct(struct: str, data: bytes, depth: int) -> Object:
     if depth > _DEEPEST:
         raise _BadMessage("it is nested too deeply")
-    fields = _schema()[struct]
+    fields = schema()[struct]
     document: Object = {}
     for number, raw in _wire(data):
         field = fields.get(number)

@@ -7,6 +7,7 @@ operation (`Lookup`). A `ChangeLog` tells readers which rows changed since they 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +29,9 @@ V = TypeVar("V", bound=Hashable)
 ABSENT = 0
 """The code of a row that has no value (None)."""
 
+SHARED_LOOKUPS = 16
+"""Lookups of a column that are kept for others who ask the same; each holds a number for every row."""
+
 
 class CodeColumn(Generic[V]):
     """An attribute of every node by code; `values[code]` is what the code stands for."""
@@ -36,6 +40,8 @@ class CodeColumn(Generic[V]):
         self.codes: Codes = np.zeros(capacity, np.intp)
         self.values: list[V | None] = [None]
         self._code_of: dict[V | None, int] = {None: ABSENT}
+        self.version = 0
+        self._lookups: OrderedDict[Hashable, Lookup[V]] = OrderedDict()
 
     def set(self, row: int, value: V | None) -> None:
         """Give the row a value; None for no value."""
@@ -44,6 +50,7 @@ class CodeColumn(Generic[V]):
             code = self._code_of[value] = len(self.values)
             self.values.append(value)
         self.codes[row] = code
+        self.version += 1
 
     def code_of(self, value: V) -> int:
         """The value's code, -1 where no row has ever had it."""
@@ -52,6 +59,15 @@ class CodeColumn(Generic[V]):
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` rows."""
         self.codes = grown(self.codes, capacity)
+
+    def lookup(self, question: Hashable, compute: Callable[[V | None], int]) -> Lookup[V]:
+        """The lookup that answers the question, shared by all who ask the same while it is among the last asked."""
+        found = self._lookups.get(question)
+        if found is None:
+            found = self._lookups[question] = Lookup(self, compute)
+            if len(self._lookups) > SHARED_LOOKUPS:
+                self._lookups.popitem(last=False)
+        return found
 
     def one_of(self, values: tuple[V, ...], rows: Rows) -> Bools:
         """Which rows have one of the values."""
@@ -65,16 +81,27 @@ class CodeColumn(Generic[V]):
 class Lookup(Generic[V]):
     """A function of a column's value, for all rows at once.
 
-    `compute` gets each distinct value once (None for rows without one) and returns a number.
+    `compute` gets each distinct value once (None for rows without one) and returns a number. The answer for all rows is
+    kept until a row changes.
     """
 
     def __init__(self, column: CodeColumn[V], compute: Callable[[V | None], int]) -> None:
         self._column = column
         self._compute = compute
         self._table: Numbers = np.empty(0, np.float64)
+        self._seen: object = None
+        self._all: Numbers = np.empty(0, np.float64)
 
     def at(self, rows: Rows) -> Numbers:
-        """The function's value in each of the rows."""
+        """The function's value in each of the rows; not to be written to."""
+        if isinstance(rows, slice):
+            seen = (self._column.version, rows.start, rows.stop)
+            if self._seen != seen:
+                self._seen, self._all = seen, self._read(rows)
+            return self._all
+        return self._read(rows)
+
+    def _read(self, rows: Rows) -> Numbers:
         values = self._column.values
         known = len(self._table)
         if len(values) > known:

@@ -54,7 +54,8 @@ class TaintToleration(NodeRule):
     def __init__(self, constraints: NodeConstraints, snapshot: Snapshot) -> None:
         self._tolerations = constraints.tolerations
         self._column = snapshot.taints
-        self._tolerated = Lookup(snapshot.taints, lambda taints: self._untolerated(taints) is None)
+        question = ("tolerated", self._tolerations)
+        self._tolerated = snapshot.taints.lookup(question, lambda taints: self._untolerated(taints) is None)
 
     def admits(self, rows: Rows) -> Bools:
         tolerated: Bools = self._tolerated.at(rows) != 0

@@ -5,9 +5,14 @@ Sparse: it takes memory for the images that nodes report, not for nodes times im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 from pyk.api.objects import Object
+from scheduler.columns import Numbers
+
+REMEMBERED_SCORES = 16
+"""Sets of images whose score is kept for other pods with the same; each holds a number for every row."""
 
 
 class Images:
@@ -16,6 +21,7 @@ class Images:
     def __init__(self) -> None:
         self.version = 0
         self._sizes: dict[str, dict[int, int]] = {}
+        self._scores: OrderedDict[tuple[str, ...], tuple[object, Numbers]] = OrderedDict()
 
     def set(self, row: int, before: Mapping[str, int], now: Mapping[str, int]) -> None:
         """The row's node has other images than before."""
@@ -33,6 +39,15 @@ class Images:
     def sizes(self, name: str) -> Mapping[int, int]:
         """The rows that have the image, with its size."""
         return self._sizes.get(name, {})
+
+    def score(self, images: tuple[str, ...], seen: object, compute: Callable[[], Numbers]) -> Numbers:
+        """What was computed for these images when things were as `seen`; computed now if that is not kept."""
+        found = self._scores.get(images)
+        if found is None or found[0] != seen:
+            found = self._scores[images] = (seen, compute())
+            if len(self._scores) > REMEMBERED_SCORES:
+                self._scores.popitem(last=False)
+        return found[1]
 
 
 def images_of(node: Object) -> dict[str, int]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scheduler.allocation import allocation_score, balanced_score
-from scheduler.columns import Lookup, Numbers, Rows
+from scheduler.columns import Numbers, Rows
 from scheduler.filters import TermMatcher, tolerates
 from scheduler.profile import Profile
 from scheduler.rules import MAX_NODE_SCORE, NodeScore, UsageScore
@@ -37,15 +37,15 @@ class TaintToleration:
     is_reversed = True
 
     def __init__(self, constraints: NodeConstraints, snapshot: Snapshot) -> None:
-        tolerations = [t for t in constraints.tolerations if t.effect in ("", "PreferNoSchedule")]
+        tolerations = tuple(t for t in constraints.tolerations if t.effect in ("", "PreferNoSchedule"))
 
         def untolerated(taints: Taints | None) -> int:
             return sum(t.effect == "PreferNoSchedule" and not tolerates(tolerations, t) for t in taints or ())
 
-        self._untolerated = Lookup(snapshot.taints, untolerated)
+        self._untolerated = snapshot.taints.lookup(("untolerated", tolerations), untolerated)
 
     def raw(self, rows: Rows) -> Numbers:
-        return self._untolerated.at(rows)
+        return self._untolerated.at(rows).copy()
 
 
 class NodeAffinity:
@@ -75,8 +75,6 @@ class ImageLocality:
     def __init__(self, usage: Usage, snapshot: Snapshot) -> None:
         self._images = usage.images
         self._snapshot = snapshot
-        self._made = -1
-        self._scores: Numbers = np.empty(0, np.float64)
 
     @staticmethod
     def make(usage: Usage, snapshot: Snapshot, profile: Profile) -> ImageLocality | None:
@@ -88,10 +86,8 @@ class ImageLocality:
         return self._snapshot.images.version * 2**32 + len(self._snapshot)
 
     def raw(self, rows: Rows) -> Numbers:
-        if self._made != self.version or len(self._scores) != self._snapshot.size:
-            self._made = self.version
-            self._scores = self._all(self._snapshot.size)
-        return self._scores[rows].copy()
+        size = self._snapshot.size
+        return self._snapshot.images.score(self._images, (self.version, size), lambda: self._all(size))[rows].copy()
 
     def _all(self, size: int) -> Numbers:
         total = np.zeros(size, np.float64)

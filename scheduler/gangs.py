@@ -42,18 +42,27 @@ class Gangs:
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
         self._least: dict[str, int] = {}
+        self._basic: set[str] = set()
         self._member_of: dict[str, str] = {}
 
     def pod_group_changed(self, old: Object | None, new: Object | None) -> str:
         """A PodGroup is there, has changed or is gone: its key."""
         obj = new or old
         assert obj is not None
+        key = key_of(obj)
+        self._basic.discard(key)
         if new is None:
-            self._least.pop(key_of(obj), None)
+            self._least.pop(key, None)
         else:
-            gang = ((new.get("spec") or {}).get("schedulingPolicy") or {}).get("gang") or {}
-            self._least[key_of(obj)] = int(gang.get("minCount") or 1)
-        return key_of(obj)
+            gang = ((new.get("spec") or {}).get("schedulingPolicy") or {}).get("gang")
+            self._least[key] = int((gang or {}).get("minCount") or 1)
+            if gang is None:
+                self._basic.add(key)
+        return key
+
+    def is_basic(self, group: str) -> bool:
+        """Whether the pods of the group are scheduled each by itself."""
+        return group in self._basic
 
     def waits(self, key: str, group: str, pod: Object) -> None:
         """The pod (by key) waits for a node."""

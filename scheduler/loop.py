@@ -32,6 +32,7 @@ from scheduler.decide import Decider, Decision, Diagnosis
 from scheduler.evictor import Evictor
 from scheduler.explain import Decisions, preemption_message, unschedulable_message
 from scheduler.gangs import group_of
+from scheduler.groupreport import GroupReporter
 from scheduler.nominations import Nominations
 from scheduler.preempt import Candidate, Preemption
 from scheduler.queue import QueuedPod, SchedulingQueue
@@ -86,6 +87,7 @@ class Scheduler:
         )
         self._recorder = EventRecorder(client, self._default_name, clock=clock)
         self._reporter = Reporter(client, self.pods, self._recorder, clock)
+        self._group_reporter = GroupReporter(client, self.watching.pod_groups, clock)
         self._binder = Binder(client, clock, VolumeBinder(client, self._snapshot), self._bound, self._not_confirmed)
         self._evictor = Evictor(client, self.pods, self._recorder, clock)
         self.pods.add_handler(self._pod_changed)
@@ -104,7 +106,7 @@ class Scheduler:
             group.create_task(self.pods.run())
             for _ in range(EVENT_WRITERS):
                 group.create_task(self._recorder.run())
-            for part in (self._binder, self._evictor, self._reporter):
+            for part in (self._binder, self._evictor, self._reporter, self._group_reporter):
                 group.create_task(part.run())
             group.create_task(self._schedule())
             if any(decider.profile.weights.get(RealUsage.name) for decider in self._deciders.values()):
@@ -283,7 +285,7 @@ class Scheduler:
     def _decide(self, pod: QueuedPod, now: float) -> None:
         pods = [pod]
         try:
-            if pod.group and self._gangs.still_needed(pod.group):
+            if self._goes_with_others(pod):
                 pods += self._queue.take(key for key in self._gangs.waiting(pod.group) if key != pod.key)
                 self._decide_together(pods, now)
                 return
@@ -299,6 +301,11 @@ class Scheduler:
             self._accept(pod, decision)
         else:
             self._refuse(pod, decision, now)
+
+    def _goes_with_others(self, pod: QueuedPod) -> bool:
+        """Whether the pod waits for its group, or is placed together with it; who comes to a complete one is not."""
+        group, gangs = pod.group, self._gangs
+        return bool(group) and bool(gangs.obstacle(group) or (gangs.still_needed(group) and not gangs.is_basic(group)))
 
     def _decision(self, pod: QueuedPod) -> Decision:
         """Where the pod goes; room kept for pods of lower priority is used when there is no other."""
@@ -334,17 +341,20 @@ class Scheduler:
         decisions = [self._decision(pod) for pod in pods]
         placed = sum(decision.node is not None for decision in decisions)
         needed = self._gangs.still_needed(group)
+        gang = f"minCount ({needed}) cannot be satisfied: {placed} of {len(pods)} waiting pods would fit"
         if placed < needed:
+            self._group_reporter.unschedulable(group, f"{gang}.")
             for decision in decisions:
                 if decision.node is not None:
                     self._snapshot.remove(decision.pod)
+        else:
+            self._group_reporter.scheduled(group)
         diagnosis = next((each.diagnosis for each in decisions if each.diagnosis is not None), None)
         for pod, decision in zip(pods, decisions, strict=True):
             if placed >= needed and decision.node is not None:
                 self._accept(pod, decision)
             elif diagnosis is not None:
                 refused = Decision(pod.key, None, 0, 0, decision.diagnosis or diagnosis)
-                gang = f"minCount ({needed}) cannot be satisfied: {placed} of {len(pods)} waiting pods would fit"
                 self._refuse(pod, refused, now, because=gang if placed < needed else "")
 
     def _refuse(self, pod: QueuedPod, decision: Decision, now: float, because: str = "") -> None:
@@ -367,7 +377,7 @@ class Scheduler:
     def _preempt(self, pod: QueuedPod, diagnosis: Diagnosis) -> str:
         """Make way for the pod if others may go for it: what to add to its message."""
         decider = self._deciders[pod.profile]
-        if decider.profile.least_candidates is None or pod.group:
+        if decider.profile.least_candidates is None or (pod.group and not self._gangs.is_basic(pod.group)):
             return ""
         if not pod.preempts:
             return preemption_message("not eligible due to preemptionPolicy=Never.")

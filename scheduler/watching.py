@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from pyk.api.kinds import BY_KIND, POD_DISRUPTION_BUDGET
+from pyk.api.kinds import BY_KIND, POD_DISRUPTION_BUDGET, POD_GROUP
 from pyk.api.objects import Object, labels_of, name_of
 from pyk.api.quantity import BadQuantity
 from pyk.client.client import Client
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _OWNERS = (("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet"), ("v1", "ReplicationController"))
 _SERVICE = ("v1", "Service")
-_POD_GROUP = ("scheduling.k8s.io/v1alpha2", "PodGroup")
 _STORAGE = (
     ("v1", "PersistentVolumeClaim"),
     ("v1", "PersistentVolume"),
@@ -64,7 +63,7 @@ class Watching:
             self._follow(kind, self.siblings.owner_changed, slim_owner)
         self._follow(_SERVICE, self.siblings.service_changed, slim_owner)
         self._follow((POD_DISRUPTION_BUDGET.api_version, POD_DISRUPTION_BUDGET.kind), self.budgets.changed, slim_owner)
-        self._follow(_POD_GROUP, self._pod_group_changed)
+        self.pod_groups = self._follow((POD_GROUP.api_version, POD_GROUP.kind), self._pod_group_changed)
         for kind in _STORAGE:
             self._follow(kind, self._storage_changed)
 
@@ -89,12 +88,8 @@ class Watching:
         kind: tuple[str, str],
         handler: Callable[[Object | None, Object | None], None],
         transform: Callable[[Object], Object] | None = None,
-    ) -> Informer | None:
-        """Follow a kind, if this version of the API has it."""
-        declared = BY_KIND.get(kind)
-        if declared is None:
-            return None
-        informer = Informer(self._client, declared, clock=self._clock, transform=transform)
+    ) -> Informer:
+        informer = Informer(self._client, BY_KIND[kind], clock=self._clock, transform=transform)
         informer.add_handler(handler)
         self._informers.append(informer)
         return informer

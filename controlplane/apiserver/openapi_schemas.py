@@ -27,6 +27,7 @@ _PACKAGES = {
     "pyk.api.node": "io.k8s.api.node.v1",
     "pyk.api.policy": "io.k8s.api.policy.v1",
     "pyk.api.scheduling": "io.k8s.api.scheduling.v1",
+    "pyk.api.scheduling_groups": "io.k8s.api.scheduling.v1alpha2",
     "pyk.api.storage": "io.k8s.api.storage.v1",
     "pyk.api.rbac": "io.k8s.api.rbac.v1",
     "pyk.api.authentication": "io.k8s.api.authentication.v1",

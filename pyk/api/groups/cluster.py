@@ -50,6 +50,23 @@ KINDS = (
         has_generation=True,
     ),
     Kind(
+        "scheduling.k8s.io",
+        "v1alpha2",
+        "PodGroup",
+        "podgroups",
+        "scheduling_groups:PodGroup",
+        rules_path="rules.podgroups:POD_GROUP",
+        has_status=True,
+    ),
+    Kind(
+        "scheduling.k8s.io",
+        "v1alpha2",
+        "Workload",
+        "workloads",
+        "scheduling_groups:Workload",
+        rules_path="rules.podgroups:WORKLOAD",
+    ),
+    Kind(
         "node.k8s.io",
         "v1",
         "RuntimeClass",

@@ -135,6 +135,12 @@ def _check_rest(spec: Document, path: str) -> Iterator[FieldError]:
     for index, gate in enumerate(some(spec, "schedulingGates")):
         yield from check_name(names.qualified_name, f"{path}.schedulingGates[{index}]", gate["name"])
     yield from check_unique(f"{path}.schedulingGates", some(spec, "schedulingGates"), "name")
+    if (group := spec.get("schedulingGroup")) is not None:
+        if group.get("podGroupName") is None:
+            yield FieldError.invalid(f"{path}.schedulingGroup", "", "must specify one of: `podGroupName`")
+        else:
+            where = f"{path}.schedulingGroup.podGroupName"
+            yield from check_name(names.dns_subdomain, where, group["podGroupName"])
     for index, claim in enumerate(some(spec, "resourceClaims")):
         where = f"{path}.resourceClaims[{index}]"
         yield from check_name(names.dns_label, f"{where}.name", claim["name"])

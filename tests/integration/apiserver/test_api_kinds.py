@@ -45,6 +45,26 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[Any]]] = {
         {"value": 1000},
         [1000, False],
     ),
+    "podgroups": (
+        "/apis/scheduling.k8s.io/v1alpha2/namespaces/default",
+        {
+            "spec": {
+                "podGroupTemplateRef": {"workload": {"workloadName": "w", "podGroupTemplateName": "t"}},
+                "schedulingPolicy": {"gang": {"minCount": 3}},
+            }
+        },
+        [],
+    ),
+    "workloads": (
+        "/apis/scheduling.k8s.io/v1alpha2/namespaces/default",
+        {
+            "spec": {
+                "controllerRef": {"apiGroup": "batch", "kind": "Job", "name": "j"},
+                "podGroupTemplates": [{"name": "t", "schedulingPolicy": {"basic": {}}}],
+            }
+        },
+        [],
+    ),
     "runtimeclasses": ("/apis/node.k8s.io/v1", {"handler": "runc"}, ["runc"]),
     "storageclasses": (
         "/apis/storage.k8s.io/v1",
@@ -140,6 +160,33 @@ REFUSED = [
     ),
     ("limitranges", {"spec": {"limits": [{"type": "Pod"}, {"type": "Pod"}]}}, 'Duplicate value: "Pod"'),
     ("priorityclasses", {"value": 1000000001}, "maximum allowed value of a user defined priority is 1000000000"),
+    ("podgroups", {"spec": {"schedulingPolicy": {}}}, "must specify one of: `basic`, `gang`"),
+    (
+        "podgroups",
+        {"spec": {"schedulingPolicy": {"basic": {}, "gang": {"minCount": 1}}}},
+        "must specify exactly one of: `basic`, `gang`",
+    ),
+    (
+        "podgroups",
+        {"spec": {"schedulingPolicy": {"gang": {"minCount": 0}}}},
+        "spec.schedulingPolicy.gang.minCount: Required value",
+    ),
+    (
+        "podgroups",
+        {"spec": {"schedulingPolicy": {"gang": {"minCount": -1}}}},
+        "must be greater than or equal to 1",
+    ),
+    ("workloads", {"spec": {"podGroupTemplates": []}}, "spec.podGroupTemplates: Required value"),
+    (
+        "workloads",
+        {"spec": {"podGroupTemplates": [{"name": f"t{n}", "schedulingPolicy": {"basic": {}}} for n in range(9)]}},
+        "Too many: 9: must have at most 8 items",
+    ),
+    (
+        "workloads",
+        {"spec": {"podGroupTemplates": [{"name": "No_", "schedulingPolicy": {"basic": {}}}]}},
+        "a lowercase RFC 1123 label must consist of",
+    ),
     ("runtimeclasses", {"handler": "No_"}, "a lowercase RFC 1123 label must consist of"),
     ("storageclasses", {"provisioner": ""}, "provisioner: Required value"),
     ("persistentvolumes", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "must specify a volume type"),
@@ -191,6 +238,8 @@ async def test_what_is_wrong_is_told(api: Any, plural: str, content: dict[str, A
 
 UNCHANGEABLE = [
     ("priorityclasses", {"value": 5}, "may not be changed in an update."),
+    ("podgroups", {"spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}}, "field is immutable"),
+    ("workloads", {"spec": {"controllerRef": None}}, "field is immutable"),
     ("runtimeclasses", {"handler": "crun"}, "field is immutable"),
     ("storageclasses", {"parameters": {"a": "b"}}, "updates to parameters are forbidden."),
     ("persistentvolumes", {"spec": {"hostPath": {"path": "/other"}}}, "is immutable after creation"),
@@ -216,6 +265,43 @@ async def test_what_must_not_change_does_not(api: Any, plural: str, change: dict
     answer = await api.patch(f"{path}/one", change)
     assert answer.status == 422
     assert text in answer.message
+
+
+async def test_a_pod_group_keeps_no_field_of_a_feature_that_is_off_and_its_status_is_its_own(api: Any) -> None:
+    path = "/apis/scheduling.k8s.io/v1alpha2/namespaces/default/podgroups"
+    spec = {"schedulingPolicy": {"gang": {"minCount": 2}}}
+    made = await api(
+        "POST", path, {"metadata": {"name": "g"}, "spec": {**spec, "priority": 5, "disruptionMode": "Pod"}}
+    )
+    assert (made.status, made.body["spec"]) == (201, spec)
+    now = "2030-01-01T00:00:00Z"
+    condition = {
+        "type": "PodGroupScheduled",
+        "status": "True",
+        "reason": "Scheduled",
+        "message": "",
+        "lastTransitionTime": now,
+    }
+    told = await api.patch(f"{path}/g/status", {"status": {"conditions": [condition]}})
+    assert told.body["status"]["conditions"] == [condition]
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    pod["spec"]["schedulingGroup"] = {"podGroupName": "Not_A_Name"}
+    refused = await api("POST", "/api/v1/namespaces/default/pods", pod)
+    assert (refused.status, "spec.schedulingGroup.podGroupName: Invalid value" in refused.message) == (422, True)
+    pod["spec"]["schedulingGroup"] = {"podGroupName": "g"}
+    assert (await api("POST", "/api/v1/namespaces/default/pods", pod)).status == 201
+    moved = await api.patch("/api/v1/namespaces/default/pods/p", {"spec": {"schedulingGroup": {"podGroupName": "h"}}})
+    assert moved.status == 422
+
+
+async def test_kubectl_finds_the_priorities_and_the_groups(server: Any, api: Any) -> None:
+    status, out, err = await server.kubectl("api-resources", "--api-group=scheduling.k8s.io", "-o", "name")
+    assert (status, sorted(out.split())) == (
+        0,
+        ["podgroups.scheduling.k8s.io", "priorityclasses.scheduling.k8s.io", "workloads.scheduling.k8s.io"],
+    ), err
+    status, out, err = await server.kubectl("get", "podgroups")
+    assert (status, "No resources found" in err) == (0, True), err
 
 
 NEW_EVENTS, OLD_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events", "/api/v1/namespaces/default/events"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from scheduler.decide import Decider, Decision
 from scheduler.explain import unschedulable_message
 from scheduler.signature import Signature, Signatures
 from scheduler.snapshot import Snapshot
+from tests.unit.scheduler.loop_world import World
 
 
 class Cluster:
@@ -85,3 +87,11 @@ class Cluster:
 @pytest.fixture
 def cluster() -> Cluster:
     return Cluster()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """A scheduler that runs, with an API in memory and a virtual clock."""
+    world = World()
+    async with world.running():
+        yield world

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pyk.api.scheduler import SERVER_NAME
 from pyk.api.signers import alternative_names, parse_request
 from pyk.reconcile.clock import Clock, RealClock
 
@@ -143,8 +144,9 @@ def ensure_cluster_pki(pki_dir: Path | str, *, server_addresses: Iterable[str], 
     """Make whatever is missing of the control plane's files in `pki_dir`.
 
     `ca`, `apiserver` (server certificate for `server_addresses`, which may be IP addresses or host names, besides
-    localhost and the names of the `kubernetes` Service), `apiserver-kubelet-client`, the clients `admin`,
-    `controller-manager` and `scheduler`, `sa.key`/`sa.pub` and `tokens.csv`.
+    localhost and the names of the `kubernetes` Service), `scheduler-server` (of the scheduler's pages),
+    `apiserver-kubelet-client`, the clients `admin`, `controller-manager` and `scheduler`, `sa.key`/`sa.pub` and
+    `tokens.csv`.
     """
     folder = _folder(pki_dir)
     if not _is_pair(folder / "ca"):
@@ -152,6 +154,8 @@ def ensure_cluster_pki(pki_dir: Path | str, *, server_addresses: Iterable[str], 
     ip_addresses, dns_names = _split_addresses(["127.0.0.1", "::1", "localhost", *server_addresses])
     dns_names += ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
     _ensure(folder, "kube-apiserver", (), ip_addresses, dns_names, ("server",), folder / "apiserver", clock)
+    names = [SERVER_NAME, "localhost"]
+    _ensure(folder, SERVER_NAME, (), ["127.0.0.1"], names, ("server",), folder / "scheduler-server", clock)
     for file, user, groups in (
         ("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),
         ("admin", "kubernetes-admin", ("system:masters",)),

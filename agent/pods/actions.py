@@ -72,6 +72,14 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPostStart:
+    """Run the postStart hook of a container that was started without its hook having come to an end."""
+
+    container: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunPreStop:
     """Run the preStop hook of a sidecar, which goes on running until its turn to stop comes."""
 
@@ -146,6 +154,7 @@ Action = (
     | StartCreated
     | StopContainer
     | Resize
+    | RunPostStart
     | RunPreStop
     | KillContainer
     | RemoveContainer

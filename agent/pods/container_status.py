@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agent.pods.observed import ContainerView, Observed, container_statuses, image_of, launch_of
+from agent.pods.observed import HOOK_PENDING, ContainerView, Observed, container_statuses, image_of, launch_of
 from agent.pods.resources import is_sidecar
 from agent.pods.restart import (
     Backoff,
@@ -54,7 +54,7 @@ def container_status(scene: Scene, container: Container, sort: Sort = "main") ->
     ready = False
     before = past if view is not None else None
     if last.is_running:
-        if observed.post_start.get(last.id) == "running":  # kubectl and probes wait for the hook
+        if observed.post_start.get(last.id) in HOOK_PENDING:  # kubectl and probes wait for the hook
             state = {"waiting": {"reason": "PodInitializing" if progress.waiting_for else "ContainerCreating"}}
         else:
             state = {"running": {"startedAt": timestamp(last.started_at)}}

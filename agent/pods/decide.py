@@ -26,6 +26,7 @@ from agent.pods.actions import (
     Requeue,
     Resize,
     ResolveImage,
+    RunPostStart,
     RunPreStop,
     SetStatus,
     SetUpVolumes,
@@ -34,6 +35,7 @@ from agent.pods.actions import (
     TearDown,
 )
 from agent.pods.observed import (
+    HOOK_PENDING,
     NETWORK,
     RESIZE,
     SANDBOX,
@@ -149,6 +151,8 @@ def _run(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> It
         return
     for container, start in starts:
         name = container["name"]
+        if name in observed.half_made:
+            continue
         if name in observed.images and _may(observed, launch_of(name), timer):
             yield Launch(name, start.attempt, start.backoff, observed.run)
             if "postStart" in (container.get("lifecycle") or {}):
@@ -181,7 +185,7 @@ def _due(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> It
     for container in main_containers(pod):
         yield from _due_one(pod, container, observed, timer, backoff)
         view = observed.containers.get(container["name"])
-        if view is not None and observed.post_start.get(view.id) == "running":
+        if view is not None and observed.post_start.get(view.id) in HOOK_PENDING:
             return
 
 
@@ -234,7 +238,9 @@ def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
         if health is not None and health.unhealthy:
             grace = _grace(pod) if health.grace is None else health.grace
             yield StopContainer(name, view.id, timer.now + grace, health.unhealthy)
-        elif observed.post_start.get(view.id, "done") not in ("running", "done"):
+        elif (hook := observed.post_start.get(view.id, "done")) == "due":
+            yield RunPostStart(name, view.id)
+        elif hook not in ("running", "done"):
             yield StopContainer(name, view.id, timer.now + _grace(pod), "FailedPostStartHook")
         elif differing := changed(container.get("resources") or {}, observed.resources.get(view.id) or {}):
             if view.id not in observed.resources:

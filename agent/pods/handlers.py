@@ -13,8 +13,10 @@ from typing import Any
 
 from agent.pods.http_handler import HOOK, PROBE, HttpHandler, url_of
 from agent.pods.outcome import MOST_OUTPUT, Outcome, Target, UnknownPort, port_of, refused
-from agent.runtime.contract import ExecConfig, Runtime, RuntimeFailure
+from agent.runtime.contract import RUNTIME_NOT_READY, ExecConfig, Runtime, RuntimeFailure
 from pyk.reconcile.clock import Clock
+
+_RETRY_SECONDS = 0.1
 
 
 class Handlers:
@@ -33,8 +35,17 @@ class Handlers:
         return await self._within(probe, target, timeout, PROBE)
 
     async def run_hook(self, hook: Mapping[str, Any], target: Target, timeout: float | None) -> Outcome:
-        """Run a lifecycle hook, for at most `timeout` seconds. Never raises for what the container does."""
-        return await self._within(hook, target, timeout, HOOK)
+        """Run a lifecycle hook, for at most `timeout` seconds. Never raises for what the container does.
+
+        When the spawner dies meanwhile the hook runs again with the next one: it runs at least once.
+        """
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        while True:
+            left = None if deadline is None else deadline - self._clock.monotonic()
+            outcome = await self._within(hook, target, left, HOOK)
+            if not outcome.unknown or (left is not None and left <= _RETRY_SECONDS):
+                return outcome
+            await self._clock.sleep(_RETRY_SECONDS)
 
     async def _within(self, handler: Mapping[str, Any], target: Target, timeout: float | None, agent: str) -> Outcome:
         try:
@@ -42,7 +53,9 @@ class Handlers:
                 return await self._run(handler, target, timeout, agent)
         except TimeoutError:
             return Outcome(False, _timed_out(handler, target, timeout))
-        except (RuntimeFailure, UnknownPort) as error:
+        except RuntimeFailure as error:
+            return Outcome(False, str(error), unknown=error.reason == RUNTIME_NOT_READY)
+        except UnknownPort as error:
             return Outcome(False, str(error))
 
     async def _run(self, handler: Mapping[str, Any], target: Target, timeout: float | None, agent: str) -> Outcome:

@@ -28,6 +28,7 @@ from agent.pods.decide import decide
 from agent.pods.downward import shows_itself
 from agent.pods.grants import Grants
 from agent.pods.handlers import Handlers
+from agent.pods.hooks import follow_hooks
 from agent.pods.launch import log_directory
 from agent.pods.mirrors import Mirrors
 from agent.pods.observed import (
@@ -345,6 +346,7 @@ class PodManager:
         for _ in range(MOST_ROUNDS):
             if record is None:
                 return None
+            follow_hooks(record, self._parts)
             follow_probes(record, self._parts)
             now = self._parts.clock.time()
             actions = decide(record.pod, record.observe(), now, self._backoff)

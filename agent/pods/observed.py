@@ -34,6 +34,9 @@ MESSAGE_POLICY = "pyk.io/termination-message-policy"
 
 STATUS_LISTS = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
 
+HOOK_PENDING = ("due", "running")
+"""States of a postStart hook that others wait for."""
+
 UNKNOWN_EXIT_CODE = 137
 UNKNOWN_REASON = "ContainerStatusUnknown"
 UNKNOWN_MESSAGE = "The container could not be located when the pod was terminated"
@@ -95,6 +98,11 @@ class StartFailure:
     message: str
     exit_code: int
     at: float
+
+
+def is_half_made(state: ContainerState) -> bool:
+    """Whether the attempt ended with the spawner that was making it, before its command was run: it counts as none."""
+    return state.phase is Phase.EXITED and state.exit_unknown and not state.started_at
 
 
 def view_of(state: ContainerState, message: str = "", failure: StartFailure | None = None) -> ContainerView:
@@ -267,7 +275,9 @@ class Observed:
     stops: Mapping[str, Stop] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     post_start: Mapping[str, str] = field(default_factory=dict)
-    """By container id: `running`, `done`, or why the hook failed."""
+    """By container id: `due`, `running`, `done`, or why the hook failed."""
+    half_made: frozenset[str] = frozenset()
+    """Containers of which a half-made attempt is to be removed before it is made again."""
     pulling: frozenset[str] = frozenset()
     """Containers whose image is being pulled now."""
     pre_stopped: frozenset[str] = frozenset()

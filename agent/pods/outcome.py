@@ -12,11 +12,13 @@ MOST_OUTPUT = 10 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether it succeeded, and what it said. `warning` is something to tell of although it did."""
+    """Whether it succeeded, and what it said. `warning` is something to tell of although it did. One that is `unknown`
+    says nothing of the container: the node could not ask it."""
 
     ok: bool
     output: str = ""
     warning: str = ""
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

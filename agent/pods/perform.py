@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from agent.pods import actions as do
+from agent.pods.hooks import begin_post_start
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
 from agent.pods.resizing import Resizer
@@ -75,6 +76,8 @@ class Performer:
                 self._stopper.stop(record, action)
             case do.Resize():
                 await self._resizer.resize(record)
+            case do.RunPostStart(container, container_id):
+                begin_post_start(record, self._parts, container, container_id)
             case do.RunPreStop():
                 self._stopper.pre_stop(record, action)
             case do.KillContainer(container_id, message):

@@ -88,7 +88,7 @@ class ContainerProbes:
         streak = Streak()
         await self._initial_delay(probe)
         while True:
-            streak = advance(streak, (await self._once(probe, word)).ok, probe)
+            streak = await self._next(streak, probe, word)
             if streak.verdict is not None:
                 break
             await self._clock.sleep(probe.get("periodSeconds") or 10)
@@ -100,7 +100,7 @@ class ContainerProbes:
         streak = Streak()
         await self._initial_delay(probe)
         while True:
-            streak = advance(streak, (await self._once(probe, "Liveness")).ok, probe)
+            streak = await self._next(streak, probe, "Liveness")
             if streak.verdict is False:
                 self._fail(probe, "Liveness")
                 return
@@ -110,7 +110,7 @@ class ContainerProbes:
         streak = Streak(verdict=self.health.ready)
         await self._initial_delay(probe)
         while True:
-            streak = advance(streak, (await self._once(probe, "Readiness")).ok, probe)
+            streak = await self._next(streak, probe, "Readiness")
             if streak.verdict is not None:
                 self._set(replace(self.health, ready=streak.verdict))
             await self._clock.sleep(probe.get("periodSeconds") or 10)
@@ -119,9 +119,16 @@ class ContainerProbes:
         due = self._started_at + (probe.get("initialDelaySeconds") or 0)
         await self._clock.sleep(max(0.0, due - self._clock.time()))
 
+    async def _next(self, streak: Streak, probe: Mapping[str, Any], word: str) -> Streak:
+        """Probe once. A container that could not be asked is no worse for that."""
+        outcome = await self._once(probe, word)
+        return streak if outcome.unknown else advance(streak, outcome.ok, probe)
+
     async def _once(self, probe: Mapping[str, Any], word: str) -> Outcome:
         outcome = await self._handlers.run(probe, self._target, float(probe.get("timeoutSeconds") or 1))
-        if not outcome.ok:
+        if outcome.unknown:
+            self._told("Unhealthy", f"{word} probe errored and resulted in unknown state: {outcome.output}")
+        elif not outcome.ok:
             self._told("Unhealthy", f"{word} probe failed: {outcome.output}")
         elif outcome.warning:
             self._told("ProbeWarning", f"{word} probe warning: {outcome.warning}")

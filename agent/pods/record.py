@@ -27,6 +27,7 @@ from agent.pods.observed import (
     SandboxView,
     StartFailure,
     Stop,
+    is_half_made,
     previous_of_status,
     view_of,
     views_of_status,
@@ -104,7 +105,7 @@ class PodRecord:
         if any(state.phase is not Phase.EXITED for state in self.states.values()):
             return True
         spec = self.pod["spec"]
-        have_run = {state.labels.get(CONTAINER_NAME) for state in self.states.values()}
+        have_run = {state.labels.get(CONTAINER_NAME) for state in self.states.values() if not is_half_made(state)}
         has_run = spec.get("restartPolicy") == "Never" and have_run >= {one["name"] for one in spec["containers"]}
         return not has_run and not is_deleting(self.pod)
 
@@ -153,7 +154,11 @@ class PodRecord:
 
     def attempts(self, name: str) -> list[ContainerState]:
         """The attempts of a container that are known, the oldest first."""
-        found = [state for state in self.states.values() if state.labels.get(CONTAINER_NAME) == name]
+        found = [
+            state
+            for state in self.states.values()
+            if state.labels.get(CONTAINER_NAME) == name and not is_half_made(state)
+        ]
         return sorted(found, key=lambda state: int(state.labels.get(ATTEMPT, "0")))
 
     def begin_sandbox(self, sandbox: Sandbox) -> None:
@@ -178,6 +183,9 @@ class PodRecord:
     def lose(self, container_id: str) -> None:
         """The runtime does not know the container any more: it ended, and nobody saw how."""
         view = self._view(self.states[container_id])
+        if view.phase is Phase.CREATED:
+            self.drop(container_id)
+            return
         if not view.has_ended:
             view = replace(
                 view,
@@ -213,6 +221,7 @@ class PodRecord:
             if len(views) > 1:
                 past[name] = views[-2]
                 removable += [view.id for view in views[:-2] if view.has_ended]
+        half_made = [state for state in self.states.values() if is_half_made(state)]
         for name, view in views_of_status(self.pod).items():
             if name not in containers:
                 past.setdefault(name, replace(view, run=run))
@@ -230,7 +239,8 @@ class PodRecord:
             host_addresses=self.host_addresses,
             containers=containers,
             past=past,
-            removable=tuple(removable),
+            removable=(*removable, *(state.id for state in half_made)),
+            half_made=frozenset(state.labels.get(CONTAINER_NAME, "") for state in half_made),
             volumes_ready=self.volumes is not None,
             volumes_stale=self.volumes_stale,
             images=frozenset(self.images),
@@ -251,6 +261,8 @@ class PodRecord:
     def _views(self) -> dict[str, list[ContainerView]]:
         found: dict[str, list[ContainerView]] = {}
         for state in self.states.values():
+            if is_half_made(state):
+                continue
             view = self._view(state)
             found.setdefault(view.name, []).append(view)
         return {name: sorted(views, key=lambda view: view.attempt) for name, views in found.items()}

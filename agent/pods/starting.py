@@ -12,12 +12,13 @@ from agent.network.contract import NetworkFailure
 from agent.pods import actions as do
 from agent.pods.downward import UnknownField, field_value, resource_value
 from agent.pods.environment import ConfigError
+from agent.pods.hooks import begin_post_start, post_start_of
 from agent.pods.launch import Launcher, pod_labels
 from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
-from agent.pods.parts import Parts, container_named, target_of
+from agent.pods.parts import Parts, container_named
 from agent.pods.record import PodRecord
 from agent.pods.resources import amounts, pod_cgroup, pod_cgroup_resources, pod_limits
-from agent.runtime.contract import RuntimeFailure, SandboxConfig
+from agent.runtime.contract import RUNTIME_NOT_READY, RuntimeFailure, SandboxConfig
 from agent.volumes.claims import volumes_of_claims
 from agent.volumes.manager import Given
 from agent.volumes.projection import Sources, VolumeFailure
@@ -27,8 +28,6 @@ from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM, RUNTIME_CLASS, SECRET
 from pyk.api.objects import Object
 from pyk.api.status import ApiError
 from pyk.client.client import ClientUnavailable
-
-RUNTIME_NOT_READY = "RuntimeNotReady"
 
 
 class _BeingPulled(Exception):
@@ -296,20 +295,8 @@ class Starter:
         record.failures.pop(launch_of(name), None)
         self._parts.note(record, state)
         self._parts.event(record, "Normal", "Started", f"Started container {name}", name)
-        container = container_named(record.pod, name)
-        if (container.get("lifecycle") or {}).get("postStart") is not None:
-            record.post_start[container_id] = "running"
-            self._parts.spawn(record, f"postStart {container_id}", self._post_start(record, container, container_id))
-
-    async def _post_start(self, record: PodRecord, container: Mapping[str, Any], container_id: str) -> None:
-        hook = container["lifecycle"]["postStart"]
-        outcome = await self._parts.handlers.run_hook(hook, target_of(record, container, container_id), None)
-        if container_id not in record.states:
-            return
-        record.post_start[container_id] = "done" if outcome.ok else f"failed: {outcome.output}"
-        if not outcome.ok:
-            text = f"PostStartHook failed: {outcome.output}"
-            self._parts.event(record, "Warning", "FailedPostStartHook", text, container["name"])
+        if post_start_of(container_named(record.pod, name)) is not None:
+            begin_post_start(record, self._parts, name, container_id)
 
 
 def _default_pull_policy(image: str) -> str:

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from agent.logfiles import remove_log
 from agent.pods import actions as do
+from agent.pods.hooks import hook_file
 from agent.pods.launch import log_directory, message_file
-from agent.pods.observed import ATTEMPT, CONTAINER_NAME, STOP_SIGNAL, Stop
+from agent.pods.observed import ATTEMPT, CONTAINER_NAME, HOOK_PENDING, STOP_SIGNAL, Stop
 from agent.pods.parts import Parts, find_container, target_of
 from agent.pods.record import PodRecord
 from agent.pods.resources import pod_cgroups
@@ -53,7 +54,7 @@ class Stopper:
         """The preStop hook within the grace period, then the stop signal, which waits for a spawner that is away."""
         container = find_container(record.pod, action.container) or {}
         hook = (container.get("lifecycle") or {}).get("preStop")
-        if hook is not None and record.post_start.get(action.id) != "running":
+        if hook is not None and record.post_start.get(action.id) not in HOOK_PENDING:
             left = max(0.0, record.stops[action.id].deadline - self._parts.clock.time())
             if action.id not in record.pre_stopped:
                 await self._run_pre_stop(record, action.container, action.id, left)
@@ -108,7 +109,9 @@ class Stopper:
         if state is not None:
             await asyncio.to_thread(remove_log, state.log_path)
             name, attempt = state.labels.get(CONTAINER_NAME, ""), int(state.labels.get(ATTEMPT, "0"))
-            message_file(self._parts.volumes.pod_directory(record.uid), name, attempt).unlink(missing_ok=True)
+            directory = self._parts.volumes.pod_directory(record.uid)
+            message_file(directory, name, attempt).unlink(missing_ok=True)
+            hook_file(directory, container_id).unlink(missing_ok=True)
 
     async def remove_sandbox(self, record: PodRecord) -> None:
         """Take back the network, then the sandbox with everything in it."""

@@ -9,7 +9,8 @@ its /proc/self/exe before the exec replaces it. It talks to the spawner over one
 - child: `E` and a JSON document `{"message", "exit_code"}` when a step failed; it exits then;
 - end of file, seen by the spawner: the exec has happened, or the child has died, which its wait status tells.
 
-When the spawner dies first, the child sees end of file instead of `G` and exits: nothing half-made stays behind.
+When the spawner dies first, the child sees end of file instead of `G` and exits: nothing half-made stays behind. It
+marks the container's record before, so that the next spawner need not guess whether the command was ever executed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import termios
 from agent.runtime import foreign, syscalls, userns
 from agent.runtime.mounts import NULL_DEVICE, build_root, enter_root
 from agent.runtime.process import CannotExecute, become, set_oom_score
+from agent.runtime.records import mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class Child:
     """What the spawner hands to a child: descriptors, by name, and a few facts. `channel` is the child's end of
     the socket; `stdio` has a descriptor or None (/dev/null) for each standard stream; `cgroup_files` are open
     `cgroup.procs` files for cgroup v1, `open_files` the limit of descriptors that the spawner was started with,
-    `first_id` the host's id of the root of a user namespace (0: there is none)."""
+    `first_id` the host's id of the root of a user namespace (0: there is none), `record` the container's record file,
+    to be marked when the command is not executed."""
 
     def __init__(
         self,
@@ -65,8 +68,10 @@ class Child:
         cgroup_files: Sequence[int] = (),
         open_files: tuple[int, int] = (1024, 4096),
         first_id: int = 0,
+        record: int = -1,
     ) -> None:
         self.channel = channel
+        self.record = record
         self.process = process
         self.filter_program = filter_program
         self.kept_capabilities = kept_capabilities
@@ -108,7 +113,7 @@ def container(
     """A container's first process. `sandbox` is the pause process's pidfd with the flags of the namespaces to join,
     `joins` are further (descriptor, flag) pairs, `host_mounts` is the spawner's mount namespace, and `own_shm` says
     that the sandbox has shared memory of its own for the container. `users` is the user namespace, or -1."""
-    kept = [child.channel, *child.cgroup_files, sandbox[0], host_mounts, *(fd for fd, _ in joins)]
+    kept = [child.channel, child.record, *child.cgroup_files, sandbox[0], host_mounts, *(fd for fd, _ in joins)]
     _begin(child, kept if users < 0 else [*kept, users])
     pidfd, flags = sandbox
     shm_fd = -1
@@ -230,8 +235,9 @@ def _finish(child: Child, *, console: bool, gate: bool) -> None:
     if gate or master >= 0:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))] if master >= 0 else []
         channel.sendmsg([READY], ancillary)
-    if gate and channel.recv(1) != GO:
-        os._exit(FAILED_STATUS)  # the spawner is gone
+    if gate and channel.recv(1) != GO:  # the spawner is gone
+        mark(child.record)
+        os._exit(FAILED_STATUS)
     syscalls.close_all_but([0, 1, 2, child.channel])
     channel.detach()
 

@@ -2,10 +2,11 @@
 
     creating -> created -> starting -> running -> exited -> (removing)
 
-Each step is on disk before it is taken, so a spawner that takes over knows what to expect of every container: one that
-was not yet running has ended with its spawner (the child sees the channel close), one that runs is adopted by pid and
-start time, and an interrupted removal is completed. What a container that still runs has written meanwhile waits in
-its pipes.
+Each step is on disk before it is taken, so a spawner that takes over knows what to expect of every container: one
+that was not yet running has ended with its spawner (the child sees the channel close, and marks the record), one that
+runs is adopted by pid and start time, and an interrupted removal is completed. What a container that still runs has
+written meanwhile waits in its pipes. An end that nobody saw of a container whose command was never executed is one
+without a time of starting: whoever asked for the container may ask for it again, and nothing has happened twice.
 
 The exit status of an adopted container, which is nobody's child here, comes from its pidfd (Linux 6.15) or from
 /proc while it is a zombie. Where neither tells, and for one that ended while no spawner ran, the exit is recorded as
@@ -243,6 +244,8 @@ class Containers:
             if not record.terminal:
                 stdio = streams.make(held, stdin=plan["stdin"])
             record.pipes = streams.pipes
+            to_mark = record.file.open_to_mark()
+            held.callback(os.close, to_mark)
 
             def make_main(channel: int, cgroup_files: list[int]) -> Callable[[], None]:
                 child = child_process.Child(
@@ -254,6 +257,7 @@ class Containers:
                     cgroup_files=cgroup_files,
                     open_files=forker.open_files,
                     first_id=plan["first_id"],
+                    record=to_mark,
                 )
                 return lambda: child_process.container(
                     child,
@@ -446,7 +450,10 @@ class Containers:
         return record.writable
 
     def _adopt(self, record: ContainerRecord) -> bool:
-        """Watch a process that another spawner made; False when it does not run any more."""
+        """Watch a process that another spawner made; False when it does not run any more, or is about to end because
+        the spawner that it waited for has died."""
+        if not record.is_foreign and record.phase != RUNNING:
+            return False
         if not record.pid or records.start_time(record.pid) != record.start_time:
             return False
         try:
@@ -456,11 +463,19 @@ class Containers:
         streams = self._streams(record)
         self.streams[record.id] = streams
         streams.adopt(record.pipes, [record.pid, *self._forker.cgroups.processes(record.cgroup)])
-        self._forker.loop.watch(record.pidfd, lambda _: self._ended(record, _adopted_status(record)))
+        self._forker.loop.watch(record.pidfd, lambda _: self._adopted_ended(record))
         return True
+
+    def _adopted_ended(self, record: ContainerRecord) -> None:
+        status = _adopted_status(record)
+        if record.file.is_marked():
+            record.started_at, status = 0.0, None
+        self._ended(record, status)
 
     def _found_dead(self, record: ContainerRecord) -> None:
         """It ended while no spawner ran, or was never finished: record an unknown end."""
+        if record.file.is_marked():
+            record.started_at = 0.0
         self._forker.cgroups.kill(record.cgroup)
         record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
         record.exit_code, record.exit_unknown = _UNKNOWN_EXIT, True

@@ -30,6 +30,10 @@ OWN_HANDLERS = ("", "pyk")
 """What RuntimeClasses call the native runtime; the empty name is the default."""
 
 
+RUNTIME_NOT_READY = "RuntimeNotReady"
+"""The reason of a `RuntimeFailure` by which nothing is known: the runtime was not there, or went away meanwhile."""
+
+
 class RuntimeFailure(Exception):
     """The runtime could not do it. `reason` is the CamelCase word that goes into the container's status
     (`CreateContainerError`, `StartError`, `RunContainerError`, ...), the text is for people.

@@ -29,6 +29,7 @@ from agent.runtime import syscalls
 from agent.runtime.cgroups import Cgroups
 from agent.runtime.contract import (
     OWN_HANDLERS,
+    RUNTIME_NOT_READY,
     ContainerConfig,
     ContainerState,
     ExecConfig,
@@ -249,7 +250,7 @@ class NativeRuntime:
 
     async def _exchange(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> _Reply:
         if self._connection is None:
-            raise RuntimeFailure("the spawner is not connected", reason="RuntimeNotReady")
+            raise RuntimeFailure("the spawner is not connected", reason=RUNTIME_NOT_READY)
         number = next(self._numbers)
         reply: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = reply
@@ -285,7 +286,7 @@ class NativeRuntime:
                 try:
                     await asyncio.to_thread(start_spawner, str(self._directory), self._socket_path)
                 except LaunchError as error:
-                    raise RuntimeFailure(str(error), reason="RuntimeNotReady") from None
+                    raise RuntimeFailure(str(error), reason=RUNTIME_NOT_READY) from None
                 continue
             self._connection = Connection(sock)
             asyncio.get_running_loop().add_reader(sock, self._on_readable)
@@ -303,7 +304,7 @@ class NativeRuntime:
                 await _readable(pidfd)
             finally:
                 os.close(pidfd)
-        raise RuntimeFailure("the spawner starts but does not answer", reason="RuntimeNotReady")
+        raise RuntimeFailure("the spawner starts but does not answer", reason=RUNTIME_NOT_READY)
 
     def _disconnect(self, reason: str) -> None:
         if self._connection is not None:
@@ -315,7 +316,7 @@ class NativeRuntime:
         unfinished: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._exits.values()]
         for future in unfinished:
             if not future.done():
-                future.set_exception(RuntimeFailure(reason, reason="RuntimeNotReady"))
+                future.set_exception(RuntimeFailure(reason, reason=RUNTIME_NOT_READY))
                 future.exception()  # nobody may be waiting for an exit; that is no error
         self._exits.clear()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _PAGE = 4096
+_MARK = b"\n"  # to JSON as good as the space that it replaces
 
 
 def boot_id() -> str:
@@ -59,7 +60,8 @@ class RecordFile:
     """A file with a state that changes and a body that does not, both JSON documents.
 
     The state is the first page, padded with spaces: rewriting it is one write of a page, which a process that is
-    killed has made either wholly or not at all, and which costs neither a new file nor a rename.
+    killed has made either wholly or not at all, and which costs neither a new file nor a rename. The last byte of the
+    page is no part of the state: somebody else with the file open may set a mark there (`mark`).
     """
 
     __slots__ = ("path",)
@@ -100,13 +102,27 @@ class RecordFile:
         except ValueError:
             return None
 
+    def open_to_mark(self) -> int:
+        """A descriptor to hand to `mark`; it is closed on exec."""
+        return os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def is_marked(self) -> bool:
+        with open(self.path, "rb") as file:
+            file.seek(_PAGE - 1)
+            return file.read(1) == _MARK
+
     def remove(self) -> None:
         os.unlink(self.path)
 
 
+def mark(fd: int) -> None:
+    """Set the mark of the record file that `fd` has open; the next update of the state takes it away."""
+    os.pwrite(fd, _MARK, _PAGE - 1)
+
+
 def _page(state: dict[str, Any]) -> bytes:
     content = json.dumps(state, separators=(",", ":")).encode()
-    if len(content) > _PAGE:
+    if len(content) >= _PAGE:
         raise OSError(errno.ENAMETOOLONG, "a record's state is longer than a page")
     return content.ljust(_PAGE)
 

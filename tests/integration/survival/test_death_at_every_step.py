@@ -1,0 +1,165 @@
+"""Agent, spawner and a container's own first process in the making are killed at their every step, on the way up and
+down.
+
+A pod that has everything is created, and something is killed before its n-th step; another agent and spawner come,
+and the pod has to run with each container begun exactly once. Then it is deleted, with another death on the way, and
+the node has to be as it was before: mounts, control groups, links, addresses, routes, packet filter, processes,
+files.
+
+A run takes some steps of all, spread evenly, other ones with each parametrisation; `PYK_TEST_EVERY_STEP=1` takes them
+all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM, POD
+from pyk.api.objects import Object
+from tests.integration.survival import pods, steps
+from tests.integration.survival.node import SurvivalNode
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(0 if os.environ.get("PYK_TEST_EVERY_STEP") else 120)]
+
+DEATHS = 10
+"""On the way up and as many on the way down, of each role."""
+
+
+class Story:
+    """The life of the pod, again and again."""
+
+    def __init__(self, node: SurvivalNode, root: Path) -> None:
+        self.node = node
+        self.said = root / "said"
+        self.number = 0
+        self.may_repeat = {"hook"}
+
+    async def prepare(self) -> None:
+        self.said.mkdir()
+        (self.said.parent / "claimed").mkdir()
+        for obj in pods.needed():
+            await self.node.create(obj)
+        for obj in pods.claimed(self.said.parent / "claimed"):
+            made = await self.node.create(obj)
+            if obj["kind"] == "PersistentVolumeClaim":
+                await self.node.client.update(
+                    PERSISTENT_VOLUME_CLAIM, {**made, "status": {"phase": "Bound"}}, subresource="status"
+                )
+
+    def begun(self, file: str = "begun") -> list[str]:
+        path = self.said / file
+        return path.read_text().split() if path.exists() else []
+
+    async def up(self) -> Object:
+        """The next pod, once it runs; nothing of it may have begun twice."""
+        pod = await self.node.until_pod(self.name, is_ready)
+        await self.node.until("all have begun", lambda: set(self.begun()) == {*pods.BEGUN, "hook"})
+        self._check()
+        entries = [*pod["status"]["initContainerStatuses"], *pod["status"]["containerStatuses"]]
+        counts = {entry["name"]: entry["restartCount"] for entry in entries if entry["name"] not in self.may_repeat}
+        assert counts == dict.fromkeys(set(pods.BEGUN) - self.may_repeat, 0)
+        return pod
+
+    def _check(self) -> None:
+        """Each container has begun once; hooks, which are told no other way, at least once."""
+        words = [word for word in self.begun() if word not in self.may_repeat]
+        assert sorted(words) == sorted(set(pods.BEGUN) - self.may_repeat), self.begun()
+
+    @property
+    def name(self) -> str:
+        return f"p{self.number}"
+
+    async def create(self) -> None:
+        self.number += 1
+        shutil.rmtree(self.said)
+        self.said.mkdir()
+        await self.node.create(pods.everything(self.name, self.said))
+
+    async def delete(self) -> None:
+        await self.node.client.delete(POD, self.name, "default")
+
+    async def down(self) -> None:
+        """The pod is gone, after it was told to stop; to the end nothing has begun twice."""
+
+        async def gone() -> bool:
+            return await self.node.pod(self.name) is None
+
+        await self.node.until("the pod is gone", gone)
+        assert set(self.begun("ended")) == {"main"}
+        self._check()
+
+    async def die_at(self, role: str, step: int) -> None:
+        """Wait for the death that was arranged, or for there to be no such step; then see to another agent."""
+
+        def dead() -> bool:
+            return bool(self.node.page.text)
+
+        await self.node.until(f"death of the {role} at step {step}", dead)
+        if role == steps.AGENT:
+            await self.node.until("the agent is dead", self.node.agent_has_died)
+            self.node.kill_agent()
+            self.node.start_agent()
+
+
+def is_ready(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def spread(count: int, of: int) -> list[int]:
+    """`count` numbers from 1 to `of`, evenly; or all, when that is asked for."""
+    if os.environ.get("PYK_TEST_EVERY_STEP"):
+        return list(range(int(os.environ["PYK_TEST_EVERY_STEP"]), of + 1))
+    return [round(1 + (of - 1) * number / (count - 1)) for number in range(count)]
+
+
+@pytest.mark.parametrize("role", steps.ROLES)
+async def test_nothing_is_lost_doubled_or_left(node: SurvivalNode, tmp_path: Path, role: str) -> None:
+    story = Story(node, tmp_path)
+    if role == steps.SPAWNER:  # the end of what runs to its end is lost where it comes while there is no spawner
+        story.may_repeat |= {"first", "second"}
+    await story.prepare()
+    node.start_agent()
+    ways = {}
+    for _ in range(2):  # the first makes what stays: bridge, image, memory for secrets
+        node.page.arm(role, steps.FOREVER)
+        await story.create()
+        await story.up()
+        ways["up"] = node.page.seen(role)
+        node.page.arm(role, steps.FOREVER)
+        before_deletion = node.snapshot()
+        await story.delete()
+        await story.down()
+        await node.until("its logs are gone", lambda: not any((node.state / "logs/pods").iterdir()))
+        ways["down"] = node.page.seen(role)
+    node.page.disarm()
+    await node.until("nothing goes on", lambda: node.snapshot() == node.snapshot())
+    before = node.snapshot()
+    for kind in ("mounts", "cgroups", "links", "rules", "processes", "files"):
+        assert before[kind] != before_deletion[kind], f"the comparison sees no {kind} of a pod"
+    told = []
+    print(role, ways)
+    for up, down in zip(spread(DEATHS, ways["up"]), cycle(spread(DEATHS, max(1, ways["down"]))), strict=False):
+        try:
+            node.page.arm(role, up)
+            await story.create()
+            await story.die_at(role, up)
+            told.append(f"up {up}: {node.page.text}")
+            node.page.disarm()
+            await story.up()
+            if ways["down"]:
+                node.page.arm(role, down)
+            await story.delete()
+            if ways["down"]:
+                await story.die_at(role, down)
+                told.append(f"down {down}: {node.page.text}")
+            node.page.disarm()
+            await story.down()
+            await node.until_as(before)
+        except AssertionError as error:
+            pytest.fail(f"{role} killed at steps {up}, {down} of {ways} ({told[-2:]}): {error}")

@@ -29,6 +29,8 @@ NAMESPACES = Path("/run/netns")
 MTU = 1500
 _COVER_METRIC = 1_000_000
 """Of the unreachable routes: above that of the segment's own route, which has the same prefix."""
+_CLONE_NEWNS = 0x00020000
+_PRIVATE = 0x4000 | 1 << 18
 _CLONE_NEWNET = 0x40000000
 _MNT_DETACH = 2
 _BIND = 4096
@@ -189,7 +191,40 @@ def _remove_namespace(path: Path) -> None:
     while path.exists() and _is_mounted(path):
         if _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
             raise _last_error(f"unmount {path}")
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        _uncover(path)
+
+
+def _uncover(path: Path) -> None:
+    """Remove a namespace's file when something was mounted over its folder since: `ip netns add` does that once.
+
+    The namespace's mount is below, out of reach of any path, and a file is busy while it is a mount point of ours. So a
+    thread goes into a mount namespace of its own, takes both mounts away there, and removes the file: the kernel then
+    detaches what is mounted on it anywhere.
+    """
+    failure: list[OSError] = []
+
+    def remove() -> None:
+        if _libc.unshare(_CLONE_NEWNS) != 0 or _libc.mount(b"none", b"/", None, _PRIVATE, None) != 0:
+            failure.append(_last_error("make a mount namespace"))
+            return
+        for each in (path.parent, path):
+            while _libc.umount2(os.fsencode(each), _MNT_DETACH) == 0:
+                pass
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=remove, name="uncover")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
 
 
 def _is_mounted(file: Path) -> bool:

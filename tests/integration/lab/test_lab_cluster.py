@@ -344,3 +344,19 @@ def test_without_root_it_is_one_line(lab: Lab) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert re.fullmatch(r"pyk: pyk up needs root: .*\n", result.stderr)
+
+
+def test_a_namespace_goes_although_something_was_mounted_over_its_folder(tmp_path: Path) -> None:
+    """`ip netns add` mounts the folder over itself when first used, and hides what was mounted there."""
+    code = """
+import subprocess, sys
+from pathlib import Path
+from pyk.lab.network import _make_namespace, _remove_namespace
+place = Path(sys.argv[1]) / "netns" / "node"
+assert _make_namespace(place)
+subprocess.run(["mount", "--bind", place.parent, place.parent], check=True)
+_remove_namespace(place)
+assert not place.exists()
+"""
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=30)

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable
 
 from agent.api import NodeAPI
+from agent.apiservers import ApiServers
 from agent.capacity import NodeResources
-from agent.config import AgentConfig, parse
+from agent.certificates import CertificateKeeper
+from agent.config import CLIENT_FILE, SERVING_FILE, AgentConfig, parse
 from agent.dns.service import DnsSettings, NameServer
 from agent.heartbeat import Heartbeat
 from agent.images.collect import ImageCollector
@@ -38,13 +40,14 @@ from agent.runtime.native import NativeRuntime
 from agent.stats import Stats
 from agent.volumes.local import LocalVolumes
 from agent.volumes.manager import VolumeManager
+from pyk.api import signers
 from pyk.api.kinds import ENDPOINT_SLICE, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE
 from pyk.api.objects import Object
 from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
-from pyk.reconcile.clock import RealClock
+from pyk.reconcile.clock import Clock, RealClock
 from pyk.reconcile.process import run_component
 
 _NO_CONTAINER = "none"
@@ -62,9 +65,16 @@ async def run(config: AgentConfig) -> None:
     images.source = Puller(images, RegistriesFile(config.registries), clock)
     readiness = Readiness(clock)
     identity = Identity(
-        config.node_name, config.node_ip, config.port, config.labels, machine_info(), tuple(sorted(config.runtimes))
+        config.node_name,
+        config.node_ip,
+        config.port,
+        config.labels,
+        machine_info(),
+        tuple(sorted(config.runtimes)),
+        config.installation_id,
     )
     resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
+    balancer = ApiServers(config.servers_file, clock) if config.servers_file is not None else None
     async with (
         Client(load_kubeconfig(config.kubeconfig), user_agent="kubelet/pyk") as client,
         Client(load_kubeconfig(config.network_kubeconfig), user_agent="kube-proxy/pyk") as network_client,
@@ -171,9 +181,32 @@ async def run(config: AgentConfig) -> None:
         group.create_task(registrar.run())
         group.create_task(recorder.run())
         group.create_task(pods.run())
-        group.create_task(api.serve(config.node_ip, config.port, config.pki_dir))
+        if balancer is not None:
+            balancer.follow(slices)
+            group.create_task(balancer.run(config.balancer_port))
+        group.create_task(_serve(api, config, client, clock, group))
         group.create_task(ImageCollector(images, clock, _image_trouble(recorder, config.node_name)).run())
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
+
+
+async def _serve(api: NodeAPI, config: AgentConfig, client: Client, clock: Clock, group: asyncio.TaskGroup) -> None:
+    """Serve the node API; with certificates that the agent renews itself, as soon as there is one to show."""
+    certificate, key = config.pki_dir / "kubelet.crt", config.pki_dir / "kubelet.key"
+    if config.rotate_certificates:
+        own = CertificateKeeper(client, clock, config.node_name, signers.KUBELET_CLIENT, config.pki_dir / CLIENT_FILE)
+        serving = CertificateKeeper(
+            client,
+            clock,
+            config.node_name,
+            signers.KUBELET_SERVING,
+            config.pki_dir / SERVING_FILE,
+            names=lambda: (config.node_name, config.node_ip),
+        )
+        group.create_task(own.run())
+        group.create_task(serving.run())
+        await serving.is_there.wait()
+        certificate = key = serving.file
+    await api.serve(config.node_ip, config.port, config.pki_dir, certificate, key)
 
 
 def only_name(obj: Object) -> Object:

@@ -27,6 +27,7 @@ from agent.volumes.local import BadName, LocalVolumes
 from pyk.api.objects import Object
 from pyk.reconcile import metrics
 from pyk.reconcile.clock import Clock, parse_timestamp
+from pyk.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +92,12 @@ class NodeAPI:
         )
         return application
 
-    async def serve(self, address: str, port: int, pki_dir: Path) -> None:
-        """Listen until cancelled. Raises OSError when the address is taken."""
+    async def serve(self, address: str, port: int, pki_dir: Path, certificate: Path, key: Path) -> None:
+        """Listen until cancelled, showing the certificate. Raises OSError when the address is taken."""
         runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, address, port, ssl_context=server_context(pki_dir)).start()
+            await web.TCPSite(runner, address, port, ssl_context=node_context(pki_dir, certificate, key)).start()
             log.info("node API on %s:%d", address, port)
             await asyncio.get_running_loop().create_future()
         finally:
@@ -181,11 +182,9 @@ class NodeAPI:
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         namespace, pod, container = self._names(request)
         state = self._running(namespace, pod, container)
-        return await self._stream(request, lambda: self._runtime.attach(state.id), tells_exit=False)
+        return await self._stream(request, lambda: self._runtime.attach(state.id))
 
-    async def _stream(
-        self, request: web.Request, begin: Callable[[], Awaitable[ExecSession]], *, tells_exit: bool = True
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, begin: Callable[[], Awaitable[ExecSession]]) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise web.HTTPBadRequest(text="streams are served over WebSockets only")
         socket = await streams.accept(request)
@@ -194,7 +193,7 @@ class NodeAPI:
         except RuntimeFailure as failure:
             await streams.fail(socket, failure)
             return socket
-        await streams.serve(socket, session, clock=self._clock, tells_exit=tells_exit)
+        await streams.serve(socket, session, clock=self._clock)
         return socket
 
     async def _close_proxy(self, application: web.Application) -> None:
@@ -281,11 +280,9 @@ def log_options(query: Mapping[str, str], now: float) -> LogOptions:
         raise web.HTTPBadRequest(text=str(error)) from None
 
 
-def server_context(pki_dir: Path) -> ssl.SSLContext:
+def node_context(pki_dir: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     """TLS with our server certificate, for clients with a certificate of the cluster's authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pki_dir / "kubelet.crt", pki_dir / "kubelet.key")
-    context.load_verify_locations(pki_dir / "ca.crt")
+    context = server_context(certificate, key, pki_dir / "ca.crt")
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 

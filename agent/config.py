@@ -16,6 +16,8 @@ from pyk.api.quantity import whole
 
 DEFAULT_MAX_PODS = 110
 _KNOWN_RUNTIMES = ("runc", "crun")
+CLIENT_FILE, SERVING_FILE = "kubelet-client-current.pem", "kubelet-server-current.pem"
+"""Certificates with their keys that the agent renews itself, in its --pki-dir."""
 DEFAULT_RESERVATION = "memory=100Mi"
 """Kubernetes' default: the kubelet keeps so much for itself by its eviction threshold."""
 
@@ -45,6 +47,10 @@ class AgentConfig:
     allowed_unsafe_sysctls: Sequence[str]
     cluster_dns: Sequence[str]
     cluster_domain: str
+    rotate_certificates: bool
+    balancer_port: int
+    servers_file: Path | None
+    installation_id: str
     verbose: bool
 
 
@@ -88,6 +94,18 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     )
     parser.add_argument("--cluster-dns", action="append", default=[], metavar="ADDRESS", help="name servers of pods")
     parser.add_argument("--cluster-domain", default="cluster.local")
+    parser.add_argument(
+        "--rotate-certificates",
+        action="store_true",
+        help=f"renew {CLIENT_FILE} and {SERVING_FILE} in --pki-dir by requests to the cluster",
+    )
+    parser.add_argument(
+        "--balancer-port", type=int, default=0, help="of loopback, that leads to an API server; 0: none"
+    )
+    parser.add_argument("--servers-file", type=Path, help="the URLs of the API servers, as JSON; kept up to date")
+    parser.add_argument(
+        "--installation-id", default="", help="tells this machine from others that claim the node's name"
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
     given = parser.parse_args(arguments)
     labels = {}
@@ -118,6 +136,10 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         allowed_unsafe_sysctls=tuple(given.allowed_unsafe_sysctls),
         cluster_dns=tuple(given.cluster_dns),
         cluster_domain=given.cluster_domain,
+        rotate_certificates=given.rotate_certificates,
+        balancer_port=given.balancer_port,
+        servers_file=given.servers_file,
+        installation_id=given.installation_id,
         verbose=given.verbose,
     )
 

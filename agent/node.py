@@ -8,6 +8,7 @@ An API server that is away is waited for; a second writer makes the loop read ag
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import platform
@@ -20,18 +21,20 @@ import pyk
 from agent.capacity import Capacity, NodeResources, Pressure, allocatable, pressure
 from agent.images.image import Image
 from agent.runtime.contract import OWN_HANDLERS
+from pyk.api.joining import INSTALLATION
 from pyk.api.kinds import NODE
-from pyk.api.objects import Object, condition_of, labels_of
+from pyk.api.objects import Object, annotations_of, condition_of, labels_of
 from pyk.client.client import Client
 from pyk.client.informer import Informer
+from pyk.errors import UserError
 from pyk.reconcile.clock import Clock, parse_timestamp, timestamp
 from pyk.reconcile.controller import Controller, Result
+from pyk.version import KUBERNETES_VERSION
 
 STATUS_PERIOD_SECONDS = 60.0
 PRESSURE_PERIOD_SECONDS = 10.0
 IMAGES_SHOWN = 50
 """The kubelet's default, nodeStatusMaxImages."""
-KUBELET_VERSION = f"v1.36.0+pyk{pyk.__version__}"
 RUNTIME_VERSION = f"pyk://{pyk.__version__}"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -47,6 +50,12 @@ class Identity:
     labels: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, str] = field(default_factory=dict)
     handlers: Sequence[str] = ()
+    installation: str = ""
+    """Which machine this is: kept on its disk, and on its Node. Empty where nobody else could claim the name."""
+
+
+class NameTaken(UserError):
+    """The Node belongs to another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ def machine_info() -> dict[str, str]:
         "containerRuntimeVersion": RUNTIME_VERSION,
         "kernelVersion": os.uname().release,
         "kubeProxyVersion": "",
-        "kubeletVersion": KUBELET_VERSION,
+        "kubeletVersion": KUBERNETES_VERSION,
         "machineID": _first_line("/etc/machine-id"),
         "operatingSystem": "linux",
         "osImage": _os_name(),
@@ -97,8 +106,20 @@ def registration(identity: Identity, observed: Observed, now: float) -> Object:
         "metadata": {"name": identity.name, "labels": own_labels(identity)},
         "spec": {},
     }
+    if identity.installation:
+        node["metadata"]["annotations"] = {INSTALLATION: identity.installation}
     node["status"] = desired_status(identity, observed, node, now)
     return node
+
+
+def check_ours(identity: Identity, node: Object) -> None:
+    """Raises `NameTaken` when another machine registered the Node."""
+    owner = annotations_of(node).get(INSTALLATION, "")
+    if identity.installation and owner not in ("", identity.installation):
+        raise NameTaken(
+            f"the cluster has a node {identity.name} on another machine: start this one with another --node-name, or "
+            f"remove that node with 'pyk node rm {identity.name}'"
+        )
 
 
 def desired_status(identity: Identity, observed: Observed, node: Object, now: float) -> dict[str, Any]:
@@ -184,14 +205,22 @@ class NodeRegistrar:
         self._images = images
         self._controller = Controller("node-status", self._reconcile, clock=clock, max_delay=5.0)
         self._controller.watches(nodes)
+        self._taken = asyncio.Event()
 
     def changed(self) -> None:
         """Look again, now."""
         self._controller.enqueue(self._identity.name)
 
     async def run(self) -> None:
+        """Until cancelled. Raises `NameTaken`."""
         self.changed()
-        await self._controller.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._controller.run())
+            group.create_task(self._stop_when_taken())
+
+    async def _stop_when_taken(self) -> None:
+        await self._taken.wait()
+        check_ours(self._identity, self._nodes.get(self._identity.name) or {"metadata": {}})
 
     def observe(self) -> Observed:
         """The node's state at this moment."""
@@ -210,9 +239,17 @@ class NodeRegistrar:
         if node is None:
             await self._client.create(NODE, registration(self._identity, observed, now))
             return None  # its arrival in the cache is the next turn
+        try:
+            check_ours(self._identity, node)
+        except NameTaken:
+            self._taken.set()
+            return None
         labels = own_labels(self._identity)
-        if any(labels_of(node).get(key) != value for key, value in labels.items()):
-            await self._client.patch(NODE, name, "", {"metadata": {"labels": labels}})
+        ours = {INSTALLATION: self._identity.installation} if self._identity.installation else {}
+        if any(labels_of(node).get(key) != value for key, value in labels.items()) or any(
+            annotations_of(node).get(key) != value for key, value in ours.items()
+        ):
+            await self._client.patch(NODE, name, "", {"metadata": {"labels": labels, "annotations": ours}})
             return None
         status = desired_status(self._identity, observed, node, now)
         if is_due(node, status, now):

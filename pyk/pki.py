@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pyk.api.scheduler import SERVER_NAME
 from pyk.api.signers import alternative_names, parse_request
 from pyk.reconcile.clock import Clock, RealClock
 
@@ -140,29 +139,61 @@ def issue(
     _write_pair(prefix, builder.sign(authority_key, _sha256()), key)
 
 
+def ensure(
+    ca_dir: Path | str,
+    common_name: str,
+    *,
+    organizations: Sequence[str] = (),
+    ip_addresses: Sequence[str] = (),
+    dns_names: Sequence[str] = (),
+    usages: Sequence[str] = ("client",),
+    path_prefix: Path,
+    clock: Clock = _REAL_CLOCK,
+) -> bool:
+    """Sign as `issue` does, unless there is a certificate that is good: whether it was signed anew."""
+    if _is_pair(path_prefix) and _still_good(Path(ca_dir), path_prefix, ip_addresses, dns_names, clock):
+        return False
+    issue(
+        ca_dir,
+        common_name,
+        organizations=organizations,
+        ip_addresses=ip_addresses,
+        dns_names=dns_names,
+        usages=usages,
+        path_prefix=path_prefix,
+        clock=clock,
+    )
+    return True
+
+
 def ensure_cluster_pki(pki_dir: Path | str, *, server_addresses: Iterable[str], clock: Clock = _REAL_CLOCK) -> None:
     """Make whatever is missing of the control plane's files in `pki_dir`.
 
     `ca`, `apiserver` (server certificate for `server_addresses`, which may be IP addresses or host names, besides
-    localhost and the names of the `kubernetes` Service), `scheduler-server` (of the scheduler's pages),
-    `apiserver-kubelet-client`, the clients `admin`, `controller-manager` and `scheduler`, `sa.key`/`sa.pub` and
-    `tokens.csv`.
+    localhost and the names of the `kubernetes` Service), `apiserver-kubelet-client`, the clients `admin`,
+    `controller-manager` and `scheduler`, `sa.key`/`sa.pub` and `tokens.csv`.
     """
     folder = _folder(pki_dir)
     if not _is_pair(folder / "ca"):
         create_ca(folder, clock=clock)
     ip_addresses, dns_names = _split_addresses(["127.0.0.1", "::1", "localhost", *server_addresses])
     dns_names += ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-    _ensure(folder, "kube-apiserver", (), ip_addresses, dns_names, ("server",), folder / "apiserver", clock)
-    names = [SERVER_NAME, "localhost"]
-    _ensure(folder, SERVER_NAME, (), ["127.0.0.1"], names, ("server",), folder / "scheduler-server", clock)
+    ensure(
+        folder,
+        "kube-apiserver",
+        ip_addresses=ip_addresses,
+        dns_names=dns_names,
+        usages=("server",),
+        path_prefix=folder / "apiserver",
+        clock=clock,
+    )
     for file, user, groups in (
         ("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),
         ("admin", "kubernetes-admin", ("system:masters",)),
         ("controller-manager", "system:kube-controller-manager", ()),
         ("scheduler", "system:kube-scheduler", ()),
     ):
-        _ensure(folder, user, groups, (), (), ("client",), folder / file, clock)
+        ensure(folder, user, organizations=groups, path_prefix=folder / file, clock=clock)
     if not (folder / "sa.pub").exists() or not (folder / "sa.key").exists():
         _write_service_account_keys(folder)
     if not (folder / "tokens.csv").exists():
@@ -191,9 +222,18 @@ def ensure_node_pki(
         write_whole(folder / "ca.crt", certificate, mode=0o644)
     ip_addresses, dns_names = _split_addresses([*addresses, node_name])
     user, groups = f"system:node:{node_name}", ("system:nodes",)
-    _ensure(authority, user, groups, ip_addresses, dns_names, ("server",), folder / "kubelet", clock)
-    _ensure(authority, user, groups, (), (), ("client",), folder / "client", clock)
-    _ensure(authority, "system:kube-proxy", (), (), (), ("client",), folder / "network", clock)
+    ensure(
+        authority,
+        user,
+        organizations=groups,
+        ip_addresses=ip_addresses,
+        dns_names=dns_names,
+        usages=("server",),
+        path_prefix=folder / "kubelet",
+        clock=clock,
+    )
+    ensure(authority, user, organizations=groups, path_prefix=folder / "client", clock=clock)
+    ensure(authority, "system:kube-proxy", path_prefix=folder / "network", clock=clock)
 
 
 class RequestSigner:
@@ -249,14 +289,21 @@ def write_kubeconfig(
     user: str = "kubernetes-admin",
     cluster: str = "pyk",
     namespace: str = "",
+    embed: bool = True,
 ) -> None:
     """Write a kubeconfig with one cluster, user and context, mode 0600, its files embedded as base64.
 
+    With `embed` false the certificate and key are named only, so that whoever uses it sees them renewed.
     `server` is a URL. The user shows a client certificate (`certificate` and `key` are files) or a bearer `token`.
     """
     identity = {"token": token} if token else {}
     if certificate is not None and key is not None:
         identity = {"client-certificate-data": _embedded(certificate), "client-key-data": _embedded(key), **identity}
+        if not embed:
+            identity = {
+                "client-certificate": str(Path(certificate).absolute()),
+                "client-key": str(Path(key).absolute()),
+            }
     context = {"cluster": cluster, "user": user} | ({"namespace": namespace} if namespace else {})
     document = {
         "apiVersion": "v1",
@@ -399,30 +446,6 @@ def _write_pair(prefix: Path, certificate: x509.Certificate, key: EllipticCurveP
     certificate_path.unlink(missing_ok=True)
     write_private(prefix.with_name(f"{prefix.name}.key"), pem)
     write_whole(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)
-
-
-def _ensure(
-    ca_dir: Path,
-    user: str,
-    groups: Sequence[str],
-    ip_addresses: Sequence[str],
-    dns_names: Sequence[str],
-    usages: Sequence[str],
-    prefix: Path,
-    clock: Clock,
-) -> None:
-    if _is_pair(prefix) and _still_good(ca_dir, prefix, ip_addresses, dns_names, clock):
-        return
-    issue(
-        ca_dir,
-        user,
-        organizations=groups,
-        ip_addresses=ip_addresses,
-        dns_names=dns_names,
-        usages=usages,
-        path_prefix=prefix,
-        clock=clock,
-    )
 
 
 def _still_good(

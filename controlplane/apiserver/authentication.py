@@ -9,25 +9,22 @@ a token that nobody owns is a 401.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import csv
 import hashlib
 import hmac
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from pyk.api.status import ApiError, unauthorized
+from pyk.tls import server_context
 
 ALL_AUTHENTICATED = "system:authenticated"
-CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
-"""In the `extra` of who was authenticated: by which certificate or token."""
-_KEPT_CERTIFICATES = 1024
 _WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 
 
@@ -70,17 +67,11 @@ class Authenticator:
         self._ca_file = Path(ca_file)
         self._verify = verify
         self._bootstrap = bootstrap
-        self._shown: dict[tuple[Subject, Subject, str], UserInfo | None] = {}
-        """Who the certificates name that have been shown of late."""
         self._tokens = list(_read_tokens(Path(tokens_file))) if tokens_file is not None else []
 
     def server_context(self, certificate: Path | str, key: Path | str) -> ssl.SSLContext:
         """The TLS settings of the API server: clients may show a certificate, which must then be a good one."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(certificate, key)
-        context.load_verify_locations(self._ca_file)
-        context.verify_mode = ssl.CERT_OPTIONAL
+        context = server_context(Path(certificate), Path(key), self._ca_file)
         context.set_alpn_protocols(["http/1.1"])
         return context
 
@@ -89,7 +80,7 @@ class Authenticator:
         if request.transport is not None:
             certificate = request.transport.get_extra_info("peercert")
             if certificate:
-                user = self._user_of_certificate(certificate, request.transport)
+                user = user_of_subject(certificate["subject"])
                 if user is not None:
                     return user
         token = _bearer_token(request)
@@ -101,17 +92,6 @@ class Authenticator:
         if owner is None:
             raise unauthorized()
         return owner
-
-    def _user_of_certificate(self, certificate: dict[str, Any], transport: asyncio.BaseTransport) -> UserInfo | None:
-        """Who the certificate of a connection names; None when it has no common name."""
-        key = (certificate["subject"], certificate["issuer"], certificate["serialNumber"])
-        if key not in self._shown:
-            if len(self._shown) >= _KEPT_CERTIFICATES:
-                self._shown.clear()
-            whole = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            digest = hashlib.sha256(whole).hexdigest()
-            self._shown[key] = user_of_subject(certificate["subject"], f"X509SHA256={digest}")
-        return self._shown[key]
 
     async def owner_of(self, token: str) -> UserInfo | None:
         """The owner of a token that is for this server alone, a static or a bootstrap one."""
@@ -135,18 +115,16 @@ Subject = tuple[tuple[tuple[str, str], ...], ...]
 """A certificate's subject as the `ssl` module gives it."""
 
 
-def user_of_subject(subject: Subject, credential: str) -> UserInfo | None:
-    """The identity that a verified certificate names; None when it has no common name.
-
-    `credential` tells of which certificate, for audit logs and for who asks who they are.
-    """
+@lru_cache(maxsize=1024)
+def user_of_subject(subject: Subject) -> UserInfo | None:
+    """The identity that a verified certificate names; None when it has no common name."""
     name, groups = "", []
     for attribute, value in (pair for names in subject for pair in names):
         if attribute == "commonName":
             name = value
         elif attribute == "organizationName":
             groups.append(value)
-    return replace(_authenticated(name, "", groups), extra=((CREDENTIAL_ID, (credential,)),)) if name else None
+    return _authenticated(name, "", groups) if name else None
 
 
 def _authenticated(name: str, uid: str, groups: list[str]) -> UserInfo:

@@ -15,10 +15,9 @@ from typing import Any
 import orjson
 
 from pyk.api.kinds import TABLE, Kind
+from pyk.version import KUBERNETES_VERSION
 
-GIT_VERSION = "v1.36.0+pyk"
-JSON = "application/json"
-"""The content type of the plain documents."""
+_JSON = "application/json"
 _STATUS_VERBS = ("get", "patch", "update")
 # Subresources besides status and scale: the kind (and group and version, when they differ) and the verbs.
 _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
@@ -46,7 +45,7 @@ def version_info() -> dict[str, str]:
     return {
         "major": "1",
         "minor": "36",
-        "gitVersion": GIT_VERSION,
+        "gitVersion": KUBERNETES_VERSION,
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -65,10 +64,10 @@ def discovery_response(path: str, accept: str) -> tuple[bytes, str] | None:
     if path in ("/api", "/apis"):
         version = _aggregated_version(accept)
         if version:
-            content_type = f"{JSON};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            content_type = f"{_JSON};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
             return _aggregated(path == "/api", version), content_type
     document = _documents().get(path)
-    return None if document is None else (document, JSON)
+    return None if document is None else (document, _JSON)
 
 
 def _aggregated_version(accept: str) -> str:
@@ -76,7 +75,7 @@ def _aggregated_version(accept: str) -> str:
     for choice in accept.split(","):
         media_type, *parameters = (part.strip() for part in choice.split(";"))
         named = dict(parameter.partition("=")[::2] for parameter in parameters)
-        if media_type not in (JSON, "*/*", "application/*"):
+        if media_type not in (_JSON, "*/*", "application/*"):
             continue
         if named.get("g") == "apidiscovery.k8s.io" and named.get("as") == "APIGroupDiscoveryList":
             if named.get("v") in ("v2", "v2beta1"):

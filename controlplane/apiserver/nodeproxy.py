@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +30,7 @@ from controlplane.apiserver.podtargets import container_for, log_parameters, nod
 from pyk.api.objects import Object
 from pyk.api.status import ApiError, bad_request
 from pyk.relay import is_websocket, relay_http, relay_websocket
+from pyk.tls import client_context
 
 log = logging.getLogger(__name__)
 
@@ -190,9 +190,9 @@ class NodeProxy:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            context = ssl.create_default_context(cafile=str(self._pki_dir / "ca.crt"))
+            context = client_context((self._pki_dir / "ca.crt").read_bytes())
             prefix = self._pki_dir / "apiserver-kubelet-client"
-            context.load_cert_chain(f"{prefix}.crt", f"{prefix}.key")
+            context.show(prefix.with_suffix(".crt"), prefix.with_suffix(".key"))
             tracing = aiohttp.TraceConfig()
             tracing.on_request_end.append(_read_refused_upgrade)
             self._session = aiohttp.ClientSession(

@@ -15,12 +15,13 @@ from typing import Any
 import orjson
 
 from controlplane.apiserver import openapi_paths
-from controlplane.apiserver.discovery import GIT_VERSION, group_versions
+from controlplane.apiserver.discovery import group_versions
 from controlplane.apiserver.openapi_proto import encode_document
 from controlplane.apiserver.openapi_schemas import Dialect, Schemas
 from pyk.api.kinds import TABLE, Kind
+from pyk.version import KUBERNETES_VERSION
 
-_INFO = {"title": "Kubernetes", "version": GIT_VERSION}
+_INFO = {"title": "Kubernetes", "version": KUBERNETES_VERSION}
 _BEARER = {"BearerToken": {"type": "apiKey", "in": "header", "name": "authorization", "description": "Bearer Token"}}
 
 

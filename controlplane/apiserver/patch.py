@@ -7,7 +7,6 @@ lost a race can be computed again. Server-side apply, which has state of its own
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +15,6 @@ import jsonpointer
 import orjson
 
 from controlplane.apiserver.decoding import unsupported_media_type
-from controlplane.apiserver.jsonwords import json_word, problem_of
 from controlplane.apiserver.strategic import strategic_merge
 from pyk.api.base import Model
 from pyk.api.objects import Object
@@ -28,8 +26,6 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 _MOST_OPERATIONS = 10_000
 _MOST_COPIED_BYTES = 3 << 20
-
-log = logging.getLogger(__name__)
 
 
 class Patch(Protocol):
@@ -44,16 +40,14 @@ def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
     media = content_type.partition(";")[0].strip().lower()
     if media not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH):
         raise unsupported_media_type((JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH))
-    is_operations = media == JSON_PATCH
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise bad_request(("" if is_operations else "error decoding patch: ") + problem_of(body)) from None
-    if is_operations:
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"error decoding patch: {error}") from None
+    if media == JSON_PATCH:
         return JsonPatch.read(document)
     if not isinstance(document, dict):
-        into = "Go value of type map[string]interface {}"
-        raise bad_request(f"error decoding patch: json: cannot unmarshal {json_word(document)} into {into}")
+        raise bad_request("error decoding patch: a merge patch must be an object")
     return MergePatch(document) if media == MERGE_PATCH else StrategicMergePatch(document, model)
 
 
@@ -71,7 +65,7 @@ class JsonPatch:
     @staticmethod
     def read(document: Any) -> JsonPatch:
         if not isinstance(document, list):
-            raise bad_request(f"json: cannot unmarshal {json_word(document)} into Go value of type jsonpatch.Patch")
+            raise bad_request("error decoding patch: a JSON patch must be a list of operations")
         if len(document) > _MOST_OPERATIONS:
             raise ApiError(
                 413,
@@ -81,8 +75,7 @@ class JsonPatch:
         try:
             return JsonPatch(jsonpatch.JsonPatch(document))
         except (jsonpatch.InvalidJsonPatch, jsonpointer.JsonPointerException, TypeError, AttributeError) as error:
-            log.debug("a JSON patch that is none: %s", error)
-            raise _rejected() from None
+            raise bad_request(f"error decoding patch: {error}") from None
 
     def apply(self, document: Object) -> Object:
         patched: Any = copy.deepcopy(document)
@@ -96,16 +89,14 @@ class JsonPatch:
                         raise ApiError(413, "RequestEntityTooLarge", "the JSON patch copies more than 3 MiB")
                 patched = jsonpatch.JsonPatch([operation]).apply(patched, in_place=True)
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError) as error:
-            log.debug("a JSON patch cannot be applied: %s", error)
-            raise _rejected() from None
+            raise ApiError(
+                422,
+                "Invalid",
+                f"the server rejected our request due to an error in our request: {error}",
+            ) from None
         if not isinstance(patched, dict):
             raise bad_request("the patch leaves no object")
         return patched
-
-
-def _rejected() -> ApiError:
-    """All that Kubernetes tells of a JSON patch that does not fit its document."""
-    return ApiError(422, "Invalid", "the server rejected our request due to an error in our request")
 
 
 def merge(target: Any, patch: Any) -> Any:

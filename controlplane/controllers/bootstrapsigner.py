@@ -8,20 +8,19 @@ signature goes when its token does. Source: `pkg/controller/bootstrap/bootstraps
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
 import math
 from collections.abc import Sequence
 
 from pyk.api.bootstraptokens import (
     CLUSTER_INFO,
     CLUSTER_INFO_NAMESPACE,
+    KUBECONFIG_KEY,
     SECRET_NAMESPACE,
     SECRET_TYPE,
+    SIGNATURE_PREFIX,
     SIGNING,
     BootstrapToken,
+    detached_signature,
     token_of,
 )
 from pyk.api.kinds import CONFIG_MAP, SECRET
@@ -32,20 +31,6 @@ from pyk.client.informer import Informer
 from pyk.reconcile.actions import Action, Update, apply
 from pyk.reconcile.clock import Clock
 from pyk.reconcile.controller import Controller, Result
-
-KUBECONFIG_KEY = "kubeconfig"
-SIGNATURE_PREFIX = "jws-kubeconfig-"
-
-
-def detached_signature(content: str, token: BootstrapToken) -> str:
-    """The JWS of the content without the content: `HEADER..SIGNATURE`."""
-    header = _encoded(json.dumps({"alg": "HS256", "kid": token.id}, separators=(",", ":")).encode())
-    signed = f"{header}.{_encoded(content.encode())}".encode()
-    return f"{header}..{_encoded(hmac.new(token.secret.encode(), signed, hashlib.sha256).digest())}"
-
-
-def _encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def decide(cluster_info: Object, tokens: Sequence[BootstrapToken], now: float) -> list[Action]:

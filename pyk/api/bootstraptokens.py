@@ -9,6 +9,9 @@ Kubernetes documentation on authenticating with bootstrap tokens; `cluster-boots
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -25,6 +28,8 @@ USER_PREFIX = "system:bootstrap:"
 GROUP = "system:bootstrappers"
 """The group of every bootstrap token's bearer."""
 CLUSTER_INFO_NAMESPACE, CLUSTER_INFO = "kube-public", "cluster-info"
+KUBECONFIG_KEY, SIGNATURE_PREFIX = "kubeconfig", "jws-kubeconfig-"
+"""The ConfigMap's keys: of the kubeconfig, and of its signature by a token, whose id follows."""
 _TOKEN = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})\Z")
 _GROUP = re.compile(r"system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]\Z")
 
@@ -76,6 +81,17 @@ class BootstrapToken:
             "type": SECRET_TYPE,
             "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
         }
+
+
+def detached_signature(content: str, token: BootstrapToken) -> str:
+    """The JWS (HS256) of the content without the content: `HEADER..SIGNATURE`."""
+    header = _encoded(json.dumps({"alg": "HS256", "kid": token.id}, separators=(",", ":")).encode())
+    signed = f"{header}.{_encoded(content.encode())}".encode()
+    return f"{header}..{_encoded(hmac.new(token.secret.encode(), signed, hashlib.sha256).digest())}"
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def token_of(secret: Object) -> BootstrapToken | None:

@@ -29,7 +29,6 @@ def register(subparsers: Any) -> None:
     up.add_argument("--store", choices=("sqlite", "etcd"), help="where the state is kept (default sqlite)")
     up.add_argument("--etcd-endpoints", metavar="HOST:PORT,...", help="a running etcd (default: start one)")
     up.add_argument("--port", type=int, metavar="PORT", help="the API server's port (default 6443)")
-    up.add_argument("--scheduler-config", metavar="FILE", help="a KubeSchedulerConfiguration: profiles and plug-ins")
     up.add_argument("--detach", action="store_true", help="return when the cluster is ready and leave it running")
     up.add_argument("--hints", action="store_true", help="start nothing, say what to try with the running cluster")
     up.set_defaults(run=run_up)
@@ -81,7 +80,6 @@ def run_up(arguments: argparse.Namespace) -> int:
         "etcd_endpoints": tuple(part.split("://")[-1] for part in endpoints.split(",")) if endpoints else None,
         "port": arguments.port,
         "kubeconfig": arguments.kubeconfig,
-        "scheduler_config": os.path.abspath(config) if (config := arguments.scheduler_config) else config,
     }
     options = defaults.with_defaults(given, Path.home())
     if arguments.hints:

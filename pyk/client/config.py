@@ -1,7 +1,7 @@
 """Where the API server is and who we are: kubeconfig files, read as kubectl reads them.
 
 The order is the one people know: an explicit path, `$KUBECONFIG` (a `:`-separated list, first file that defines a
-name wins), then `~/.pyk/kubeconfig`, then `~/.kube/config`.
+name wins), then `~/.pyk/kubeconfig`, then `~/.kube/config`, then what `pyk server` wrote on this machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyk.errors import UserError
-
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its account's token, its namespace and the cluster's authority."""
+from pyk.tls import client_context
 
 
 class ConfigError(UserError):
@@ -37,53 +35,26 @@ class ClientConfig:
     namespace: str = "default"
     verify: bool = True
     server_name: str = ""
-    token_file: str = ""
-    """Where the token is read again when it has changed: a pod's tokens live for an hour."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    """Where the certificate and key come from, if from files: renewed there, they are used by later connections."""
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """The TLS settings; None for plain http. Raises `ConfigError` for certificates that cannot be read."""
         if not self.server.startswith("https:"):
             return None
-        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        context = client_context(self.ca)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if self.certificate:
+        if self.certificate_file is not None and self.key_file is not None:
+            try:
+                context.show(self.certificate_file, self.key_file)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(f"cannot load the client certificate {self.certificate_file}: {error}") from None
+        elif self.certificate:
             _load_certificate(context, self.certificate, self.key)
         return context
-
-
-class TokenFile:
-    """A token that is replaced now and then by whoever mounts it."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._known: tuple[tuple[int, int], str] | None = None
-
-    def read(self) -> str:
-        """The token of now. Raises `ConfigError`."""
-        try:
-            found = os.stat(self._path)
-            version = found.st_ino, found.st_mtime_ns
-            if self._known is None or self._known[0] != version:
-                self._known = version, Path(self._path).read_text().strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read the token {self._path}: {error.strerror}") from None
-        return self._known[1]
-
-
-def in_cluster() -> ClientConfig:
-    """How a process in a pod reaches its cluster: by the account that is mounted there. Raises `ConfigError`."""
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
-    if not (host and port):
-        raise ConfigError("this is no pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
-    try:
-        ca = (ACCOUNT / "ca.crt").read_bytes()
-        namespace = (ACCOUNT / "namespace").read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
-    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    return ClientConfig(server, ca=ca, namespace=namespace, token_file=str(ACCOUNT / "token"))
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
@@ -97,6 +68,10 @@ def _load_certificate(context: ssl.SSLContext, certificate: bytes, key: bytes) -
             raise ConfigError(f"the kubeconfig's client certificate and key do not fit together: {error}") from None
 
 
+ADMIN_KUBECONFIG = Path("/etc/pyk/admin.kubeconfig")
+"""Where `pyk server` writes."""
+
+
 def default_kubeconfig() -> Path:
     """Where `pyk up` writes and `pyk` looks."""
     return Path.home() / ".pyk" / "kubeconfig"
@@ -108,7 +83,7 @@ def kubeconfig_paths(explicit: str | Path | None = None) -> list[Path]:
         return [Path(explicit)]
     if listed := os.environ.get("KUBECONFIG"):
         return [path for part in listed.split(":") if part and _is_there(path := Path(part))]
-    for candidate in (default_kubeconfig(), Path.home() / ".kube" / "config"):
+    for candidate in (default_kubeconfig(), Path.home() / ".kube" / "config", ADMIN_KUBECONFIG):
         if _is_there(candidate):
             return [candidate]
     return []
@@ -146,6 +121,8 @@ def load_kubeconfig(path: str | Path | None = None, context: str | None = None) 
         namespace=str(chosen.get("namespace") or "default"),
         verify=not cluster.get("insecure-skip-tls-verify", False),
         server_name=str(cluster.get("tls-server-name") or ""),
+        certificate_file=_named_file(user_file, user, "client-certificate"),
+        key_file=_named_file(user_file, user, "client-key"),
     )
 
 
@@ -185,6 +162,11 @@ def _data(file: Path, entry: Mapping[str, Any], field: str) -> bytes:
         except OSError as error:
             raise ConfigError(f"{file}: cannot read {field} {named}: {error.strerror}") from None
     return b""
+
+
+def _named_file(file: Path, entry: Mapping[str, Any], field: str) -> Path | None:
+    named = entry.get(field)
+    return file.parent / str(named) if named and not entry.get(f"{field}-data") else None
 
 
 def _token_file(file: Path, user: Mapping[str, Any]) -> str:

@@ -31,10 +31,7 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may choose. `node_cpus` and `node_memory` are quantities; `subnet` is K, None until it is chosen.
-
-    `scheduler_config` is the path of a KubeSchedulerConfiguration, empty for the scheduler's defaults.
-    """
+    """What a user may choose. `node_cpus` and `node_memory` are quantities; `subnet` is K, None until it is chosen."""
 
     name: str = DEFAULT_NAME
     data_dir: str = ""
@@ -47,7 +44,6 @@ class Options:
     port: int = 6443
     kubeconfig: str = ""
     subnet: int | None = None
-    scheduler_config: str = ""
 
     def to_document(self) -> dict[str, Any]:
         return {**asdict(self), "etcd_endpoints": list(self.etcd_endpoints)}

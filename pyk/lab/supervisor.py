@@ -36,25 +36,13 @@ from pyk.lab.layout import Layout
 from pyk.lab.podroutes import PodRoutes
 from pyk.lab.state import DETACH, ClusterState, Process
 from pyk.lab.teardown import sweep, unmount_below
+from pyk.machine.keeping import counted_failures, restart_delay
 from pyk.reconcile.clock import Clock, RealClock
 from pyk.reconcile.logs import set_up_logging
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS = 1.0
-LONGEST_DELAY_SECONDS = 30.0
-HEALTHY_SECONDS = 10.0
 POWER_LOSS_SECONDS = 1.0
-
-
-def restart_delay(failures: int) -> float:
-    """Seconds to wait before the start that follows so many ends in a row (0: it ran well before)."""
-    return float(min(FIRST_DELAY_SECONDS * 2**failures, LONGEST_DELAY_SECONDS))
-
-
-def counted_failures(failures: int, status: int, lived: float) -> int:
-    """How many ends in a row count when one more, after `lived` seconds, had this status (negative for a signal)."""
-    return 0 if lived >= HEALTHY_SECONDS or status == -signal.SIGKILL else failures
 
 
 class Supervisor:

@@ -21,15 +21,7 @@ from pyk.errors import UserError
 from pyk.lab import kubeconfig
 from pyk.lab import state as records
 from pyk.lab.cgroups import LabCgroups
-from pyk.lab.components import (
-    METRICS_PORTS,
-    check_etcd,
-    check_scheduler_config,
-    environment,
-    etcd_endpoint,
-    make_node_group,
-    write_files,
-)
+from pyk.lab.components import METRICS_PORTS, check_etcd, environment, etcd_endpoint, make_node_group, write_files
 from pyk.lab.layout import Layout, Options, check_options, free_subnets
 from pyk.lab.state import DETACH, ClusterState
 from pyk.lab.teardown import stop_control_plane, sweep
@@ -80,7 +72,6 @@ def prepare(options: Options, tell: Tell) -> tuple[Layout, int]:
         os.close(held)
     layout = Layout(options)
     check_etcd(layout)
-    check_scheduler_config(layout)
     kubeconfig.check(layout)
     cgroups = detect_cgroups()
     if before is None:
@@ -202,7 +193,7 @@ def _check_ports(port: int) -> None:
             try:
                 probe.bind(("127.0.0.1", number))
             except OSError:
-                what = "" if number == port else f" (a component's port beside --port {port})"
+                what = "" if number == port else f" (the metrics' port beside --port {port})"
                 raise UserError(f"port {number} is in use{what}: choose another with --port") from None
 
 

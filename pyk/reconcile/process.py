@@ -6,9 +6,10 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
+from pyk.errors import UserError
 from pyk.reconcile import metrics
 from pyk.reconcile.logs import set_up_logging
 
@@ -45,14 +46,43 @@ async def _until_signalled(component: str, main: Callable[[], Awaitable[None]]) 
         await task
     except asyncio.CancelledError:
         logging.getLogger(component).info("stopped")
-    except (OSError, ExceptionGroup, RuntimeError):
-        logging.getLogger(component).exception("ended by an error")
+    except UserError as error:
+        logging.getLogger(component).error("%s", error)
+        return 1
+    except (OSError, ExceptionGroup, RuntimeError) as error:
+        told = _for_people(error)
+        if told is None:
+            logging.getLogger(component).exception("ended by an error")
+        else:
+            logging.getLogger(component).error("%s", told)
         return 1
     return 0
 
 
-async def serve_metrics(port: int, is_healthy: Callable[[], bool] = lambda: True, address: str = "127.0.0.1") -> None:
-    """Serve /metrics, /healthz and /readyz in plain http on loopback until cancelled; port 0 serves nothing."""
+def _for_people(error: BaseException) -> UserError | None:
+    """The error of a task that is written for people, when that is what ended all."""
+    if isinstance(error, UserError):
+        return error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    found = [_for_people(each) for each in inner]
+    return found[0] if found and all(found) else None
+
+
+Page = Callable[[str], bytes | None]
+"""Makes a JSON document from what follows the page's prefix in the path; None for 404."""
+
+
+async def serve_metrics(
+    port: int,
+    is_healthy: Callable[[], bool] = lambda: True,
+    address: str = "127.0.0.1",
+    *,
+    pages: Mapping[str, Page] | None = None,
+) -> None:
+    """Serve /metrics, /healthz and /readyz in plain http on loopback until cancelled; port 0 serves nothing.
+
+    `pages` are further ones by the prefix of their path.
+    """
     if port == 0:
         await asyncio.get_running_loop().create_future()
         return
@@ -61,7 +91,7 @@ async def serve_metrics(port: int, is_healthy: Callable[[], bool] = lambda: True
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(10):
                 request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_answer(request.split(b" ", 2)[1].decode(errors="replace"), is_healthy))
+                writer.write(_answer(request.split(b" ", 2)[1].decode(errors="replace"), is_healthy, pages or {}))
                 await writer.drain()
         writer.close()
 
@@ -70,7 +100,7 @@ async def serve_metrics(port: int, is_healthy: Callable[[], bool] = lambda: True
         await server.serve_forever()
 
 
-def _answer(path: str, is_healthy: Callable[[], bool]) -> bytes:
+def _answer(path: str, is_healthy: Callable[[], bool], pages: Mapping[str, Page]) -> bytes:
     kind = "text/plain; version=0.0.4"
     if path.startswith("/metrics"):
         status, body = "200 OK", metrics.exposition()
@@ -78,5 +108,8 @@ def _answer(path: str, is_healthy: Callable[[], bool]) -> bytes:
         status, body = ("200 OK", b"ok") if is_healthy() else ("503 Service Unavailable", b"not ready")
     else:
         status, body = "404 Not Found", b"there is /metrics, /healthz and /readyz"
+        for prefix, page in pages.items():
+            if path.startswith(prefix) and (document := page(path.removeprefix(prefix))) is not None:
+                status, body, kind = "200 OK", document, "application/json"
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     return (head + "Connection: close\r\n\r\n").encode() + body

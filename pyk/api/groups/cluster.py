@@ -22,7 +22,6 @@ def _storage(
         short_names=short_names,
         rules_path=rules,
         has_status=name == "VolumeAttachment",
-        returned_when_deleted=name != "CSIStorageCapacity",
     )
 
 

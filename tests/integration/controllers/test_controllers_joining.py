@@ -13,9 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from controlplane.controllers.bootstrapsigner import detached_signature
 from pyk.api import signers
-from pyk.api.bootstraptokens import BootstrapToken
+from pyk.api.bootstraptokens import BootstrapToken, detached_signature
 from pyk.api.kinds import BY_KIND, CERTIFICATE_SIGNING_REQUEST, CONFIG_MAP, NODE, POD, SECRET
 from pyk.api.status import ApiError
 from pyk.client.client import Client

@@ -184,7 +184,8 @@ async def node(certificates: Path, tmp_path: Path) -> AsyncIterator[Node]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    serving = asyncio.create_task(api.serve("127.0.0.1", port, certificates))
+    pair = certificates / "kubelet.crt", certificates / "kubelet.key"
+    serving = asyncio.create_task(api.serve("127.0.0.1", port, certificates, *pair))
     made = Node(certificates, port, runtime)
     async with asyncio.timeout(10):
         while True:

@@ -13,8 +13,8 @@ from pyk.lab import kubeconfig, state
 from pyk.lab.defaults import with_defaults
 from pyk.lab.layout import SUBNETS, Layout, Options, check_options, cluster_cidr, free_subnets, node_subnet, prefix_of
 from pyk.lab.podroutes import pod_networks
-from pyk.lab.supervisor import HEALTHY_SECONDS, counted_failures, restart_delay
 from pyk.lab.teardown import unmount_below
+from pyk.machine.keeping import HEALTHY_SECONDS, counted_failures, restart_delay
 
 
 def networks(*texts: str) -> list[ipaddress.IPv4Network]:

@@ -1,0 +1,270 @@
+"""`pyk server`: a control plane on this machine, in the foreground: started, watched, renewed and stopped in order.
+
+`prepare` checks, joins another control plane if it is to, and makes every file; `run` keeps the programs running. They
+wait for one another by themselves, except that no API server uses an etcd member that has not caught up yet. When the
+API server answers, what agents have to know is published, and the first start prints a token. SIGTERM stops all; the
+containers on the nodes, and the nodes, do not notice.
+
+Certificates are looked at twice a day and renewed two months before their end. Servers and clients notice by
+themselves (`pyk/tls.py`); only the API server, whose connection to etcd cannot, is then restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pyk import pki
+from pyk.api.bootstraptokens import SECRET_NAMESPACE
+from pyk.api.kinds import SECRET
+from pyk.api.status import ApiError
+from pyk.client.blocking import BlockingClient, ServerUnreachable
+from pyk.client.config import ClientConfig
+from pyk.errors import UserError
+from pyk.machine import bundle, controlplane, etcd, lock, publish, tokens
+from pyk.machine.controlplane import ControlPlane
+from pyk.machine.discovery import CannotJoin, discover
+from pyk.machine.join import ask
+from pyk.machine.keeping import Keeper, Program
+from pyk.machine.options import ServerOptions, check_server, servers_of
+from pyk.machine.token import parse
+from pyk.reconcile.clock import Clock
+
+log = logging.getLogger(__name__)
+
+RENEW_EVERY_SECONDS = 43_200.0
+_PROBE_SECONDS = 0.2
+_LONGEST_PROBE_SECONDS = 5.0
+_ETCD_SECONDS = 1.0
+
+
+class Cluster:
+    """The running control plane."""
+
+    def __init__(self, plane: ControlPlane, initial: list[str], clock: Clock, tell: Callable[[str], None]) -> None:
+        self._plane = plane
+        self._initial = initial
+        self._clock = clock
+        self._tell = tell
+        self._keepers: dict[str, Keeper] = {}
+
+    async def run(self) -> None:
+        """Until cancelled; then the programs end, the last to start first."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                endpoints = [*self._plane.options.etcd_servers]
+                if self._plane.has_member:
+                    self._keep(group, self._etcd())
+                    endpoints = await self._member_ready()
+                group.create_task(self._renew())
+                apiserver, *clients = controlplane.programs(self._plane, endpoints)
+                self._keep(group, apiserver)
+                await self._api_ready()
+                for program in clients:
+                    self._keep(group, program)
+                await self._publish()
+        finally:
+            for keeper in reversed(self._keepers.values()):
+                await keeper.stop()
+
+    def _keep(self, group: asyncio.TaskGroup, program: Program) -> None:
+        keeper = self._keepers[program.name] = Keeper(program, self._clock)
+        group.create_task(keeper.run())
+
+    def _etcd(self) -> Program:
+        is_new = not self._plane.options.join
+        command = etcd.command(self._plane.member, self._initial, is_new=is_new)
+        return Program("etcd", command, controlplane.program_environment())
+
+    async def _member_ready(self) -> list[str]:
+        """Wait until the own member is a voter that answers: the client URLs of all, its own first."""
+        member, told = self._plane.member, ""
+        while True:
+            try:
+                return await asyncio.to_thread(_take_part, self._plane)
+            except etcd.EtcdFailure as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.info("waiting for etcd member %s: %s", member.name, told)
+            await self._clock.sleep(_ETCD_SECONDS)
+
+    async def _renew(self) -> None:
+        while True:
+            await self._clock.sleep(RENEW_EVERY_SECONDS)
+            for name in await asyncio.to_thread(controlplane.write_files, self._plane, self._clock):
+                self._keepers[name].restart()
+
+    async def _api_ready(self) -> None:
+        while not await asyncio.to_thread(_answers, self._plane):
+            await self._clock.sleep(_PROBE_SECONDS)
+
+    async def _publish(self) -> None:
+        """Publish, tell systemd, and at the first start print how to join."""
+        plane, delay = self._plane, _PROBE_SECONDS
+        while True:
+            try:
+                is_first, token = await asyncio.to_thread(self._publish_now)
+                break
+            except (ServerUnreachable, ApiError) as error:
+                log.warning("the settings for agents are not published: %s", error)
+                delay = min(2 * delay, _LONGEST_PROBE_SECONDS)
+                await self._clock.sleep(delay)
+        self._tell(f"the control plane is up at {plane.server_url}; kubeconfig {plane.options.kubeconfig}")
+        if is_first:
+            self._tell("to add a machine (the token lasts a day; 'pyk token create' makes another):")
+            self._tell(f"  pyk agent --server {plane.server_url} --token {token}")
+        notify("READY=1")
+
+    def _publish_now(self) -> tuple[bool, str]:
+        client = admin_client(self._plane)
+        try:
+            is_first = publish.publish(client, self._plane.settings())
+            if not is_first:
+                return False, ""
+            token = tokens.new_token(
+                self._clock.time(),
+                tokens.DEFAULT_TTL_SECONDS,
+                description="made at the first start",
+                usages=frozenset(tokens.USAGES),
+            )
+            return True, str(tokens.create(client, token))
+        finally:
+            client.close()
+
+
+def prepare(options: ServerOptions, clock: Clock) -> tuple[ControlPlane, list[str]]:
+    """Check, join if need be, and make every file: the control plane, and the etcd members to begin with.
+
+    The lock on the data folder is held until this process ends. Raises `UserError`.
+    """
+    check_server(options)
+    data_dir = Path(options.data_dir).absolute()
+    lock.claim(data_dir, "pyk server")
+    joined = _fetch_bundle(options, data_dir, clock) if options.join else None
+    plane = controlplane.resolve(options, joined)
+    if plane.has_member:
+        etcd.program()
+    _check_port(plane)
+    controlplane.write_files(plane, clock)
+    initial = _join_etcd(plane, joined or {}) if plane.has_member else []
+    return plane, initial
+
+
+def admin_client(plane: ControlPlane) -> BlockingClient:
+    """The API server of this machine, as its administrator."""
+    pair = plane.pki_dir / "admin.crt", plane.pki_dir / "admin.key"
+    config = ClientConfig(
+        plane.local_url, ca=(plane.pki_dir / "ca.crt").read_bytes(), certificate_file=pair[0], key_file=pair[1]
+    )
+    return BlockingClient(config, user_agent="pyk-server")
+
+
+def _answers(plane: ControlPlane) -> bool:
+    """Whether the API server does."""
+    client = admin_client(plane)
+    try:
+        client.json("GET", "/version")
+    except (ServerUnreachable, ApiError):
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(state.encode())
+
+
+def join_settings(plane: ControlPlane) -> dict[str, str]:
+    """What a token for a control plane tells besides the keys."""
+    endpoints = [plane.member.client_url] if plane.has_member else list(plane.options.etcd_servers)
+    return {**plane.settings(), "etcd-endpoints": ",".join(endpoints)}
+
+
+def _fetch_bundle(options: ServerOptions, data_dir: Path, clock: Clock) -> dict[str, str]:
+    """The cluster's keys and settings, from a control plane that runs; or from before, when they are here already."""
+    token = parse(options.token)
+    cache = data_dir / "joined.json"
+    if cache.exists() and (data_dir / "pki" / "ca.crt").exists():
+        found: dict[str, str] = json.loads(cache.read_bytes())
+        return found
+    if (data_dir / "pki" / "ca.crt").exists():
+        raise CannotJoin(f"{data_dir} has a control plane already: choose another --data-dir, or leave --join out")
+    if not token.bundle_key:
+        raise CannotJoin("the token is one for nodes: make one with 'pyk token create --server' on a control plane")
+    config = discover(servers_of("--join", (options.join,)), token, clock)
+    path = SECRET.path(SECRET_NAMESPACE, bundle.name_of(token.id))
+    try:
+        secret = ask(config, clock, "GET", path)
+    except ApiError as error:
+        raise CannotJoin(f"the token is not for control planes: {error.message}") from None
+    sealed = base64.b64decode(secret["data"]["bundle"]).decode()
+    files, settings = bundle.unseal(sealed, token.bundle_key, token.id)
+    bundle.write(files, data_dir / "pki")
+    pki.write_private(cache, json.dumps(settings).encode())
+    return settings
+
+
+def _join_etcd(plane: ControlPlane, joined: dict[str, str]) -> list[str]:
+    """NAME=PEER-URL of the members to begin with; a further control plane makes itself known first."""
+    member = plane.member
+    own = f"{member.name}={member.peer_url}"
+    if member.is_started() or not plane.options.join:
+        return [own]
+    admin = _etcd_admin(plane, joined["etcd-endpoints"].split(","))
+    present = admin.members()
+    if not any(member.peer_url in each.peer_urls for each in present):
+        admin.add_learner(member.peer_url)
+        present = admin.members()
+    named = [f"{each.name}={url}" for each in present if each.name for url in each.peer_urls if url != member.peer_url]
+    return [*named, own]
+
+
+def _take_part(plane: ControlPlane) -> list[str]:
+    """See that the own member is a voter with its present address: the client URLs. Raises `EtcdFailure`."""
+    member = plane.member
+    own = _etcd_admin(plane, [f"https://127.0.0.1:{member.client_port}"])
+    try:
+        present = own.members()
+    except etcd.EtcdFailure:
+        raise etcd.EtcdFailure("it does not answer yet") from None
+    others = [url for each in present if each.name != member.name for url in each.client_urls]
+    mine = next((each for each in present if each.name == member.name), None)
+    if mine is None:
+        raise etcd.EtcdFailure("it has not heard of itself yet")
+    anybody = _etcd_admin(plane, [*others, f"https://127.0.0.1:{member.client_port}"])
+    if member.peer_url not in mine.peer_urls:
+        log.warning("the address of etcd member %s is now %s", member.name, member.address)
+        anybody.move(mine, member.peer_url)
+    if mine.is_learner:
+        anybody.promote(mine)
+    voters = [url for each in present if each.name != member.name and not each.is_learner for url in each.client_urls]
+    return [f"https://127.0.0.1:{member.client_port}", *voters]
+
+
+def _etcd_admin(plane: ControlPlane, endpoints: list[str]) -> etcd.Admin:
+    folder = plane.pki_dir / "etcd"
+    return etcd.Admin(endpoints, folder / "ca.crt", folder / "client.crt", folder / "client.key")
+
+
+def _check_port(plane: ControlPlane) -> None:
+    address = plane.options.bind_address[0] if plane.options.bind_address else "0.0.0.0"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, plane.options.port))
+        except OSError as error:
+            raise UserError(f"port {plane.options.port} of {address} cannot be used: {error.strerror}") from None

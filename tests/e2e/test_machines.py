@@ -1,0 +1,173 @@
+"""A cluster of several machines: joining with a token, what is told to who may not, restarts, and leaving."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import BIN, wait_for
+from tests.e2e.machines import Machine, Machines
+
+AS_ANOTHER = "import sys; {change}; from pyk.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    made = Machines()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def control(machines: Machines) -> Machine:
+    """The control plane."""
+    made = machines.add("control")
+    made.server("--tls-san", "control.example")
+    return made
+
+
+@pytest.fixture(scope="module")
+def worker(machines: Machines, control: Machine) -> Machine:
+    """A node with a pod on it."""
+    made = machines.add("worker-1")
+    made.agent("--server", control.url, "--token", control.token())
+    wait_for("the node is ready", lambda: control.is_ready(made.name))
+    control.kubectl("run", "web", "--image=pyk.local/host", "--command", "--", "sh", "-c", "echo here; sleep 100000")
+    control.kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+    return made
+
+
+@pytest.fixture(scope="module")
+def stranger(machines: Machines) -> Machine:
+    """A machine that does not get in."""
+    return machines.add("stranger")
+
+
+def refusal(machine: Machine, *options: str, change: str = "") -> str:
+    """The one line with which `pyk agent` ends; `change` is Python that makes it another agent."""
+    command = [BIN / "pyk"] if not change else [sys.executable, "-c", AS_ANOTHER.format(change=change)]
+    done = machine.run(*command, "agent", *machine.agent_options(), *options, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert not (machine.folder / "agent" / "pki" / "kubelet-client-current.pem").exists()
+    return lines[0]
+
+
+def test_a_machine_joins_with_a_token_and_runs_pods(control: Machine, worker: Machine) -> None:
+    assert control.kubectl("exec", "web", "--", "echo", "hello").strip() == "hello"
+    assert control.kubectl("logs", "web").strip() == "here"
+    pki = worker.folder / "agent" / "pki"
+    for name in ("kubelet-client-current.pem", "kubelet-server-current.pem"):
+        assert (pki / name).stat().st_mode & 0o777 == 0o600
+    assert not (pki / "ca.key").exists()
+    through_the_balancer = worker.run(
+        *(BIN / "kubectl", "--kubeconfig", worker.folder / "agent" / "kubeconfig", "get", "node", worker.name)
+    )
+    assert worker.name in through_the_balancer.stdout
+
+
+def test_tokens_are_listed_without_their_secrets_and_end_when_deleted(control: Machine, stranger: Machine) -> None:
+    made = control.token("--ttl", "90m", "--description", "for a test")
+    token_id, secret = re.search(r"::(\w+)\.(\w+)$", made).groups()  # type: ignore[union-attr]
+    listed = control.pyk("token", "list").stdout
+    assert "for a test" in listed
+    assert secret not in listed
+    control.pyk("token", "delete", token_id)
+    assert f"knows no token {token_id}" in refusal(stranger, "--server", control.url, "--token", made)
+    command = control.pyk("token", "create", "--print-join-command").stdout
+    assert command.startswith(f"pyk agent --server {control.url} --token K10")
+
+
+def test_a_wrong_token_is_told_from_a_wrong_cluster(control: Machine, stranger: Machine) -> None:
+    token = control.token()
+    changed = token[:-1] + ("a" if token[-1] != "a" else "b")
+    assert "the secret of the token" in refusal(stranger, "--server", control.url, "--token", changed)
+    other = f"K10{'ab' * 32}::{token.split('::')[1]}"
+    assert "is not of the cluster that the token is for" in refusal(stranger, "--server", control.url, "--token", other)
+    assert "cannot be reached" in refusal(stranger, "--server", "https://10.77.0.200:6443", "--token", token)
+    assert "has not joined yet" in refusal(stranger, "--server", control.url)
+
+
+def test_a_name_that_is_not_in_the_server_s_certificate_is_told_with_the_remedy(
+    machines: Machines, control: Machine, stranger: Machine
+) -> None:
+    """The address is the control plane's, but nobody told it."""
+    control.run("ip", "address", "add", "10.77.0.99/24", "dev", "eth0")
+    told = refusal(stranger, "--server", "https://10.77.0.99:6443", "--token", control.token())
+    assert "--tls-san 10.77.0.99" in told
+
+
+def test_a_clock_that_is_an_hour_off_is_told(control: Machine, stranger: Machine) -> None:
+    change = "import time; from pyk.reconcile.clock import RealClock; RealClock.time = lambda self: time.time() {} 3600"
+    arguments = ("--server", control.url, "--token", control.token())
+    ahead, behind = (refusal(stranger, *arguments, change=change.format(sign)) for sign in "+-")
+    assert re.search(r"clock is (3599|36\d\d) s ahead of the control plane's", ahead), ahead
+    assert re.search(r"clock is (35\d\d|360\d) s behind the control plane's", behind), behind
+
+
+def test_an_agent_that_is_newer_or_far_older_than_its_server_is_told(control: Machine, stranger: Machine) -> None:
+    arguments = ("--server", control.url, "--token", control.token())
+    change = "import pyk.version; pyk.version.KUBERNETES_VERSION = '{}'"
+    newer = refusal(stranger, *arguments, change=change.format("v1.37.0+pyk0.2.0"))
+    assert "is newer than its server" in newer
+    older = refusal(stranger, *arguments, change=change.format("v1.30.0+pyk0.1.0"))
+    assert "older than its server" in older
+
+
+def test_a_second_machine_of_a_name_does_not_get_in(control: Machine, worker: Machine, stranger: Machine) -> None:
+    token = control.token()
+    told = refusal(stranger, "--server", control.url, "--token", token, "--node-name", worker.name)
+    assert "on another machine" in told
+    assert f"pyk node rm {worker.name}" in told
+    assert control.is_ready(worker.name)
+
+
+def container_pid(worker: Machine) -> int:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"echo here; sleep" in (entry / "cmdline").read_bytes() and entry.joinpath("cwd").exists():
+                    return int(entry.name)
+            except OSError:
+                continue
+    raise AssertionError("the container is gone")
+
+
+def test_an_agent_is_restarted_under_its_containers(control: Machine, worker: Machine) -> None:
+    before = container_pid(worker)
+    path = "jsonpath={.status.containerStatuses[0].restartCount}"
+    restarts = control.kubectl("get", "pod", "web", "-o", path)
+    worker.stop("agent")
+    os.kill(before, 0)
+    worker.agent("--server", control.url)
+    wait_for("exec works again", lambda: control.kubectl("exec", "web", "--", "echo", "x", check=False).strip() == "x")
+    assert container_pid(worker) == before
+    assert control.kubectl("get", "pod", "web", "-o", path) == restarts
+
+
+def test_a_second_agent_and_a_second_server_on_one_folder_are_told(control: Machine, worker: Machine) -> None:
+    done = worker.run(BIN / "pyk", "agent", *worker.agent_options(), "--server", control.url, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "another pyk agent runs on" in done.stderr
+    done = control.run(BIN / "pyk", "server", *control.server_options(), check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "another pyk server runs on" in done.stderr
+
+
+def test_a_control_plane_is_restarted_under_its_nodes(control: Machine, worker: Machine) -> None:
+    before = container_pid(worker)
+    control.kubectl("create", "configmap", "kept", "--from-literal=a=1")
+    assert control.stop("server") == 0
+    control.server()
+    document = json.loads(control.kubectl("get", "configmap", "kept", "-o", "json"))
+    assert document["data"] == {"a": "1"}
+    assert control.log("server").count("to add a machine") == 1, "a token is printed at the first start only"
+    wait_for("the node is ready", lambda: control.is_ready(worker.name))
+    assert container_pid(worker) == before

@@ -66,7 +66,7 @@ async def run(config: AgentConfig) -> None:
     readiness = Readiness(clock)
     identity = Identity(
         config.node_name,
-        config.node_ip,
+        config.node_ips,
         config.port,
         config.labels,
         machine_info(),
@@ -80,7 +80,7 @@ async def run(config: AgentConfig) -> None:
         Client(load_kubeconfig(config.network_kubeconfig), user_agent="kube-proxy/pyk") as network_client,
         asyncio.TaskGroup() as group,
     ):
-        rules = NodeRules(pod_ranges=[config.cluster_cidr], service_ranges=[config.service_cidr])
+        rules = NodeRules(pod_ranges=config.cluster_cidrs, service_ranges=config.service_cidrs)
         pod_rules = PodRules(
             rules,
             Informer(network_client, NETWORK_POLICY, clock=clock),
@@ -90,13 +90,14 @@ async def run(config: AgentConfig) -> None:
         )
         network = BridgeNetwork(
             node_name=config.node_name,
-            node_ip=config.node_ip,
-            cluster_cidr=config.cluster_cidr,
-            service_cidr=config.service_cidr,
+            node_ips=config.node_ips,
+            cluster_cidrs=config.cluster_cidrs,
+            service_cidrs=config.service_cidrs,
             state_dir=config.state_dir / "network",
             rules=rules,
             pod_filter=pod_rules,
             own_addresses=config.cluster_dns,
+            backend=config.network_backend,
         )
         own_node = Informer(client, NODE, clock=clock, field_selector=f"metadata.name={config.node_name}")
         nodes = Informer(network_client, NODE, clock=clock, transform=route_facts)
@@ -126,7 +127,7 @@ async def run(config: AgentConfig) -> None:
             clock=clock,
             settings=PodSettings(
                 node_name=config.node_name,
-                node_addresses=(config.node_ip,),
+                node_addresses=config.node_ips,
                 state_dir=config.state_dir,
                 cgroup_root=config.cgroup_root,
                 cluster_dns=config.cluster_dns,
@@ -152,7 +153,7 @@ async def run(config: AgentConfig) -> None:
             services,
             slices,
             namespaces,
-            DnsSettings(config.cluster_dns, config.cluster_domain, [config.cluster_cidr, config.service_cidr]),
+            DnsSettings(config.cluster_dns, config.cluster_domain, [*config.cluster_cidrs, *config.service_cidrs]),
             clock,
         )
         readiness.on_change(registrar.changed)
@@ -164,9 +165,9 @@ async def run(config: AgentConfig) -> None:
             slices,
             nodes,
             node_name=config.node_name,
-            pod_ranges=[config.cluster_cidr],
+            pod_ranges=config.cluster_cidrs,
             own_addresses=config.cluster_dns,
-            announcer=Announcer(config.node_name, config.node_ip, config.cluster_dns),
+            announcer=Announcer(config.node_name, config.node_ips, config.cluster_dns),
             clock=clock,
             started=network_loop.started.wait,
         )
@@ -200,13 +201,13 @@ async def _serve(api: NodeAPI, config: AgentConfig, client: Client, clock: Clock
             config.node_name,
             signers.KUBELET_SERVING,
             config.pki_dir / SERVING_FILE,
-            names=lambda: (config.node_name, config.node_ip),
+            names=lambda: (config.node_name, *config.node_ips),
         )
         group.create_task(own.run())
         group.create_task(serving.run())
         await serving.is_there.wait()
         certificate = key = serving.file
-    await api.serve(config.node_ip, config.port, config.pki_dir, certificate, key)
+    await api.serve(config.node_ips, config.port, config.pki_dir, certificate, key)
 
 
 def only_name(obj: Object) -> Object:

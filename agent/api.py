@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -92,13 +92,14 @@ class NodeAPI:
         )
         return application
 
-    async def serve(self, address: str, port: int, pki_dir: Path, certificate: Path, key: Path) -> None:
-        """Listen until cancelled, showing the certificate. Raises OSError when the address is taken."""
+    async def serve(self, addresses: Sequence[str], port: int, pki_dir: Path, certificate: Path, key: Path) -> None:
+        """Listen until cancelled, showing the certificate. Raises OSError when an address is taken."""
         runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, address, port, ssl_context=node_context(pki_dir, certificate, key)).start()
-            log.info("node API on %s:%d", address, port)
+            for address in addresses:
+                await web.TCPSite(runner, address, port, ssl_context=node_context(pki_dir, certificate, key)).start()
+                log.info("node API on %s port %d", address, port)
             await asyncio.get_running_loop().create_future()
         finally:
             await runner.cleanup()

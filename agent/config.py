@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.capacity import parse_reservation
+from agent.network.routes import AUTO, BACKENDS
 from agent.runtime.contract import OWN_HANDLERS
 from pyk.api.quantity import whole
 
@@ -29,15 +30,16 @@ class AgentConfig:
     kubeconfig: Path
     network_kubeconfig: Path
     node_name: str
-    node_ip: str
+    node_ips: Sequence[str]
     port: int
     state_dir: Path
     image_dir: Path
     registries: Path | None
     cgroup_root: str
     pki_dir: Path
-    cluster_cidr: str
-    service_cidr: str
+    cluster_cidrs: Sequence[str]
+    service_cidrs: Sequence[str]
+    network_backend: str
     labels: Mapping[str, str]
     reserved: Mapping[str, str]
     max_pods: int
@@ -62,15 +64,39 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         "--network-kubeconfig", type=Path, help="who the pod network is: someone who may read all nodes (--kubeconfig)"
     )
     parser.add_argument("--node-name", required=True)
-    parser.add_argument("--node-ip", type=_address, required=True, help="the node's address on the nodes' segment")
+    parser.add_argument(
+        "--node-ip",
+        type=_addresses,
+        required=True,
+        metavar="ADDRESS[,ADDRESS]",
+        help="the node's address on the nodes' segment; one of each family, the primary one first",
+    )
     parser.add_argument("--port", type=int, default=10250, help="of the node API (default 10250)")
     parser.add_argument("--state-dir", type=Path, required=True, help="pods, volumes, containers and logs")
     parser.add_argument("--image-dir", type=Path, required=True, help="the image store; nodes may share one")
     parser.add_argument("--registries", type=Path, help="a registries.yaml: mirrors, certificates and credentials")
     parser.add_argument("--cgroup-root", default="/pyk", help="the node's control group (default /pyk)")
     parser.add_argument("--pki-dir", type=Path, required=True, help="kubelet.crt, kubelet.key and ca.crt")
-    parser.add_argument("--cluster-cidr", type=_network, required=True, help="the range of all pods' addresses")
-    parser.add_argument("--service-cidr", type=_network, required=True, help="the range of all services' addresses")
+    parser.add_argument(
+        "--cluster-cidr",
+        type=_networks,
+        required=True,
+        metavar="CIDR[,CIDR]",
+        help="the range of all pods' addresses; one of each family for dual stack",
+    )
+    parser.add_argument(
+        "--service-cidr",
+        type=_networks,
+        required=True,
+        metavar="CIDR[,CIDR]",
+        help="the range of all services' addresses; one of each family for dual stack",
+    )
+    parser.add_argument(
+        "--network-backend",
+        choices=BACKENDS,
+        default=AUTO,
+        help="how other nodes' pods are reached (default auto: routes to nodes on the same segment, VXLAN to others)",
+    )
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
     parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
@@ -118,15 +144,16 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         kubeconfig=given.kubeconfig,
         network_kubeconfig=given.network_kubeconfig or given.kubeconfig,
         node_name=given.node_name,
-        node_ip=given.node_ip,
+        node_ips=given.node_ip,
         port=given.port,
         state_dir=given.state_dir.absolute(),
         image_dir=given.image_dir.absolute(),
         registries=given.registries,
         cgroup_root="/" + given.cgroup_root.strip("/"),
         pki_dir=given.pki_dir,
-        cluster_cidr=given.cluster_cidr,
-        service_cidr=given.service_cidr,
+        cluster_cidrs=given.cluster_cidr,
+        service_cidrs=given.service_cidr,
+        network_backend=given.network_backend,
         labels=labels,
         reserved=given.system_reserved,
         max_pods=given.max_pods,
@@ -156,12 +183,18 @@ def _runtimes(parser: argparse.ArgumentParser, said: Sequence[str]) -> Mapping[s
     return found
 
 
-def _address(text: str) -> str:
-    return str(ipaddress.IPv4Address(text))
+def _addresses(text: str) -> tuple[str, ...]:
+    return _of_different_families([str(ipaddress.ip_address(part.strip())) for part in text.split(",")])
 
 
-def _network(text: str) -> str:
-    return str(ipaddress.IPv4Network(text))
+def _networks(text: str) -> tuple[str, ...]:
+    return _of_different_families([str(ipaddress.ip_network(part.strip())) for part in text.split(",")])
+
+
+def _of_different_families(found: list[str]) -> tuple[str, ...]:
+    if len({":" in text for text in found}) != len(found):
+        raise argparse.ArgumentTypeError(f"{','.join(found)}: one of each family at most")
+    return tuple(found)
 
 
 def _size(text: str) -> int:

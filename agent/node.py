@@ -41,11 +41,11 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What of the Node does not change while the agent runs. `ip` is its InternalIP, `port` the node API's, `handlers`
-    name the other OCI runtimes that it has."""
+    """What of the Node does not change while the agent runs. `ips` are its InternalIPs, `port` the node API's,
+    `handlers` name the other OCI runtimes that it has."""
 
     name: str
-    ip: str
+    ips: Sequence[str]
     port: int
     labels: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def desired_status(identity: Identity, observed: Observed, node: Object, now: fl
         capacity=observed.capacity.quantities(),
         allocatable=observed.allocatable.quantities(),
         addresses=[
-            {"type": "InternalIP", "address": identity.ip},
+            *({"type": "InternalIP", "address": address} for address in identity.ips),
             {"type": "Hostname", "address": identity.name},
         ],
         conditions=[*others, *ours],

@@ -23,6 +23,7 @@ from pyk.network.names import BRIDGE, MASQUERADE_MARK, TABLE, of_family
 from pyk.nftables import FORWARD, OUTPUT, POSTROUTING, PREROUTING, Chain, Message, Rule
 
 _IP_KEY, _PROTOCOL_AFTER = 0, {4: 1, 6: 4}
+_ICMPV6, _REDIRECT = bytes([58]), bytes([137])
 
 BASE_CHAINS = (
     Chain("guard-forwarded", PREROUTING, -110),
@@ -64,7 +65,17 @@ def base_rules(pod_ranges: Iterable[str], service_ranges: Iterable[str]) -> dict
             ),
             Rule((nft.verdict(nft.JUMP, "guard"),)),
         ),
-        "guard-own": (Rule((nft.verdict(nft.JUMP, "guard"),)),),
+        "guard-own": (
+            Rule(
+                (
+                    *(*nft.is_link(BRIDGE, outgoing=True), *nft.is_family(6), nft.protocol(0)),
+                    *(nft.compare(0, _ICMPV6), nft.payload(0, 2, 0, 1), nft.compare(0, _REDIRECT)),
+                    nft.verdict(nft.DROP),
+                ),
+                "the way between two pods is by the node, whatever IPv6 thinks of it",
+            ),
+            Rule((nft.verdict(nft.JUMP, "guard"),)),
+        ),
         "guard": tuple(
             rule
             for family in names.FAMILIES

@@ -1,11 +1,11 @@
-"""Keeps the pod network as the Node objects say: this node's pod CIDR, and the routes to the others."""
+"""Keeps the pod network as the Node objects say: this node's pod CIDRs, and the routes to the others."""
 
 from __future__ import annotations
 
 import asyncio
 
 from agent.network.bridge import BridgeNetwork
-from agent.network.routes import pod_cidr
+from agent.network.routes import pod_cidrs
 from agent.readiness import Readiness
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
@@ -38,9 +38,8 @@ class NetworkLoop:
 
     async def _reconcile(self, key: str) -> Result | None:
         own = self._nodes.get(self._node_name)
-        cidr = None if own is None else pod_cidr(own)
-        if cidr is not None:
-            await self._network.set_pod_cidr(str(cidr))
+        if own is not None and (cidrs := pod_cidrs(own)):
+            await self._network.set_pod_cidrs(map(str, cidrs))
         self._readiness.set(PART, self._network.not_ready)
         await self._network.sync_routes(self._nodes.values())
         return None

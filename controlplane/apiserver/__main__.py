@@ -33,7 +33,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where services' addresses come from: one range, or one of each family",
     )
     parser.add_argument(
-        "--cluster-dns", default="", metavar="ADDRESS", help="of the range above: where the nodes' name servers answer"
+        "--cluster-dns",
+        default="",
+        metavar="ADDRESS[,ADDRESS]",
+        help="of the ranges above: where the nodes' name servers answer",
     )
     parser.add_argument("--service-node-port-range", default="30000-32767", metavar="FIRST-LAST")
     parser.add_argument(
@@ -93,7 +96,7 @@ def main() -> int:
         advertise_address=arguments.advertise_address,
         service_ranges=ranges,
         node_ports=node_ports,
-        cluster_dns=arguments.cluster_dns,
+        cluster_dns=tuple(filter(None, arguments.cluster_dns.split(","))),
         audit_policy=policy,
         audit_log=arguments.audit_log_path,
         audit_max_bytes=arguments.audit_log_maxsize << 20,

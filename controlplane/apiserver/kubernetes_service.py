@@ -17,7 +17,7 @@ from controlplane.apiserver.registry import Registry, Write
 from pyk.api.kinds import SERVICE, SERVICE_CIDR
 from pyk.api.objects import Object
 from pyk.api.rules.service_addresses import READY
-from pyk.api.services import SINGLE_STACK, family_of
+from pyk.api.services import PREFER_DUAL_STACK, SINGLE_STACK, family_of
 from pyk.api.status import ApiError
 from pyk.reconcile.clock import Clock, timestamp
 
@@ -112,19 +112,26 @@ async def ensure_service_cidr(registry: Registry, user: UserInfo, networks: Sequ
     await registry.modify(Write(user, SERVICE_CIDR, "", DEFAULT_CIDR, "status"), compute)
 
 
-def dns_service(address: str) -> Object:
-    """The Service whose address the nodes' name servers answer at. It has no endpoints: each node has its own."""
+def dns_service(addresses: Sequence[str]) -> Object:
+    """The Service whose addresses the nodes' name servers answer at. It has no endpoints: each node has its own."""
     ports = [{"name": "dns", "protocol": "UDP", "port": 53}, {"name": "dns-tcp", "protocol": "TCP", "port": 53}]
     labels = {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "kube-dns"}
     return {
         "metadata": {"name": DNS_NAME, "namespace": DNS_NAMESPACE, "labels": labels},
-        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": addresses[0],
+            "clusterIPs": list(addresses),
+            "ipFamilies": [family_of(address) for address in addresses],
+            "ipFamilyPolicy": SINGLE_STACK if len(addresses) == 1 else PREFER_DUAL_STACK,
+            "ports": ports,
+        },
     }
 
 
-async def publish_dns(registry: Registry, user: UserInfo, address: str) -> None:
+async def publish_dns(registry: Registry, user: UserInfo, addresses: Sequence[str]) -> None:
     """Make the name servers' Service where it is missing."""
-    await registry.ensure(user, [(SERVICE, dns_service(address))])
+    await registry.ensure(user, [(SERVICE, dns_service(addresses))])
 
 
 async def publish(registry: Registry, user: UserInfo, network: Network, port: int) -> None:

@@ -93,7 +93,7 @@ class ServerOptions:
     """Where others reach this server; the last of `addresses` when empty."""
     service_ranges: Sequence[Network] = (service_range("10.96.0.0/16"),)
     """Where services' addresses come from: one range, or one of each family. The first family is the default."""
-    cluster_dns: str = ""
+    cluster_dns: Sequence[str] = ()
     """Where the nodes' name servers answer: the Service `kube-dns` gets that address. None when empty."""
     node_ports: PortRange = field(default_factory=PortRange)
     audit_policy: Policy | None = None

@@ -29,7 +29,7 @@ from controlplane.controllers.garbagecollector import GarbageCollector
 from controlplane.controllers.job import JobLoop
 from controlplane.controllers.loadbalancer import LoadBalancerLoop
 from controlplane.controllers.namespace import NamespaceLoop
-from controlplane.controllers.nodeipam import Network, NodeIpamLoop
+from controlplane.controllers.nodeipam import NodeIpamLoop, Range
 from controlplane.controllers.nodelifecycle import NodeLifecycleLoop
 from controlplane.controllers.podgc import TERMINATED_THRESHOLD, PodGarbageCollector
 from controlplane.controllers.replicaset import ReplicaSetLoop
@@ -73,7 +73,7 @@ from pyk.reconcile.controller import Controller
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Without `cluster_cidr` the nodes' pod ranges are left alone; `node_cidr_mask` is the prefix length of one.
+    """Without `cluster_cidrs` the nodes' pod ranges are left alone.
 
     `root_ca` is the certificate of the cluster's authority as PEM text, published in every namespace unless empty.
     Of pods that have ended `terminated_pod_threshold` are kept, all of them if it is 0.
@@ -81,8 +81,7 @@ class Options:
     Without an `authority` approved requests for certificates wait for somebody else to sign them.
     """
 
-    cluster_cidr: Network | None = None
-    node_cidr_mask: int = 24
+    cluster_cidrs: tuple[Range, ...] = ()
     node_monitor_grace_seconds: float = 8.0
     root_ca: str = ""
     authority: Authority | None = None
@@ -176,10 +175,8 @@ class Manager:
             MirroringLoop(client, clock, self.informers),
             ServiceCidrLoop(client, recorder("service-cidr-controller"), clock, self.informers),
         ]
-        if options.cluster_cidr is not None:
-            loops.append(
-                NodeIpamLoop(client, node_recorder, clock, nodes, options.cluster_cidr, options.node_cidr_mask)
-            )
+        if options.cluster_cidrs:
+            loops.append(NodeIpamLoop(client, node_recorder, clock, nodes, options.cluster_cidrs))
 
         requests = self.informers[CERTIFICATE_SIGNING_REQUEST]
         csr_recorder = recorder("certificate-controller")

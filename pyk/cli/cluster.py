@@ -29,6 +29,13 @@ def register(subparsers: Any) -> None:
     up.add_argument("--store", choices=("sqlite", "etcd"), help="where the state is kept (default sqlite)")
     up.add_argument("--etcd-endpoints", metavar="HOST:PORT,...", help="a running etcd (default: start one)")
     up.add_argument("--port", type=int, metavar="PORT", help="the API server's port (default 6443)")
+    up.add_argument("--ip-family", choices=("ipv4", "ipv6", "dual"), help="of nodes, pods and services (default ipv4)")
+    up.add_argument("--segments", type=int, metavar="N", help="spread the nodes over N segments with a router between")
+    up.add_argument(
+        "--network-backend",
+        choices=("auto", "host-routes", "vxlan", "wireguard"),
+        help="how nodes reach each other's pods (default auto: routes on one segment, VXLAN to others)",
+    )
     up.add_argument("--detach", action="store_true", help="return when the cluster is ready and leave it running")
     up.add_argument("--hints", action="store_true", help="start nothing, say what to try with the running cluster")
     up.set_defaults(run=run_up)
@@ -79,6 +86,9 @@ def run_up(arguments: argparse.Namespace) -> int:
         "store": arguments.store or ("etcd" if endpoints else None),
         "etcd_endpoints": tuple(part.split("://")[-1] for part in endpoints.split(",")) if endpoints else None,
         "port": arguments.port,
+        "ip_family": arguments.ip_family,
+        "segments": arguments.segments,
+        "network_backend": arguments.network_backend,
         "kubeconfig": arguments.kubeconfig,
     }
     options = defaults.with_defaults(given, Path.home())

@@ -68,19 +68,20 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
         "--kubeconfig": directory / "kubeconfig",
         "--network-kubeconfig": directory / "network-kubeconfig",
         "--node-name": node,
-        "--node-ip": layout.node_address(node),
+        "--node-ip": ",".join(layout.node_addresses(node)),
         "--port": NODE_API_PORT,
         "--state-dir": directory,
         "--image-dir": layout.data_dir / "images",
         "--registries": layout.data_dir / REGISTRIES_FILE,
         "--cgroup-root": layout.node_cgroup(node),
         "--pki-dir": directory / "pki",
-        "--cluster-cidr": layout.cluster_cidr,
-        "--service-cidr": layout.service_cidr,
-        "--cluster-dns": layout.cluster_dns,
+        "--cluster-cidr": ",".join(map(str, layout.cluster_cidrs)),
+        "--service-cidr": ",".join(map(str, layout.service_cidrs)),
+        "--network-backend": layout.options.network_backend,
         "--max-pods": layout.options.max_pods,
     }
     arguments = [sys.executable, "-m", "agent", *(str(part) for flag in flags.items() for part in flag)]
+    arguments += [part for address in layout.cluster_dns for part in ("--cluster-dns", address)]
     return Component(
         name=f"agent-{node}",
         arguments=tuple(arguments),
@@ -107,7 +108,7 @@ def write_files(layout: Layout) -> None:
     if not (layout.data_dir / AUDIT_POLICY).exists():  # an administrator's own stays
         policy = files("pyk.lab").joinpath(AUDIT_POLICY).read_bytes()
         pki.write_whole(layout.data_dir / AUDIT_POLICY, policy, mode=0o600)
-    pki.ensure_cluster_pki(layout.pki_dir, server_addresses=[layout.bridge_address, str(layout.service_cidr[1])])
+    pki.ensure_cluster_pki(layout.pki_dir, server_addresses=[*layout.bridge_addresses, str(layout.service_cidr[1])])
     authority = layout.pki_dir / "ca.crt"
     for user in ("controller-manager", "scheduler"):
         certificate, key = layout.pki_dir / f"{user}.crt", layout.pki_dir / f"{user}.key"
@@ -116,7 +117,7 @@ def write_files(layout: Layout) -> None:
         )
     for node in layout.node_names():
         directory = layout.node_dir(node)
-        pki.ensure_node_pki(layout.pki_dir, directory / "pki", node, [layout.node_address(node), "127.0.0.1"])
+        pki.ensure_node_pki(layout.pki_dir, directory / "pki", node, [*layout.node_addresses(node), "127.0.0.1"])
         for file, pair, user in (
             ("kubeconfig", "client", f"system:node:{node}"),
             ("network-kubeconfig", "network", "system:kube-proxy"),
@@ -162,7 +163,7 @@ def _controllers_flags(layout: Layout) -> list[str]:
     return [
         *_client_flags(layout, "controller-manager", 1),
         "--cluster-cidr",
-        str(layout.cluster_cidr),
+        ",".join(map(str, layout.cluster_cidrs)),
         "--node-cidr-mask",
         str(layout.node_cidr_mask),
         "--node-monitor-grace-seconds",
@@ -177,9 +178,11 @@ def _controllers_flags(layout: Layout) -> list[str]:
 def _apiserver_flags(layout: Layout, etcd_endpoints: tuple[str, ...]) -> list[str]:
     options = layout.options
     flags = ["--data-dir", str(layout.data_dir), "--pki-dir", str(layout.pki_dir), "--store", options.store]
-    flags += ["--bind", "127.0.0.1", "--bind", layout.bridge_address, "--port", str(options.port)]
+    flags += ["--bind", "127.0.0.1", "--port", str(options.port)]
+    flags += [part for address in layout.bridge_addresses for part in ("--bind", address)]
     flags += ["--advertise-address", layout.bridge_address]
-    flags += ["--service-cluster-ip-range", str(layout.service_cidr), "--cluster-dns", layout.cluster_dns]
+    flags += ["--service-cluster-ip-range", ",".join(map(str, layout.service_cidrs))]
+    flags += ["--cluster-dns", ",".join(layout.cluster_dns)]
     flags += ["--default-toleration-seconds", str(TOLERATION_SECONDS)]
     flags += ["--audit-policy-file", str(layout.data_dir / AUDIT_POLICY), "--audit-log-maxbackup", "3"]
     flags += ["--audit-log-path", str(layout.log_dir / "audit.log")]

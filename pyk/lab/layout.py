@@ -7,9 +7,7 @@ found by name when its records are gone. Two clusters of different names share n
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,21 +15,21 @@ from typing import Any
 
 from pyk.api.quantity import BadQuantity, millicores, whole
 from pyk.errors import UserError
+from pyk.lab import addresses
+from pyk.lab.addresses import FAMILIES, MOST_SEGMENTS, NODES_OF_SEGMENT, Network
 
 DEFAULT_NAME = "pyk"
 REGISTRIES_FILE = "registries.yaml"
 """In the cluster's folder: mirrors, certificates and credentials of image registries, if the user puts it there."""
 MOST_NODES = 200
 MOST_PODS = 1020
-SUBNETS = 156
-"""How many clusters fit on a machine: node subnets 10.88.K.0/24 with pod ranges 10.(100+K).0.0/16 and service ranges
-of 16,384 addresses from 10.32.0.0 on."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may choose. `node_cpus` and `node_memory` are quantities; `subnet` is K, None until it is chosen."""
+    """What a user may choose. `node_cpus` and `node_memory` are quantities; `subnet` is K, None until it is chosen.
+    `ip_family` is a word of `FAMILIES`; the nodes are spread over `segments`, with a router between them."""
 
     name: str = DEFAULT_NAME
     data_dir: str = ""
@@ -42,6 +40,9 @@ class Options:
     store: str = "sqlite"
     etcd_endpoints: tuple[str, ...] = ()
     port: int = 6443
+    ip_family: str = "ipv4"
+    segments: int = 1
+    network_backend: str = "auto"
     kubeconfig: str = ""
     subnet: int | None = None
 
@@ -110,7 +111,20 @@ class Layout:
 
     @property
     def bridge(self) -> str:
-        return f"{self.link_base}-br0"
+        """The bridge of the first segment, in which the machine itself has an address."""
+        return self.bridge_of(0)
+
+    def bridge_of(self, segment: int) -> str:
+        return f"{self.link_base}-br{segment}"
+
+    def router_link(self, segment: int) -> str:
+        """The machine's end of the router's leg on a segment."""
+        return f"{self.link_base}-r{segment}"
+
+    @property
+    def router_namespace(self) -> str:
+        """The file that holds the network namespace of the router between the segments."""
+        return f"/run/netns/{self.prefix}-router"
 
     def node_link(self, node: str) -> str:
         """The machine's end of the node's veth pair."""
@@ -118,7 +132,7 @@ class Layout:
 
     def is_link(self, name: str) -> bool:
         """Whether a link of the machine is one of this cluster's, whatever number of nodes it had."""
-        return name == self.bridge or re.fullmatch(re.escape(self.link_base) + r"-n\d+", name) is not None
+        return re.fullmatch(re.escape(self.link_base) + r"-(n|r|br)\d+", name) is not None
 
     def namespace(self, node: str) -> str:
         """The file that holds the node's network namespace."""
@@ -126,32 +140,73 @@ class Layout:
 
     def is_namespace(self, file_name: str) -> bool:
         """Whether a name in /run/netns is one of this cluster's."""
-        return re.fullmatch(re.escape(self.prefix) + r"-node-\d+", file_name) is not None
+        return re.fullmatch(re.escape(self.prefix) + r"-(node-\d+|router)", file_name) is not None
 
     @property
-    def node_subnet(self) -> ipaddress.IPv4Network:
-        return node_subnet(self._subnet)
+    def families(self) -> tuple[int, ...]:
+        """The IP families of the cluster, the primary one first."""
+        return FAMILIES[self.options.ip_family]
 
     @property
-    def cluster_cidr(self) -> ipaddress.IPv4Network:
-        return cluster_cidr(self._subnet)
+    def node_subnet(self) -> Network:
+        return addresses.node_subnet(self._subnet, self.families[0])
 
     @property
-    def service_cidr(self) -> ipaddress.IPv4Network:
-        """The range of the services' addresses, which mean something in the cluster only."""
-        return service_cidr(self._subnet)
+    def cluster_cidrs(self) -> list[Network]:
+        """The ranges of the pods, one of each family."""
+        return [addresses.cluster_cidr(self._subnet, family) for family in self.families]
 
     @property
-    def cluster_dns(self) -> str:
-        """The address of the cluster's name server: by custom the tenth of the services' range."""
-        return str(self.service_cidr[10])
+    def cluster_cidr(self) -> Network:
+        return self.cluster_cidrs[0]
+
+    @property
+    def service_cidrs(self) -> list[Network]:
+        """The ranges of the services' addresses, which mean something in the cluster only; one of each family."""
+        return [addresses.service_cidr(self._subnet, family) for family in self.families]
+
+    @property
+    def service_cidr(self) -> Network:
+        return self.service_cidrs[0]
+
+    @property
+    def cluster_dns(self) -> list[str]:
+        """The addresses of the cluster's name server: by custom the tenth of the services' ranges."""
+        return [str(network[10]) for network in self.service_cidrs]
+
+    def ranges(self) -> list[Network]:
+        """All networks of the cluster, as far as it has the family."""
+        return addresses.ranges(self._subnet, self.families)
+
+    def segment_networks(self, segment: int) -> list[Network]:
+        """The networks of a segment, one of each family."""
+        count = self.options.segments
+        return [addresses.segment(self._subnet, family, segment, count) for family in self.families]
+
+    def segment_of(self, node: str) -> int:
+        """The nodes are dealt to the segments in turn."""
+        return (number_of(node) - 1) % self.options.segments
+
+    @property
+    def bridge_addresses(self) -> list[str]:
+        """The machine's own addresses on the first segment."""
+        return [str(network[1]) for network in self.segment_networks(0)]
 
     @property
     def bridge_address(self) -> str:
-        return str(self.node_subnet[1])
+        return self.bridge_addresses[0]
+
+    def router_addresses(self, segment: int) -> list[str]:
+        """The router's addresses on a segment."""
+        return [str(network[2]) for network in self.segment_networks(segment)]
+
+    def node_addresses(self, node: str) -> list[str]:
+        """The node's addresses on its segment, the primary one first."""
+        place = 10 + (number_of(node) - 1) // self.options.segments + 1
+        return [str(network[place]) for network in self.segment_networks(self.segment_of(node))]
 
     def node_address(self, node: str) -> str:
-        return str(self.node_subnet[10 + number_of(node)])
+        return self.node_addresses(node)[0]
 
     @property
     def server(self) -> str:
@@ -161,7 +216,8 @@ class Layout:
     @property
     def node_server(self) -> str:
         """The API server as nodes reach it."""
-        return f"https://{self.bridge_address}:{self.options.port}"
+        address = self.bridge_address
+        return f"https://{f'[{address}]' if ':' in address else address}:{self.options.port}"
 
     @property
     def _subnet(self) -> int:
@@ -183,41 +239,18 @@ def number_of(node: str) -> int:
     return int(node.rpartition("-")[2])
 
 
-def node_subnet(subnet: int) -> ipaddress.IPv4Network:
-    return ipaddress.IPv4Network(f"10.88.{subnet}.0/24")
-
-
-def cluster_cidr(subnet: int) -> ipaddress.IPv4Network:
-    return ipaddress.IPv4Network(f"10.{100 + subnet}.0.0/16")
-
-
-def service_cidr(subnet: int) -> ipaddress.IPv4Network:
-    """16,384 addresses: 10.32.0.0/18, 10.32.64.0/18, ..., 10.70.192.0/18."""
-    return ipaddress.IPv4Network((int(ipaddress.IPv4Address("10.32.0.0")) + (subnet << 14), 18))
-
-
-def free_subnets(in_use: Iterable[ipaddress.IPv4Network]) -> list[int]:
-    """The numbers K whose node subnet and pod range touch no network that the machine routes or has addresses in.
-
-    When a wide route (of a VPN to 10.0.0.0/8, say) covers all, those in which the machine has nothing narrower.
-    """
-    networks = [network for network in in_use if network.prefixlen > 0]
-
-    def touched(subnet: int, by: Iterable[ipaddress.IPv4Network]) -> bool:
-        wanted = (node_subnet(subnet), cluster_cidr(subnet), service_cidr(subnet))
-        return any(network.overlaps(own) for network in by for own in wanted)
-
-    free = [subnet for subnet in range(SUBNETS) if not touched(subnet, networks)]
-    narrow = [network for network in networks if network.prefixlen > 12]
-    return free or [subnet for subnet in range(SUBNETS) if not touched(subnet, narrow)]
-
-
 def check_options(options: Options) -> None:
     """Raises `UserError` for the first option that cannot work."""
     if not _NAME.match(options.name):
         raise UserError(f"--name {options.name!r}: use up to 32 lower-case letters, digits and '-'")
     if not 1 <= options.nodes <= MOST_NODES:
         raise UserError(f"--nodes {options.nodes}: between 1 and {MOST_NODES}")
+    if options.ip_family not in FAMILIES:
+        raise UserError(f"--ip-family {options.ip_family}: {', '.join(FAMILIES)}")
+    if not 1 <= options.segments <= MOST_SEGMENTS:
+        raise UserError(f"--segments {options.segments}: between 1 and {MOST_SEGMENTS}")
+    if options.segments > 1 and options.nodes > options.segments * NODES_OF_SEGMENT:
+        raise UserError(f"--nodes {options.nodes}: at most {NODES_OF_SEGMENT} for each of several segments")
     if not 1 <= options.max_pods <= MOST_PODS:
         raise UserError(f"--max-pods {options.max_pods}: between 1 and {MOST_PODS}, the ports of a node's bridge")
     if options.nodes > 2 ** (Layout(options).node_cidr_mask - 16):

@@ -2,6 +2,9 @@
 
     machine: PREFIX-br0 10.88.K.1/24 -- PREFIX-nI == eth0 10.88.K.(10+I)/24 of node-I (/run/netns/PREFIX-node-I)
 
+With several segments each has a bridge of its own, and a namespace PREFIX-router has a leg on every one: it knows the
+segments and nothing of pods. The machine itself is on the first, and reaches the others through the router.
+
 Before anything can send to them, unreachable routes cover the nodes' subnet, the pods' and the services' ranges in the
 machine's namespace, so that a packet to a node, pod or service that is not there stays on the machine. The machine's
 forwarding switch is not touched, and nodes have no way out. Every step tolerates what is there already, every removal
@@ -22,7 +25,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyk import netlink
-from pyk.lab.layout import SUBNETS, Layout, cluster_cidr, node_subnet, service_cidr
+from pyk.lab import addresses
+from pyk.lab.addresses import SUBNETS, Network
+from pyk.lab.layout import Layout
 from pyk.netlink import Netlink
 
 NAMESPACES = Path("/run/netns")
@@ -38,11 +43,17 @@ _BIND = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def networks_in_use() -> list[ipaddress.IPv4Network]:
+def networks_in_use() -> list[Network]:
     """What the machine has routes to and addresses in."""
     with Netlink() as link:
         networks = [route.destination for route in link.routes()]
         return networks + [address.network for _, address in link.addresses()]
+
+
+def has_ipv6() -> bool:
+    """Whether the machine's links may have IPv6 addresses."""
+    file = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+    return file.exists() and file.read_text().strip() == "0"
 
 
 def has_segment(layout: Layout) -> bool:
@@ -52,48 +63,91 @@ def has_segment(layout: Layout) -> bool:
 
 
 def make_segment(layout: Layout) -> None:
-    """The covering routes, then the bridge of the nodes."""
+    """The covering routes, then the bridges of the nodes, and the router between several."""
     with Netlink() as link:
-        link.execute(
-            netlink.add_unreachable(str(layout.cluster_cidr), metric=_COVER_METRIC),
-            netlink.add_unreachable(str(layout.node_subnet), metric=_COVER_METRIC),
-            netlink.add_unreachable(str(layout.service_cidr), metric=_COVER_METRIC),
-        )
-        link.execute(netlink.add_bridge(layout.bridge, mac=_hardware_address(layout.bridge_address), mtu=MTU))
-        bridge = link.link(layout.bridge)
-        if bridge is None:
-            raise OSError(errno.ENODEV, f"the bridge {layout.bridge} disappeared")
-        link.execute(netlink.add_address(bridge.index, f"{layout.bridge_address}/{layout.node_subnet.prefixlen}"))
+        link.execute(*(netlink.add_unreachable(str(each), metric=_COVER_METRIC) for each in layout.ranges()))
+        for number in range(layout.options.segments):
+            mac = _hardware_address(str(layout.segment_networks(number)[0][1]))
+            link.execute(netlink.add_bridge(layout.bridge_of(number), mac=mac, mtu=MTU))
+        bridge = _index(link, layout.bridge)
+        link.execute(*(netlink.add_address(bridge, address) for address in _with_prefix(layout, 0, 1)))
+        if layout.options.segments > 1:
+            _make_router(layout, link)
+
+
+def _make_router(layout: Layout, link: Netlink) -> None:
+    path = layout.router_namespace
+    _make_namespace(Path(path))
+    for number in range(layout.options.segments):
+        if link.link(layout.router_link(number)) is None:
+            mac = _hardware_address(layout.router_addresses(number)[0])
+            inside = _connect(link, path, layout.router_link(number), layout.bridge_of(number), f"eth{number}", mac)
+            with Netlink(path) as there:
+                there.execute(*(netlink.add_address(inside, each) for each in _with_prefix(layout, number, 2)))
+    netlink.in_namespace(path, lambda: _let_forward(layout.families))
+    ways = zip(_others(layout, 0), _routers(layout, 0), strict=True)
+    link.execute(*(netlink.add_route(str(network), gateway=router) for network, router in ways))
+
+
+def _let_forward(families: Iterable[int]) -> None:
+    for family in families:
+        name = "ipv4/ip_forward" if family == 4 else "ipv6/conf/all/forwarding"
+        Path("/proc/sys/net", name).write_text("1")
+
+
+def _with_prefix(layout: Layout, segment: int, place: int) -> list[str]:
+    return [f"{network[place]}/{network.prefixlen}" for network in layout.segment_networks(segment)]
+
+
+def _others(layout: Layout, segment: int) -> list[Network]:
+    """The networks of all other segments."""
+    numbers = [number for number in range(layout.options.segments) if number != segment]
+    return [network for number in numbers for network in layout.segment_networks(number)]
+
+
+def _routers(layout: Layout, segment: int) -> list[str]:
+    """By way of whom those are reached from a segment, in their order."""
+    return layout.router_addresses(segment) * (layout.options.segments - 1)
 
 
 def add_node(layout: Layout, node: str) -> None:
-    """The node's namespace with eth0 on the segment. One that is there already stays as it is."""
-    path = layout.namespace(node)
+    """The node's namespace with eth0 on its segment. One that is there already stays as it is."""
+    path, segment = layout.namespace(node), layout.segment_of(node)
     is_new = _make_namespace(Path(path))
     with Netlink() as link:
-        bridge = link.link(layout.bridge)
-        if bridge is None:
-            raise OSError(errno.ENODEV, f"there is no bridge {layout.bridge}")
+        bridge = _index(link, layout.bridge_of(segment))
         present = link.link(layout.node_link(node))
-        if not is_new and present is not None and present.master == bridge.index:
+        if not is_new and present is not None and present.master == bridge:
             return
-        with _opened(path) as namespace:
-            address = layout.node_address(node)
-            pair = netlink.add_veth(
-                layout.node_link(node),
-                "eth0",
-                peer_namespace=namespace,
-                mtu=MTU,
-                peer_mac=_hardware_address(address),
+        link.execute(netlink.delete_link(layout.node_link(node)))
+        given = list(zip(layout.node_addresses(node), layout.segment_networks(segment), strict=True))
+        mac = _hardware_address(given[0][0])
+        eth0 = _connect(link, path, layout.node_link(node), layout.bridge_of(segment), "eth0", mac)
+        ways = zip(_others(layout, segment), _routers(layout, segment), strict=True)
+        with Netlink(path) as inside:
+            inside.execute(
+                *(netlink.add_address(eth0, f"{address}/{network.prefixlen}") for address, network in given),
+                *(netlink.add_route(str(network), gateway=router) for network, router in ways),
             )
-            link.execute(netlink.delete_link(layout.node_link(node)))
-            link.execute(pair, *netlink.add_to_bridge(layout.node_link(node), bridge.index))
-            with Netlink(namespace) as inside:
-                inside.execute(netlink.bring_up("lo"), netlink.bring_up("eth0"))
-                eth0 = inside.link("eth0")
-                if eth0 is None:
-                    raise OSError(errno.ENODEV, f"eth0 of {node} disappeared")
-                inside.execute(netlink.add_address(eth0.index, f"{address}/{layout.node_subnet.prefixlen}"))
+
+
+def _index(link: Netlink, name: str) -> int:
+    found = link.link(name)
+    if found is None:
+        raise OSError(errno.ENODEV, f"there is no link {name}")
+    return found.index
+
+
+def _connect(link: Netlink, path: str, outer: str, bridge: str, inner: str, mac: str) -> int:
+    """A pair between a bridge and the namespace at `path`, up: the index of its inner end there."""
+    with _opened(path) as namespace:
+        link.execute(
+            netlink.add_veth(outer, inner, peer_namespace=namespace, mtu=MTU, peer_mac=mac),
+            *netlink.add_to_bridge(outer, _index(link, bridge)),
+        )
+        with Netlink(namespace) as inside:
+            inside.execute(netlink.bring_up("lo"), netlink.bring_up(inner))
+            return inside.index_of(inner)
 
 
 def remove_node(layout: Layout, node: str) -> None:
@@ -104,14 +158,23 @@ def remove_node(layout: Layout, node: str) -> None:
 
 
 def route_pods(layout: Layout, networks: dict[str, str]) -> None:
-    """Route each pod network to its node's address (`{"10.101.0.0/24": "10.88.1.11"}`), and no other of the range."""
+    """Route each pod network to its node's address (`{"10.101.0.0/24": "10.88.1.11"}`), and no other of the ranges.
+
+    Pods of other segments cannot be reached from the machine: the router knows no way to them.
+    """
+    near = layout.segment_networks(0)
+    networks = {
+        destination: gateway
+        for destination, gateway in networks.items()
+        if any(ipaddress.ip_address(gateway) in network for network in near)
+    }
     with Netlink() as link:
         present = {
             str(route.destination): route.gateway
             for route in link.routes()
             if route.gateway
             and route.protocol == netlink.ROUTE_PROTOCOL
-            and route.destination.subnet_of(layout.cluster_cidr)
+            and any(addresses.is_within(route.destination, cidr) for cidr in layout.cluster_cidrs)
         }
         link.execute(
             *(netlink.delete_route(destination) for destination in present if destination not in networks),
@@ -146,7 +209,7 @@ def remove_all(layout: Layout) -> list[str]:
     return removed
 
 
-def _covers(layout: Layout, link: Netlink) -> list[ipaddress.IPv4Network]:
+def _covers(layout: Layout, link: Netlink) -> list[Network]:
     ours = [
         route.destination
         for route in link.routes()
@@ -157,11 +220,13 @@ def _covers(layout: Layout, link: Netlink) -> list[ipaddress.IPv4Network]:
     else:
         indexes = {found.index for found in link.links() if not layout.is_link(found.name)}
         alive = {address.network for index, address in link.addresses() if index in indexes}
-        subnets = [subnet for subnet in range(SUBNETS) if node_subnet(subnet) not in alive]
-    wanted = {
-        network for subnet in subnets for network in (node_subnet(subnet), cluster_cidr(subnet), service_cidr(subnet))
-    }
+        subnets = [subnet for subnet in range(SUBNETS) if not any(_is_of(network, subnet) for network in alive)]
+    wanted = {network for subnet in subnets for network in addresses.ranges(subnet, (4, 6))}
     return [network for network in ours if network in wanted]
+
+
+def _is_of(network: Network, subnet: int) -> bool:
+    return any(addresses.is_within(network, addresses.node_subnet(subnet, family)) for family in (4, 6))
 
 
 def _make_namespace(path: Path) -> bool:
@@ -241,7 +306,7 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def _hardware_address(address: str) -> str:
-    return "0a:58:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
+    return "0a:58:" + ":".join(f"{byte:02x}" for byte in ipaddress.ip_address(address).packed[-4:])
 
 
 def _last_error(what: str) -> OSError:

@@ -97,8 +97,9 @@ def pod_networks(nodes: Iterable[Any]) -> dict[str, str]:
     """Pod network to node address, of the nodes that have both."""
     networks = {}
     for node in nodes:
-        cidr = (node.get("spec") or {}).get("podCIDR")
-        for address in (node.get("status") or {}).get("addresses") or ():
-            if cidr and address["type"] == "InternalIP":
-                networks[cidr] = address["address"]
+        spec = node.get("spec") or {}
+        for cidr in spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else []):
+            for address in (node.get("status") or {}).get("addresses") or ():
+                if address["type"] == "InternalIP" and (":" in address["address"]) == (":" in cidr):
+                    networks[cidr] = address["address"]
     return networks

@@ -20,9 +20,10 @@ from pathlib import Path
 from pyk.errors import UserError
 from pyk.lab import kubeconfig
 from pyk.lab import state as records
+from pyk.lab.addresses import free_subnets
 from pyk.lab.cgroups import LabCgroups
 from pyk.lab.components import METRICS_PORTS, check_etcd, environment, etcd_endpoint, make_node_group, write_files
-from pyk.lab.layout import Layout, Options, check_options, free_subnets
+from pyk.lab.layout import Layout, Options, check_options
 from pyk.lab.state import DETACH, ClusterState
 from pyk.lab.teardown import stop_control_plane, sweep
 
@@ -72,6 +73,7 @@ def prepare(options: Options, tell: Tell) -> tuple[Layout, int]:
         os.close(held)
     layout = Layout(options)
     check_etcd(layout)
+    _check_families(layout)
     kubeconfig.check(layout)
     cgroups = detect_cgroups()
     if before is None:
@@ -138,7 +140,7 @@ def _make(layout: Layout, before: ClusterState | None, cgroups: LabCgroups, tell
     try:
         with _alone_on_the_machine():
             layout = layout.with_subnet(_choose_subnet(layout, before))
-            tell("network", f"nodes {layout.node_subnet}, pods {layout.cluster_cidr}")
+            tell("network", f"nodes {layout.node_subnet}, pods {', '.join(map(str, layout.cluster_cidrs))}")
             ClusterState(layout.options).save()
             network.make_segment(layout)
         for node in layout.node_names():
@@ -161,7 +163,7 @@ def _choose_subnet(layout: Layout, before: ClusterState | None) -> int:
     known = before.options.subnet if before is not None else None
     if known is not None and network.has_segment(layout):
         return known
-    free = free_subnets(network.networks_in_use())
+    free = free_subnets(network.networks_in_use(), layout.families)
     if not free:
         raise UserError("the machine routes every network from 10.88.0.0/24 to 10.88.155.0/24 elsewhere")
     return known if known in free else free[0]
@@ -184,6 +186,13 @@ def _stop_leftovers(before: ClusterState, cgroups: LabCgroups) -> None:
     for name, process in before.processes.items():
         if name.startswith("agent-"):
             process.end(STOP_SECONDS)
+
+
+def _check_families(layout: Layout) -> None:
+    from pyk.lab import network
+
+    if 6 in layout.families and not network.has_ipv6():
+        raise UserError(f"--ip-family {layout.options.ip_family}: IPv6 is switched off on this machine")
 
 
 def _check_ports(port: int) -> None:

@@ -12,20 +12,28 @@ Source: rtnetlink(7), netlink(7).
 from __future__ import annotations
 
 from pyk.netlink.conversation import (
+    Interface,
     Link,
+    Neighbour,
     Netlink,
+    Network,
     Route,
 )
 from pyk.netlink.links import (
     add_bridge,
+    add_link,
     add_to_bridge,
     add_veth,
+    add_vxlan,
     bring_up,
     delete_group,
     delete_link,
     set_group,
+    set_mtu,
+    without_link_local,
 )
 from pyk.netlink.messages import (
+    BRIDGE_FAMILY,
     GONE,
     ROUTE_PROTOCOL,
     NetlinkFailure,
@@ -37,24 +45,35 @@ from pyk.netlink.namespaces import (
 )
 from pyk.netlink.routes import (
     add_address,
+    add_forwarding,
+    add_neighbour,
     add_route,
     add_unreachable,
     delete_address,
+    delete_forwarding,
     delete_neighbour,
     delete_route,
 )
 
 __all__ = [
+    "Interface",
     "Link",
+    "Neighbour",
     "Netlink",
+    "Network",
     "Route",
     "add_bridge",
+    "add_link",
     "add_to_bridge",
     "add_veth",
+    "add_vxlan",
     "bring_up",
     "delete_group",
     "delete_link",
     "set_group",
+    "set_mtu",
+    "without_link_local",
+    "BRIDGE_FAMILY",
     "GONE",
     "ROUTE_PROTOCOL",
     "NetlinkFailure",
@@ -62,9 +81,12 @@ __all__ = [
     "in_namespace",
     "visit",
     "add_address",
+    "add_forwarding",
+    "add_neighbour",
     "add_route",
     "add_unreachable",
     "delete_address",
+    "delete_forwarding",
     "delete_neighbour",
     "delete_route",
 ]

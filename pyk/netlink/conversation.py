@@ -21,6 +21,7 @@ from pyk.netlink.messages import (
     GETROUTE,
     IFF_UP,
     MAIN_TABLE,
+    PERMANENT,
     REQUEST,
     ROOT_MATCH,
     UNREACHABLE,
@@ -41,6 +42,10 @@ from pyk.netlink.namespaces import visit
 
 _BATCH = 128  # answers to so many requests fit the smallest receive buffer
 _SIOCGIFINDEX = 0x8933
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: answer with the route itself, not with what came of it
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +62,24 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An IPv4 route of the main table. `gateway` and `link` (index) are empty and 0 where it has none."""
+    """A route of the main table. `gateway` and `link` (index) are empty and 0 where it has none."""
 
-    destination: ipaddress.IPv4Network
+    destination: Network
     gateway: str
     link: int
     protocol: int
     is_unreachable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Who is known on a link: an address (or, of a VXLAN's table, the remote machine's) and its hardware address,
+    empty while it is looked for."""
+
+    link: int
+    address: str
+    mac: str
+    is_permanent: bool
 
 
 class Netlink:
@@ -149,41 +165,62 @@ class Netlink:
             raise NetlinkFailure(error.errno or 0, f"find link {name}") from error
         return int(struct.unpack_from("16xi", answer)[0])
 
-    def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:
-        """All IPv4 addresses with the index of their link."""
+    def addresses(self, *families: int) -> list[tuple[int, Interface]]:
+        """All addresses of the families (4 and 6 unless they are given) with the index of their link."""
         found = []
-        for body in self._dump(GETADDR, message_of(ifaddrmsg, [], family=socket.AF_INET)):
+        for body in self._dump_families(GETADDR, ifaddrmsg, families):
             message = decode(ifaddrmsg, body)
             address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            found.append((int(message["index"]), ipaddress.IPv4Interface(f"{address}/{message['prefixlen']}")))
+            found.append((int(message["index"]), ipaddress.ip_interface(f"{address}/{message['prefixlen']}")))
         return found
 
-    def routes(self) -> list[Route]:
-        """The IPv4 routes of the main table."""
+    def routes(self, *families: int) -> list[Route]:
+        """The routes of the main table, of the families (4 and 6 unless they are given)."""
         found = []
-        for body in self._dump(GETROUTE, message_of(rtmsg, [], family=socket.AF_INET)):
+        for body in self._dump_families(GETROUTE, rtmsg, families):
             message = decode(rtmsg, body)
-            if message["table"] != MAIN_TABLE:
-                continue
-            destination = message.get_attr("RTA_DST") or "0.0.0.0"
-            found.append(
-                Route(
-                    destination=ipaddress.IPv4Network(f"{destination}/{message['dst_len']}"),
-                    gateway=str(message.get_attr("RTA_GATEWAY") or ""),
-                    link=int(message.get_attr("RTA_OIF") or 0),
-                    protocol=int(message["proto"]),
-                    is_unreachable=message["type"] == UNREACHABLE,
-                )
-            )
+            if message["table"] == MAIN_TABLE:
+                found.append(_route(message))
         return found
 
-    def neighbours(self) -> list[tuple[int, str]]:
-        """The IPv4 neighbours: index of the link and address."""
+    def route_to(self, address: str, *, source: str = "", link: int = 0) -> Route:
+        """The route that the kernel takes for a packet to the address: from `source`, come in by `link`, if given.
+
+        Raises `NetlinkFailure` where it takes none (unreachable).
+        """
+        attributes: list[tuple[str, Any]] = [("RTA_DST", address)]
+        if source:
+            attributes.append(("RTA_SRC", source))
+        if link:
+            attributes.append(("RTA_IIF", link))
+        bits = 128 if ":" in address else 32
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        fields = {"family": family, "dst_len": bits, "src_len": bits if source else 0, "flags": _FIB_MATCH}
+        number = next(self._sequence)
+        self._socket.send(encode(message_of(rtmsg, attributes, **fields), GETROUTE, REQUEST, number))
+        while True:
+            for found, flags, sequence, body in split(self._socket.recv(1 << 16)):
+                if sequence != number:
+                    continue
+                if found == ERROR:
+                    code = -struct.unpack_from("=i", body)[0]
+                    raise NetlinkFailure(code, f"find the route to {address}", extended_error(flags, body))
+                return _route(decode(rtmsg, body))
+
+    def neighbours(self, *families: int) -> list[Neighbour]:
+        """The neighbours of the families (4 and 6 unless they are given; 7 is what VXLAN links forward)."""
         found = []
-        for body in self._dump(GETNEIGH, message_of(ndmsg, [], family=socket.AF_INET)):
+        for body in self._dump_families(GETNEIGH, ndmsg, families):
             message = decode(ndmsg, body)
-            found.append((int(message["ifindex"]), str(message.get_attr("NDA_DST"))))
+            address, mac = message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
+            is_permanent = bool(message["state"] & PERMANENT)
+            found.append(Neighbour(int(message["ifindex"]), str(address or ""), str(mac or ""), is_permanent))
         return found
+
+    def _dump_families(self, kind: int, message: Any, families: tuple[int, ...]) -> Iterator[bytes]:
+        numbers = {4: socket.AF_INET, 6: socket.AF_INET6}
+        for family in families or (4, 6):
+            yield from self._dump(kind, message_of(message, [], family=numbers.get(family, family)))
 
     def _dump(self, kind: int, message: Any) -> Iterator[bytes]:
         wanted = next(self._sequence)
@@ -197,3 +234,14 @@ class Netlink:
                 if found == ERROR:
                     raise NetlinkFailure(-struct.unpack_from("=i", body)[0], "list what there is")
                 yield body
+
+
+def _route(message: Any) -> Route:
+    text = message.get_attr("RTA_DST") or ("0.0.0.0" if message["family"] == socket.AF_INET else "::")
+    return Route(
+        destination=ipaddress.ip_network(f"{text}/{message['dst_len']}"),
+        gateway=str(message.get_attr("RTA_GATEWAY") or ""),
+        link=int(message.get_attr("RTA_OIF") or 0),
+        protocol=int(message["proto"]),
+        is_unreachable=message["type"] == UNREACHABLE,
+    )

@@ -1,4 +1,4 @@
-"""Requests about links: bridges, veth pairs and their ports."""
+"""Requests about links: bridges and their ports, veth pairs, tunnels."""
 
 from __future__ import annotations
 
@@ -38,6 +38,33 @@ def add_veth(name: str, peer: str, *, peer_namespace: int, mtu: int, peer_mac: s
         _kind("veth", {"attrs": [("VETH_INFO_PEER", {"attrs": other})]}),
     ]
     return Request(f"add veth {name}", NEWLINK, CREATE | EXCL, message_of(ifinfmsg, attributes))
+
+
+def add_vxlan(name: str, number: int, *, local: str, port: int, mac: str, mtu: int) -> Request:
+    """A tunnel of VXLAN (RFC 7348) from the machine's address `local`, down; it learns and floods nothing, but sends
+    where its forwarding entries say. No error when there is one of the name."""
+    address = ("IFLA_VXLAN_LOCAL", local) if ":" not in local else ("IFLA_VXLAN_LOCAL6", local)
+    data = [("IFLA_VXLAN_ID", number), address, ("IFLA_VXLAN_PORT", port), ("IFLA_VXLAN_LEARNING", 0)]
+    attributes = [("IFLA_IFNAME", name), ("IFLA_ADDRESS", mac), ("IFLA_MTU", mtu), _kind("vxlan", {"attrs": data})]
+    message = message_of(ifinfmsg, attributes)
+    return Request(f"add tunnel {name}", NEWLINK, CREATE | EXCL, message, frozenset({errno.EEXIST}))
+
+
+def add_link(name: str, kind: str, *, mtu: int = 0) -> Request:
+    """A link of a kind that needs no data (`ifb`, `wireguard`), down. No error when there is one of the name."""
+    attributes = [("IFLA_IFNAME", name), *([("IFLA_MTU", mtu)] if mtu else []), _kind(kind)]
+    message = message_of(ifinfmsg, attributes)
+    return Request(f"add {kind} {name}", NEWLINK, CREATE | EXCL, message, frozenset({errno.EEXIST}))
+
+
+def without_link_local(name: str) -> Request:
+    """Have the kernel give the link no IPv6 address by itself."""
+    message = message_of(ifinfmsg, [("IFLA_IFNAME", name), _no_link_local()])
+    return Request(f"keep {name} without link-local address", NEWLINK, 0, message)
+
+
+def set_mtu(name: str, mtu: int) -> Request:
+    return Request(f"set MTU of {name}", NEWLINK, 0, message_of(ifinfmsg, [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)]))
 
 
 def add_to_bridge(name: str, bridge: int, *, isolated: bool = False) -> list[Request]:

@@ -14,6 +14,12 @@ from pyk.nftables import DYNAMIC, INTERVAL, TIMEOUT, Set, concatenated
 
 TABLE = "pyk"
 BRIDGE = "pyk0"
+TUNNEL = "pykx0"
+"""The VXLAN link to nodes on other segments."""
+WIREGUARD = "pykw0"
+"""The link to other nodes where their traffic is encrypted."""
+WIREGUARD_KEY = "pyk.io/wireguard-public-key"
+"""Annotation of a Node: who may speak for it in the encrypted network."""
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 FAMILIES = (4, 6)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.network.bridge import LINK_PREFIX, BridgeNetwork, link_name
+from agent.network.bridge import BridgeNetwork
 from agent.network.contract import NetworkFailure
+from agent.network.podlink import LINK_PREFIX, link_name
 from agent.network.policies import pod_fragment
 from agent.network.rules import NodeRules
 from pyk import netlink
@@ -27,6 +28,10 @@ from pyk.network.policy import pod_facts
 pytestmark = pytest.mark.root
 
 CLONE_NEWNET = 0x40000000
+NODE_IPS = ["192.0.2.11", "fd00:2::11"]
+POD_RANGES = ["10.7.0.0/16", "fd00:7::/48"]
+SERVICE_RANGES = ["10.8.0.0/16", "fd00:8::/112"]
+DUAL = "10.7.1.0/24,fd00:7:0:1::/64"
 POD: Object = {"metadata": {"namespace": "default", "name": "p"}, "spec": {"containers": []}}
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,7 +52,7 @@ def node() -> Iterator[None]:
             )
             uplink = link.link("uplink")
             assert uplink is not None
-            link.execute(netlink.add_address(uplink.index, "192.0.2.11/24"))
+            link.execute(*(netlink.add_address(uplink.index, text) for text in ("192.0.2.11/24", "fd00:2::11/64")))
         os.close(here)
         yield
     finally:
@@ -93,21 +98,22 @@ class OpenFilter:
 
 
 @asynccontextmanager
-async def network(state: Path, *, cidr: str = "10.7.1.0/24") -> AsyncIterator[BridgeNetwork]:
-    rules = NodeRules(pod_ranges=["10.7.0.0/16"], service_ranges=["10.8.0.0/16"])
+async def network(state: Path, *, cidrs: str = "10.7.1.0/24", backend: str = "auto") -> AsyncIterator[BridgeNetwork]:
+    rules = NodeRules(pod_ranges=POD_RANGES, service_ranges=SERVICE_RANGES)
     made = BridgeNetwork(
         node_name="n1",
-        node_ip="192.0.2.11",
-        cluster_cidr="10.7.0.0/16",
-        service_cidr="10.8.0.0/16",
+        node_ips=NODE_IPS[: len(cidrs.split(","))],
+        cluster_cidrs=POD_RANGES[: len(cidrs.split(","))],
+        service_cidrs=SERVICE_RANGES[: len(cidrs.split(","))],
         state_dir=state,
         rules=rules,
         pod_filter=OpenFilter(rules),
+        backend=backend,
     )
     await made.start()
     try:
-        if cidr:
-            await made.set_pod_cidr(cidr)
+        if cidrs:
+            await made.set_pod_cidrs(cidrs.split(","))
         yield made
     finally:
         await made.close()
@@ -122,7 +128,8 @@ def exchange(listener: str, speaker: str, address: str) -> bytes:
     """What a server in one pod hears from a client in another."""
 
     def listen() -> socket.socket:
-        server = socket.create_server((address, 8080))
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        server = socket.create_server((address, 8080), family=family)
         server.settimeout(5)
         return server
 
@@ -156,6 +163,27 @@ async def test_pods_get_addresses_and_reach_each_other_and_the_node(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("node")
+async def test_pods_of_two_families_speak_both_at_once_and_leave_no_neighbours(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path, cidrs=DUAL) as made:
+        first = await made.attach("uid-1", pods[0], POD)
+        second = await made.attach("uid-2", pods[1], POD)
+        assert (first, second) == (["10.7.1.2", "fd00:7:0:1::2"], ["10.7.1.3", "fd00:7:0:1::3"])
+        for _ in range(3):  # after the first packet a router would point the sender to its neighbour
+            assert exchange(pods[0], pods[1], first[1]) == b"hello"
+            assert exchange(pods[1], "/proc/thread-self/ns/net", second[1]) == b"hello"
+        with Netlink(pods[0]) as inside:
+            known = {each.address for each in inside.neighbours(6) if not each.address.startswith("ff")}
+            assert known <= {"fd00:7:0:1::1", "fe80::1"}
+        assert await made.attach("uid-1", pods[0], POD) == first
+        await asyncio.gather(made.detach("uid-1"), made.detach("uid-2"))
+        with Netlink() as link:
+            bridge = link.index_of(BRIDGE)
+            known = [each.address for each in link.neighbours() if each.link == bridge]
+        assert [address for address in known if not address.startswith(("ff", "224."))] == []
+        assert os.listdir(tmp_path / "addresses6") == ["cursor"]
+
+
+@pytest.mark.usefixtures("node")
 async def test_attaching_twice_changes_nothing(tmp_path: Path, pods: list[str]) -> None:
     async with network(tmp_path) as made:
         before = await made.attach("uid-1", pods[0], POD)
@@ -184,7 +212,7 @@ async def test_nothing_of_detached_pods_remains(tmp_path: Path, pods: list[str])
         assert pod_links() == []
         assert [made.addresses(f"uid-{index}") for index in range(3)] == [[], [], []]
         with Netlink() as link:
-            assert not [address for _, address in link.neighbours() if address.startswith("10.7.")]
+            assert not [known for known in link.neighbours() if known.address.startswith("10.7.")]
         for pod in pods:
             with Netlink(pod) as inside:
                 assert [found.name for found in inside.links()] == ["lo"]
@@ -204,7 +232,7 @@ async def test_a_restarted_agent_keeps_the_living_and_frees_the_dead(tmp_path: P
     async with network(tmp_path) as made:
         kept = await made.attach("alive", pods[0], POD)
         await made.attach("dead", pods[1], POD)
-    async with network(tmp_path, cidr="") as made:
+    async with network(tmp_path, cidrs="") as made:
         assert made.not_ready == ""
         await made.restore(["alive"])
         assert made.addresses("alive") == kept
@@ -227,7 +255,7 @@ async def test_a_half_made_link_is_made_again(tmp_path: Path, pods: list[str]) -
 
 @pytest.mark.usefixtures("node")
 async def test_not_ready_until_there_is_a_pod_cidr(tmp_path: Path, pods: list[str]) -> None:
-    async with network(tmp_path, cidr="") as made:
+    async with network(tmp_path, cidrs="") as made:
         assert made.not_ready == "node n1 has not been given a pod CIDR"
         with pytest.raises(NetworkFailure, match="pod CIDR"):
             await made.attach("uid-1", pods[0], POD)
@@ -270,7 +298,7 @@ async def test_a_new_pod_cidr_moves_the_gateway(tmp_path: Path, pods: list[str])
     async with network(tmp_path) as made:
         await made.attach("uid-1", pods[0], POD)
         await made.detach("uid-1")
-        await made.set_pod_cidr("10.7.5.0/24")
+        await made.set_pod_cidrs(["10.7.5.0/24"])
         assert await made.attach("uid-1", pods[0], POD) == ["10.7.5.2"]
         with Netlink() as link:
             bridge = link.link(BRIDGE)

@@ -23,7 +23,6 @@ def pool(directory: Path, network: ipaddress.IPv4Network = NETWORK) -> AddressPo
 
 def test_addresses_are_handed_out_in_order_behind_the_gateway(tmp_path: Path) -> None:
     addresses = pool(tmp_path)
-    assert str(addresses.gateway) == "10.7.1.1"
     assert [str(addresses.allocate(uid)) for uid in "abc"] == ["10.7.1.2", "10.7.1.3", "10.7.1.4"]
 
 

@@ -185,7 +185,7 @@ async def node(certificates: Path, tmp_path: Path) -> AsyncIterator[Node]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     pair = certificates / "kubelet.crt", certificates / "kubelet.key"
-    serving = asyncio.create_task(api.serve("127.0.0.1", port, certificates, *pair))
+    serving = asyncio.create_task(api.serve(["127.0.0.1"], port, certificates, *pair))
     made = Node(certificates, port, runtime)
     async with asyncio.timeout(10):
         while True:

@@ -17,7 +17,9 @@ from pyk.client.client import ClientUnavailable
 from pyk.reconcile.clock import VirtualClock, micro_timestamp, settle
 
 NOW = 1_700_000_000.0
-IDENTITY = Identity("n1", "192.0.2.11", 10250, {"disk": "ssd"}, {"architecture": "amd64", "kubeletVersion": "v1.36.0"})
+IDENTITY = Identity(
+    "n1", ["192.0.2.11"], 10250, {"disk": "ssd"}, {"architecture": "amd64", "kubeletVersion": "v1.36.0"}
+)
 SIZE = Capacity(cpu_millicores=2000, memory_bytes=2 << 30, pids=1000, disk_bytes=1 << 40, max_pods=110)
 OBSERVED = Observed(SIZE, SIZE, Pressure(), "")
 

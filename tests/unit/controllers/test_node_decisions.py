@@ -131,7 +131,7 @@ def test_ranges_are_given_in_order_and_never_twice() -> None:
     cluster = ip_network("10.1.0.0/22")
     given = node("old", podCIDR="10.1.1.0/24", podCIDRs=["10.1.1.0/24"])
     nodes = [given, node("a"), node("b"), node("c"), node("d")]
-    actions = decide_ranges(nodes, {"uid-b": ip_network("10.1.2.0/24")}, cluster, 24)
+    actions = decide_ranges(nodes, {"uid-b": [ip_network("10.1.2.0/24")]}, [(cluster, 24)])
     assert [
         (a.name, a.patch["spec"]["podCIDR"]) for a in actions if isinstance(a, Patch) and isinstance(a.patch, dict)
     ] == [
@@ -145,10 +145,18 @@ def test_ranges_are_given_in_order_and_never_twice() -> None:
 def test_a_range_that_overlaps_a_foreign_one_is_not_given() -> None:
     cluster = ip_network("10.1.0.0/22")
     wide = node("wide", podCIDR="10.1.0.0/23", podCIDRs=["10.1.0.0/23"])
-    (action,) = decide_ranges([wide, node("a")], {}, cluster, 24)
+    (action,) = decide_ranges([wide, node("a")], {}, [(cluster, 24)])
     assert isinstance(action, Patch)
     assert isinstance(action.patch, dict)
     assert action.patch["spec"]["podCIDRs"] == ["10.1.2.0/24"]
+
+
+def test_a_node_gets_a_range_of_each_family_or_none() -> None:
+    cluster = [(ip_network("10.1.0.0/23"), 24), (ip_network("fd00:1::/63"), 64)]
+    actions = decide_ranges([node("a"), node("b"), node("c")], {}, cluster)
+    given = [a.patch["spec"]["podCIDRs"] for a in actions if isinstance(a, Patch) and isinstance(a.patch, dict)]
+    assert given == [["10.1.0.0/24", "fd00:1::/64"], ["10.1.1.0/24", "fd00:1:0:1::/64"]]
+    assert [action.reason for action in actions if isinstance(action, Emit)] == ["CIDRNotAvailable"]
 
 
 def test_ended_pods_above_the_threshold_go_evicted_and_oldest_first() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pyk.errors import UserError
 from pyk.lab import kubeconfig, state
+from pyk.lab.addresses import SUBNETS, cluster_cidr, free_subnets, node_subnet, service_cidr
 from pyk.lab.defaults import with_defaults
-from pyk.lab.layout import SUBNETS, Layout, Options, check_options, cluster_cidr, free_subnets, node_subnet, prefix_of
+from pyk.lab.layout import Layout, Options, check_options, prefix_of
 from pyk.lab.podroutes import pod_networks
 from pyk.lab.teardown import unmount_below
 from pyk.machine.keeping import HEALTHY_SECONDS, counted_failures, restart_delay
@@ -60,8 +62,25 @@ def test_a_wide_route_over_everything_is_no_obstacle() -> None:
 
 
 def test_subnets_do_not_overlap() -> None:
-    all_networks = [network for k in range(SUBNETS) for network in (node_subnet(k), cluster_cidr(k))]
-    assert not any(one.overlaps(other) for one in all_networks for other in all_networks if one is not other)
+    for family in (4, 6):
+        made = (node_subnet, cluster_cidr, service_cidr)
+        bounds = sorted(
+            (int(network.network_address), int(network.broadcast_address))
+            for k in range(SUBNETS)
+            for network in (each(k, family) for each in made)
+        )
+        assert all(last < first for (_, last), (first, _) in pairwise(bounds))
+
+
+def test_nodes_are_dealt_to_the_segments_and_have_an_address_of_each_family() -> None:
+    layout = Layout(Options(nodes=4, ip_family="dual", segments=2, subnet=3))
+    assert [layout.segment_of(node) for node in layout.node_names()] == [0, 1, 0, 1]
+    assert layout.node_addresses("node-2") == ["10.88.3.75", "fd70:796b:3:1::b"]
+    assert layout.node_addresses("node-3") == ["10.88.3.12", "fd70:796b:3::c"]
+    assert layout.router_addresses(1) == ["10.88.3.66", "fd70:796b:3:1::2"]
+    assert [str(cidr) for cidr in layout.cluster_cidrs] == ["10.103.0.0/16", "fd70:796b:3:100::/56"]
+    assert layout.cluster_dns == ["10.32.192.10", "fd70:796b:3:ffff::a"]
+    assert Layout(Options(ip_family="ipv6", subnet=3)).node_server == "https://[fd70:796b:3::1]:6443"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +88,9 @@ def test_subnets_do_not_overlap() -> None:
     [
         (Options(name="Blue"), "--name 'Blue'"),
         (Options(nodes=0), "--nodes 0"),
+        (Options(segments=5), "--segments 5"),
+        (Options(nodes=120, segments=2), "for each of several segments"),
+        (Options(ip_family="ipx"), "--ip-family ipx"),
         (Options(port=0), "--port 0"),
         (Options(store="mysql"), "--store mysql"),
         (Options(etcd_endpoints=("h:1",)), "needs --store etcd"),

@@ -183,9 +183,11 @@ class NodeAPI:
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         namespace, pod, container = self._names(request)
         state = self._running(namespace, pod, container)
-        return await self._stream(request, lambda: self._runtime.attach(state.id))
+        return await self._stream(request, lambda: self._runtime.attach(state.id), tells_exit=False)
 
-    async def _stream(self, request: web.Request, begin: Callable[[], Awaitable[ExecSession]]) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, begin: Callable[[], Awaitable[ExecSession]], *, tells_exit: bool = True
+    ) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise web.HTTPBadRequest(text="streams are served over WebSockets only")
         socket = await streams.accept(request)
@@ -194,7 +196,7 @@ class NodeAPI:
         except RuntimeFailure as failure:
             await streams.fail(socket, failure)
             return socket
-        await streams.serve(socket, session, clock=self._clock)
+        await streams.serve(socket, session, clock=self._clock, tells_exit=tells_exit)
         return socket
 
     async def _close_proxy(self, application: web.Application) -> None:

@@ -69,8 +69,11 @@ async def fail(socket: web.WebSocketResponse, failure: RuntimeFailure) -> None:
     await socket.close()
 
 
-async def serve(socket: web.WebSocketResponse, session: ExecSession, *, clock: Clock) -> None:
-    """Stream until the process has ended and its output has been sent, or the client is gone. Closes the session."""
+async def serve(socket: web.WebSocketResponse, session: ExecSession, *, clock: Clock, tells_exit: bool = True) -> None:
+    """Stream until the process has ended and its output has been sent, or the client is gone. Closes the session.
+
+    Without `tells_exit` the end is a success whatever the exit code is: that of a container is told by its status.
+    """
     outputs = {STDOUT: session.stdout_fd, STDERR: session.stderr_fd}
     try:
         # An empty frame on the first open channel says that the connection stands.
@@ -82,7 +85,7 @@ async def serve(socket: web.WebSocketResponse, session: ExecSession, *, clock: C
             if descriptor is not None
         ]
         incoming = asyncio.create_task(_take_input(socket, session))
-        ending = asyncio.create_task(_ending(session, pumps, clock))
+        ending = asyncio.create_task(_ending(session, pumps, clock, tells_exit))
         try:
             await asyncio.wait({incoming, ending}, return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
@@ -96,10 +99,13 @@ async def serve(socket: web.WebSocketResponse, session: ExecSession, *, clock: C
         await socket.close()
 
 
-async def _ending(session: ExecSession, pumps: list[asyncio.Task[None]], clock: Clock) -> dict[str, Any]:
+async def _ending(
+    session: ExecSession, pumps: list[asyncio.Task[None]], clock: Clock, tells_exit: bool
+) -> dict[str, Any]:
     """Wait for the process, then for its output: the final status."""
     try:
-        status = status_of(await session.wait())
+        code = await session.wait()
+        status = status_of(code if tells_exit else 0)
     except RuntimeFailure as error:
         status = status_of(error.exit_code, str(error))
     if pumps:

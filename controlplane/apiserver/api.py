@@ -46,7 +46,7 @@ from controlplane.apiserver.request import (
 )
 from controlplane.apiserver.reviews import Reviewer
 from controlplane.apiserver.streams import Streams
-from controlplane.apiserver.subresources import apply_scale, bind, scale_of, write_scale
+from controlplane.apiserver.subresources import SCALE, apply_scale, bind, scale_of, write_scale
 from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.views import shown, shown_listing, stored_kind, stored_options
 from controlplane.apiserver.watchcache import WatchCache
@@ -256,8 +256,8 @@ class Api:
             kind, shown_listing(kind, listing), accepted, now=self._clock.time(), include=call.include
         )
 
-    async def _body(self, call: Call) -> tuple[Object, list[str]]:
-        return parse_body(await call.request.read(), call.request.headers.get("Content-Type", ""))
+    async def _body(self, call: Call, kind: str) -> tuple[Object, list[str]]:
+        return parse_body(await call.request.read(), call.request.headers.get("Content-Type", ""), kind)
 
     def _write(self, call: Call, kind: Kind) -> Write:
         info = call.info
@@ -292,7 +292,7 @@ class Api:
         write = self._write(call, kind)
         if write.name:
             raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-        document, doubled = await self._body(call)
+        document, doubled = await self._body(call, kind.kind)
         _check_type(document, kind)
         if kind.is_question:
             document.pop("status", None)  # the answer's place: clients send it with empty fields
@@ -303,7 +303,7 @@ class Api:
 
     async def _update(self, call: Call, kind: Kind) -> web.StreamResponse:
         write = self._write(call, kind)
-        document, doubled = await self._body(call)
+        document, doubled = await self._body(call, kind.kind)
         _check_type(document, kind)
         try:
             wire = await self._registry.update(write, document, doubled)
@@ -364,7 +364,7 @@ class Api:
         body = await call.request.read()
         if not body:
             return {}
-        document, _ = parse_body(body, call.request.headers.get("Content-Type", ""))
+        document, _ = parse_body(body, call.request.headers.get("Content-Type", ""), "DeleteOptions")
         if document.get("kind") not in (None, "", "DeleteOptions"):
             raise bad_request(f"the body of a delete is DeleteOptions, not {document['kind']}")
         return document
@@ -381,7 +381,7 @@ class Api:
                 return await self._verbs[info.verb](call, kind)
             case "scale", "get":
                 entry = await self._cache.get(kind, info.namespace, info.name)
-                return responses.document(scale_of(kind, decode(entry.data)), negotiate(call.accept))
+                return self._scale(call, scale_of(kind, decode(entry.data)))
             case "scale", "update" | "patch":
                 return await self._write_scale(call, kind)
             case "token", "create":
@@ -401,7 +401,7 @@ class Api:
 
         write = self._write(call, kind)
         if call.info.verb == "update":
-            document, doubled = await self._body(call)
+            document, doubled = await self._body(call, "Scale")
             scale = await write_scale(self._registry, write, lambda _: document, doubled)
         else:
             body = await call.request.read()
@@ -415,14 +415,18 @@ class Api:
             else:
                 patch = parse_patch(body, content_type, Scale)
                 scale = await write_scale(self._registry, write, patch.apply)
-        response = responses.document(scale, negotiate(call.accept))
+        response = self._scale(call, scale)
         responses.add_warnings(response, write.warnings)
         return response
+
+    def _scale(self, call: Call, scale: Object) -> Answer:
+        accepted = negotiate(call.accept)
+        return responses.one(SCALE, dumps(scale), accepted, now=self._clock.time(), include=call.include)
 
     async def _create_token(self, call: Call, kind: Kind) -> web.StreamResponse:
         from pyk.api.authentication import TokenRequest
 
-        document, doubled = await self._body(call)
+        document, doubled = await self._body(call, tokenrequests.KIND)
         document.pop("status", None)
         write = self._write(call, kind)
         request, warnings = conform(
@@ -439,7 +443,7 @@ class Api:
         return response
 
     async def _evict(self, call: Call, kind: Kind) -> web.StreamResponse:
-        document, doubled = await self._body(call)
+        document, doubled = await self._body(call, "Eviction")
         write = self._write(call, kind)
         await Evictor(self._registry, self._cache, self._clock).evict(write, document, doubled)
         response = responses.document(responses.success(code=201), negotiate(call.accept), 201)
@@ -447,7 +451,7 @@ class Api:
         return response
 
     async def _create_binding(self, call: Call, kind: Kind) -> web.StreamResponse:
-        document, _ = await self._body(call)
+        document, _ = await self._body(call, "Binding")
         write = self._write(call, kind)
         write.subresource = "binding"
         if not write.name:

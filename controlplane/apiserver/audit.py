@@ -170,7 +170,7 @@ class Trail:
 def _sent(body: bytes, content_type: str) -> Any:
     """The document or patch in a request's body. Raises `ApiError`, ValueError and YAMLError for what is none."""
     if "-patch+" not in content_type:
-        return parse_body(body, content_type)[0]
+        return parse_body(body, content_type, "")[0]
     return yaml.safe_load(body) if "yaml" in content_type else orjson.loads(body)
 
 

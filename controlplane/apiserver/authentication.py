@@ -9,15 +9,16 @@ a token that nobody owns is a 401.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import hashlib
 import hmac
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -25,6 +26,9 @@ from pyk.api.status import ApiError, unauthorized
 from pyk.tls import server_context
 
 ALL_AUTHENTICATED = "system:authenticated"
+CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+"""In the `extra` of who was authenticated: by which certificate or token."""
+_KEPT_CERTIFICATES = 1024
 _WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 
 
@@ -67,6 +71,8 @@ class Authenticator:
         self._ca_file = Path(ca_file)
         self._verify = verify
         self._bootstrap = bootstrap
+        self._shown: dict[tuple[Subject, Subject, str], UserInfo | None] = {}
+        """Who the certificates name that have been shown of late."""
         self._tokens = list(_read_tokens(Path(tokens_file))) if tokens_file is not None else []
 
     def server_context(self, certificate: Path | str, key: Path | str) -> ssl.SSLContext:
@@ -80,7 +86,7 @@ class Authenticator:
         if request.transport is not None:
             certificate = request.transport.get_extra_info("peercert")
             if certificate:
-                user = user_of_subject(certificate["subject"])
+                user = self._user_of_certificate(certificate, request.transport)
                 if user is not None:
                     return user
         token = _bearer_token(request)
@@ -92,6 +98,17 @@ class Authenticator:
         if owner is None:
             raise unauthorized()
         return owner
+
+    def _user_of_certificate(self, certificate: dict[str, Any], transport: asyncio.BaseTransport) -> UserInfo | None:
+        """Who the certificate of a connection names; None when it has no common name."""
+        key = (certificate["subject"], certificate["issuer"], certificate["serialNumber"])
+        if key not in self._shown:
+            if len(self._shown) >= _KEPT_CERTIFICATES:
+                self._shown.clear()
+            whole = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            digest = hashlib.sha256(whole).hexdigest()
+            self._shown[key] = user_of_subject(certificate["subject"], f"X509SHA256={digest}")
+        return self._shown[key]
 
     async def owner_of(self, token: str) -> UserInfo | None:
         """The owner of a token that is for this server alone, a static or a bootstrap one."""
@@ -115,16 +132,18 @@ Subject = tuple[tuple[tuple[str, str], ...], ...]
 """A certificate's subject as the `ssl` module gives it."""
 
 
-@lru_cache(maxsize=1024)
-def user_of_subject(subject: Subject) -> UserInfo | None:
-    """The identity that a verified certificate names; None when it has no common name."""
+def user_of_subject(subject: Subject, credential: str) -> UserInfo | None:
+    """The identity that a verified certificate names; None when it has no common name.
+
+    `credential` tells of which certificate, for audit logs and for who asks who they are.
+    """
     name, groups = "", []
     for attribute, value in (pair for names in subject for pair in names):
         if attribute == "commonName":
             name = value
         elif attribute == "organizationName":
             groups.append(value)
-    return _authenticated(name, "", groups) if name else None
+    return replace(_authenticated(name, "", groups), extra=((CREDENTIAL_ID, (credential,)),)) if name else None
 
 
 def _authenticated(name: str, uid: str, groups: list[str]) -> UserInfo:

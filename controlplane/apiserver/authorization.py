@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import MASTERS, check_grant
 from controlplane.apiserver.nodepods import NodePods
-from controlplane.apiserver.rbac import RoleBook
+from controlplane.apiserver.rbac import RoleBook, Rule, covers, covers_path
 from pyk.api.kinds import LEASE, NODE, POD, Kind
 from pyk.api.objects import Object, annotations_of, labels_of, name_of
 from pyk.api.rules.pods_validation import MIRROR
@@ -93,6 +93,19 @@ class Authorizer:
         if self.book.allows(user, *asked, attributes.namespace, attributes.name):
             return None
         return denial(attributes, reason)
+
+    def reason(self, attributes: Attributes) -> str:
+        """By what something is allowed that is: the binding, when it is one."""
+        user, asked = attributes.user, attributes
+        if MASTERS in user.groups:
+            return ""
+
+        def allows(rule: Rule) -> bool:
+            if not asked.resource:
+                return covers_path(rule, asked.verb, asked.path)
+            return covers(rule, asked.verb, asked.group, asked.resource, asked.subresource, asked.name)
+
+        return self.book.why_allowed(user, asked.namespace, allows)
 
     def _node_may_not(self, node: str, asked: Attributes) -> str | None:
         """Why a node may not; None when it may, an empty reason when nodes never may."""

@@ -19,6 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from controlplane.apiserver import protobuf
+from controlplane.apiserver.jsonwords import json_word, problem_of
 from controlplane.apiserver.schema import field_of, struct_at
 from pyk.api.base import Model
 from pyk.api.objects import Object
@@ -27,10 +28,10 @@ from pyk.api.status import ApiError, FieldError, bad_request, invalid
 
 _YAML_NODES = 200_000
 """An alias bomb of a few lines would become gigabytes; no object within the size limit has more values than this."""
+_SHOWN_BYTES = 30
 _ROUNDS = 32
 _EMBEDDED = ("spec", "template", "metadata", "involvedObject")
 """Required structs that Go holds by value: left out, they are empty, and what they lack is told field by field."""
-_JSON_WORDS = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
 _GO_TYPES = {
     "string_type": "string",
     "int_type": "int64",
@@ -63,11 +64,20 @@ def unsupported_media_type(accepted: Iterable[str]) -> ApiError:
     )
 
 
-def parse_body(body: bytes, content_type: str) -> tuple[Object, list[str]]:
-    """The document in a body, and the paths of its doubled fields. Raises 400 and 415."""
+def parse_body(body: bytes, content_type: str, kind: str) -> tuple[Object, list[str]]:
+    """The document in a body, and the paths of its doubled fields. Raises 400 and 415.
+
+    `kind` is what it should be, for what is said of a body that is nothing of the sort.
+    """
     media = content_type.partition(";")[0].strip().lower()
     if media in ("", "application/json", "*/*"):
-        return parse_json(body)
+        try:
+            return parse_json(body)
+        except ValueError as error:
+            raise bad_request(
+                f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; "
+                f"json parse error: {error} ({_summary(body)})"
+            ) from None
     if media in ("application/yaml", "application/x-yaml", "text/yaml"):
         return parse_yaml(body)
     if media == protobuf.MEDIA_TYPE:
@@ -75,22 +85,31 @@ def parse_body(body: bytes, content_type: str) -> tuple[Object, list[str]]:
     raise unsupported_media_type(("application/json", "application/yaml", protobuf.MEDIA_TYPE))
 
 
+def _summary(body: bytes) -> str:
+    """How kube-apiserver shows the beginning of a body: as it is when that looks like JSON, else in hexadecimal."""
+    if not body:
+        return "<empty>"
+    more = " ..." if len(body) > _SHOWN_BYTES else ""
+    start = body[:_SHOWN_BYTES]
+    return (start.decode(errors="replace") if start.startswith(b"{") else start.hex()) + more
+
+
 def parse_json(body: bytes) -> tuple[Object, list[str]]:
-    """The object in a JSON text, and the paths of its doubled fields. Raises 400."""
+    """The object in a JSON text, and the paths of its doubled fields. Raises ValueError in the words of Go."""
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
+    except orjson.JSONDecodeError:
+        raise ValueError(problem_of(body)) from None
     if not isinstance(document, dict):
-        raise bad_request(
-            f"couldn't get version/kind; json parse error: json: cannot unmarshal {_word(document)} into Go value "
-            "of type struct"
+        raise ValueError(
+            f"json: cannot unmarshal {json_word(document)} into Go value of type struct "
+            '{ APIVersion string "json:\\"apiVersion,omitempty\\""; Kind string "json:\\"kind,omitempty\\"" }'
         )
     # Every name ends in `":`, so a text with more of these than its own meaning has says something twice.
     try:
         names = orjson.dumps(document).count(b'":')
     except orjson.JSONEncodeError:
-        raise bad_request("couldn't get version/kind; json parse error: exceeded max depth") from None
+        raise ValueError("exceeded max depth") from None
     if body.count(b'":') > names:
         return document, sorted(set(_doubled(json.loads(body, object_pairs_hook=_Pairs), "")))
     return document, []
@@ -326,10 +345,6 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def _word(value: Any) -> str:
-    return _JSON_WORDS.get(type(value), "null")
-
-
 def _type_error(model: type[Model], problem: Mapping[str, Any]) -> str:
     path, code = problem["loc"], problem["type"]
     if code == "value_error":
@@ -339,5 +354,5 @@ def _type_error(model: type[Model], problem: Mapping[str, Any]) -> str:
     if wanted in ("struct", "[]") and schema.model is not None:
         wanted = f"[]v1.{schema.model.__name__}" if wanted == "[]" else f"v1.{schema.model.__name__}"
     where = ".".join(step for step in path if isinstance(step, str))
-    found = _word(problem["input"])
+    found = json_word(problem["input"])
     return f"json: cannot unmarshal {found} into Go struct field {struct.__name__}.{where} of type {wanted}"

@@ -17,7 +17,8 @@ import orjson
 from pyk.api.kinds import TABLE, Kind
 from pyk.version import KUBERNETES_VERSION
 
-_JSON = "application/json"
+JSON = "application/json"
+"""The content type of the plain documents."""
 _STATUS_VERBS = ("get", "patch", "update")
 # Subresources besides status and scale: the kind (and group and version, when they differ) and the verbs.
 _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
@@ -64,10 +65,10 @@ def discovery_response(path: str, accept: str) -> tuple[bytes, str] | None:
     if path in ("/api", "/apis"):
         version = _aggregated_version(accept)
         if version:
-            content_type = f"{_JSON};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            content_type = f"{JSON};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
             return _aggregated(path == "/api", version), content_type
     document = _documents().get(path)
-    return None if document is None else (document, _JSON)
+    return None if document is None else (document, JSON)
 
 
 def _aggregated_version(accept: str) -> str:
@@ -75,7 +76,7 @@ def _aggregated_version(accept: str) -> str:
     for choice in accept.split(","):
         media_type, *parameters = (part.strip() for part in choice.split(";"))
         named = dict(parameter.partition("=")[::2] for parameter in parameters)
-        if media_type not in (_JSON, "*/*", "application/*"):
+        if media_type not in (JSON, "*/*", "application/*"):
             continue
         if named.get("g") == "apidiscovery.k8s.io" and named.get("as") == "APIGroupDiscoveryList":
             if named.get("v") in ("v2", "v2beta1"):

@@ -137,7 +137,13 @@ class _Writer:
             self._operation("get", f"read the specified {kind.kind}", answer=whole),
             self._operation("put", f"replace the specified {kind.kind}", _WRITE, body=whole, answer=whole),
             self._patch(f"partially update the specified {kind.kind}", whole),
-            self._operation("delete", f"delete {_a(kind.kind)}", _DELETE, body=options, answer=status),
+            self._operation(
+                "delete",
+                f"delete {_a(kind.kind)}",
+                _DELETE,
+                body=options,
+                answer=whole if kind.returned_when_deleted else status,
+            ),
         ]
         return self._with_all(collection, one, many)
 

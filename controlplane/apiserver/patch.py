@@ -7,6 +7,7 @@ lost a race can be computed again. Server-side apply, which has state of its own
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import jsonpointer
 import orjson
 
 from controlplane.apiserver.decoding import unsupported_media_type
+from controlplane.apiserver.jsonwords import json_word, problem_of
 from controlplane.apiserver.strategic import strategic_merge
 from pyk.api.base import Model
 from pyk.api.objects import Object
@@ -26,6 +28,8 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 _MOST_OPERATIONS = 10_000
 _MOST_COPIED_BYTES = 3 << 20
+
+log = logging.getLogger(__name__)
 
 
 class Patch(Protocol):
@@ -40,14 +44,16 @@ def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
     media = content_type.partition(";")[0].strip().lower()
     if media not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH):
         raise unsupported_media_type((JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH))
+    is_operations = media == JSON_PATCH
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise bad_request(f"error decoding patch: {error}") from None
-    if media == JSON_PATCH:
+    except orjson.JSONDecodeError:
+        raise bad_request(("" if is_operations else "error decoding patch: ") + problem_of(body)) from None
+    if is_operations:
         return JsonPatch.read(document)
     if not isinstance(document, dict):
-        raise bad_request("error decoding patch: a merge patch must be an object")
+        into = "Go value of type map[string]interface {}"
+        raise bad_request(f"error decoding patch: json: cannot unmarshal {json_word(document)} into {into}")
     return MergePatch(document) if media == MERGE_PATCH else StrategicMergePatch(document, model)
 
 
@@ -65,7 +71,7 @@ class JsonPatch:
     @staticmethod
     def read(document: Any) -> JsonPatch:
         if not isinstance(document, list):
-            raise bad_request("error decoding patch: a JSON patch must be a list of operations")
+            raise bad_request(f"json: cannot unmarshal {json_word(document)} into Go value of type jsonpatch.Patch")
         if len(document) > _MOST_OPERATIONS:
             raise ApiError(
                 413,
@@ -75,7 +81,8 @@ class JsonPatch:
         try:
             return JsonPatch(jsonpatch.JsonPatch(document))
         except (jsonpatch.InvalidJsonPatch, jsonpointer.JsonPointerException, TypeError, AttributeError) as error:
-            raise bad_request(f"error decoding patch: {error}") from None
+            log.debug("a JSON patch that is none: %s", error)
+            raise _rejected() from None
 
     def apply(self, document: Object) -> Object:
         patched: Any = copy.deepcopy(document)
@@ -89,14 +96,16 @@ class JsonPatch:
                         raise ApiError(413, "RequestEntityTooLarge", "the JSON patch copies more than 3 MiB")
                 patched = jsonpatch.JsonPatch([operation]).apply(patched, in_place=True)
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError) as error:
-            raise ApiError(
-                422,
-                "Invalid",
-                f"the server rejected our request due to an error in our request: {error}",
-            ) from None
+            log.debug("a JSON patch cannot be applied: %s", error)
+            raise _rejected() from None
         if not isinstance(patched, dict):
             raise bad_request("the patch leaves no object")
         return patched
+
+
+def _rejected() -> ApiError:
+    """All that Kubernetes tells of a JSON patch that does not fit its document."""
+    return ApiError(422, "Invalid", "the server rejected our request due to an error in our request")
 
 
 def merge(target: Any, patch: Any) -> Any:

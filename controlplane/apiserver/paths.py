@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
+
 from controlplane.apiserver import discovery, metrics, responses
 from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.call import Call
@@ -32,7 +35,7 @@ class Paths:
         if self._health.serves(path):
             return await self._health.answer(path, call.query)
         if path.startswith("/openapi/"):
-            return _openapi(path, call.accept)
+            return _known_by_hash(call, _openapi(path, call.accept))
         port = call.request.get_extra_info("sockname", ("", 0))[1]
         if (issued := self._issuer_documents.at(path, port)) is not None:
             return Answer(issued[0], media=issued[1])
@@ -40,7 +43,25 @@ class Paths:
         if found is None:
             return responses.page_not_found()
         body, content_type = found
-        return Answer(body, media=content_type)
+        answer = Answer(body, media=content_type)
+        return _known_by_hash(call, answer) if content_type != discovery.JSON else answer
+
+
+def _known_by_hash(call: Call, answer: Answer) -> Answer:
+    """A document that clients keep: 304 without a body for one who has it, by its ETag. Each form has its own."""
+    if answer.status != 200:
+        return answer
+    tag = _tag(answer.whole())
+    if tag in [each.strip() for each in call.request.headers.get("If-None-Match", "").split(",")]:
+        answer = Answer(b"", 304, answer.media)
+    answer.headers["ETag"] = tag
+    answer.headers["Vary"] = "Accept"
+    return answer
+
+
+@lru_cache(maxsize=64)
+def _tag(document: bytes) -> str:
+    return f'"{hashlib.sha512(document).hexdigest().upper()}"'
 
 
 def _openapi(path: str, accept: str) -> Answer:

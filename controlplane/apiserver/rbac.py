@@ -20,6 +20,7 @@ from controlplane.apiserver.watchcache import Change, Entry
 from pyk.api.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, Kind
 from pyk.api.objects import Object, name_of, namespace_of
 
+_ACCOUNTS = "system:serviceaccount:"
 _KEPT_USERS = 4096
 """How many gathered rule sets are kept before they are thrown away together."""
 
@@ -209,6 +210,17 @@ class RoleBook:
     def allows_path(self, user: UserInfo, verb: str, path: str) -> bool:
         return self.everywhere(user).allows_path(verb, path)
 
+    def why_allowed(self, user: UserInfo, namespace: str, allows: Callable[[Rule], bool]) -> str:
+        """Which binding allows something, in the words of Kubernetes; empty when none does."""
+        self._catch_up()
+        for where in dict.fromkeys(("", namespace)):
+            for subject in (_user_key(user.name), *map(_group_key, user.groups)):
+                for key in self._by_subject.get((where, subject), ()):
+                    role = self._bindings[key].role
+                    if any(map(allows, self._roles.get(role, ()))):
+                        return f"RBAC: allowed by {_binding_words(key, role)} to {_subject_words(subject)}"
+        return ""
+
     def role(self, namespace: str, name: str) -> tuple[Rule, ...] | None:
         """The rules of a Role, or of a ClusterRole when `namespace` is empty; None when there is none."""
         self._catch_up()
@@ -229,6 +241,20 @@ class RoleBook:
                 yield from self._roles.get(self._bindings[key].role, ())
 
 
+def _binding_words(key: tuple[str, str], role: tuple[str, str]) -> str:
+    namespace, name = key
+    binding = f'RoleBinding "{name}/{namespace}"' if namespace else f'ClusterRoleBinding "{name}"'
+    return f'{binding} of {"Role" if role[0] else "ClusterRole"} "{role[1]}"'
+
+
+def _subject_words(subject: str) -> str:
+    name = subject[1:]
+    if name.startswith(_ACCOUNTS):
+        namespace, _, account = name.removeprefix(_ACCOUNTS).partition(":")
+        return f'ServiceAccount "{account}/{namespace}"'
+    return f'{"User" if subject == _user_key(name) else "Group"} "{name}"'
+
+
 def rules_of(role: Object) -> tuple[Rule, ...]:
     """The rules of a Role or ClusterRole."""
     return tuple(Rule.from_document(rule) for rule in role.get("rules") or ())
@@ -241,7 +267,7 @@ def role_key(reference: dict[str, Any], namespace: str) -> tuple[str, str]:
 
 def service_account_user(namespace: str, name: str) -> str:
     """The user name of a service account."""
-    return f"system:serviceaccount:{namespace}:{name}"
+    return f"{_ACCOUNTS}{namespace}:{name}"
 
 
 def _binding(namespace: str, obj: Object) -> _Binding:

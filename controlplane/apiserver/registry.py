@@ -33,10 +33,11 @@ from controlplane.apiserver.metadata import (
 )
 from controlplane.apiserver.patch import Patch
 from controlplane.apiserver.request import DeleteOptions, WriteOptions
+from controlplane.apiserver.schema import empty_status
 from controlplane.apiserver.views import shown_form, stored_form
 from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
 from controlplane.store.contract import Conflict, KeyExists, Store
-from pyk.api.kinds import EVENT, NODE, POD, SERVICE_ACCOUNT, Kind
+from pyk.api.kinds import EVENT, NODE, Kind
 from pyk.api.objects import Object
 from pyk.api.rules.warnings import warnings_of
 from pyk.api.status import ApiError, FieldError, already_exists, conflict, invalid, not_found
@@ -45,7 +46,6 @@ from pyk.reconcile.clock import Clock, timestamp
 _GENERATED_NAME_TRIES = 8
 _MODIFY_TRIES = 100
 _DELETES_AT_ONCE = 16
-_RETURNED_WHEN_DELETED = (POD, SERVICE_ACCOUNT)
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ class Registry:
     async def _finish_creation(self, write: Write, obj: Object, managers: list[managedfields.Entry] | None) -> None:
         kind, rules = write.kind, write.kind.rules
         if kind.has_status and kind is not NODE:  # a node registers itself with its status
-            obj["status"] = {}  # never missing: clients written in Go and Python read its fields without asking
+            obj["status"] = dict(empty_status(kind.model))  # never missing: clients read its fields without asking
         rules.default(obj)
         if managers is None:
             now = obj["metadata"]["creationTimestamp"]
@@ -230,7 +230,11 @@ class Registry:
                 reason = error.message.partition(" cannot be handled as a ")[2].partition(": ")[2] or error.message
                 problem = FieldError("patch", "FieldValueInvalid", f"Invalid value: {reason}")
                 raise invalid("", "", "", [problem]) from None
-            place(write.kind, obj.setdefault("metadata", {}), write.namespace, write.name)
+            metadata = obj.setdefault("metadata", {})
+            if (name := metadata.get("name")) and name != write.name:
+                problem = FieldError.invalid("metadata.name", name, "field is immutable")
+                raise invalid(write.kind.group, write.kind.kind, name, [problem])
+            place(write.kind, metadata, write.namespace, write.name)
             return await self.finish_update(write, obj, old)
 
         return await self.modify(write, compute)
@@ -412,7 +416,7 @@ class Registry:
                     stored = encode(new)
                     wire = splice(stored, await self._store.delete(key, entry.revision))
                     await self._settle(kind, entry.data, None)
-                    return (wire if kind in _RETURNED_WHEN_DELETED else dumps(_deleted_status(kind, old))), True
+                    return (wire if kind.returned_when_deleted else dumps(_deleted_status(kind, old))), True
                 if action == "mark":
                     stored = encode(new)
                     revision = await self._store.update(key, stored, entry.revision, lease=await self._lease_for(kind))

@@ -97,7 +97,11 @@ class Reviewer:
     async def _decide(self, user: UserInfo, spec: dict[str, Any]) -> dict[str, Any]:
         # Whoever has just bound a role asks next whether it works.
         await self._cache.catch_up()
-        return {"allowed": self._authorizer.decide(attributes_of(user, spec)) is None}
+        asked = attributes_of(user, spec)
+        status: dict[str, Any] = {"allowed": self._authorizer.decide(asked) is None}
+        if status["allowed"] and (reason := self._authorizer.reason(asked)):
+            status["reason"] = reason
+        return status
 
 
 Answer = Callable[[Reviewer, UserInfo, str, Object], Awaitable[dict[str, Any]]]

@@ -81,6 +81,20 @@ def _read(annotation: Any) -> FieldSchema:
     return UNKNOWN
 
 
+@cache
+def empty_status(model: type[Model]) -> dict[str, Any]:
+    """The status that nobody has written yet: its required scalars are zero, which clients written in Go always send.
+
+    Not to be changed: it is made once for each model.
+    """
+    status = field_of(model, "status").model
+    if status is None:
+        return {}
+    names = [info.alias or attribute for attribute, info in status.model_fields.items() if info.is_required()]
+    fields = {name: field_of(status, name) for name in names}
+    return {name: field.scalar() for name, field in fields.items() if field.scalar and not field.is_list}
+
+
 def struct_at(model: type[Model], path: tuple[str | int, ...]) -> tuple[type[Model], FieldSchema]:
     """The innermost struct around the end of a path, and the schema of the field of it that the path goes through."""
     struct, schema = model, UNKNOWN

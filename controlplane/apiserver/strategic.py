@@ -80,6 +80,15 @@ def _merge_field(merged: Document, key: str, value: Any, schema: FieldSchema, or
         merged[key] = _without_directives(value)
 
 
+def _go_map(value: Any) -> str:
+    """A value as Go prints it."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{_go_map(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(_go_map, value))}]"
+    return {None: "<nil>", True: "true", False: "false"}.get(value, str(value))
+
+
 def _merge_scalars(original: list[Any], patch: list[Any], order: Any, field: str) -> list[Any]:
     if any(isinstance(item, dict | list) for item in patch):
         raise bad_request(f"{field}: the elements of the list must be scalars")
@@ -96,7 +105,7 @@ def _merge_structs(original: list[Any], patch: list[Any], schema: FieldSchema, o
         if not isinstance(item, dict):
             raise bad_request(f"{field}: the elements of the list must be objects")
         if name not in item:
-            raise bad_request(f"map: {item} does not contain declared merge key: {name}")
+            raise bad_request(f"map: {_go_map(item)} does not contain declared merge key: {name}")
         key = item[name]
         if isinstance(key, dict | list):
             raise bad_request(f"{field}: the merge key {name} must be a scalar")

@@ -21,6 +21,8 @@ from pyk.api.status import ApiError, FieldError, bad_request, conflict, invalid
 from pyk.reconcile.clock import Clock, timestamp
 
 _SCALE_VERSION = "autoscaling/v1"
+SCALE = Kind("autoscaling", "v1", "Scale", "scales", "apps:Scale", rules_path="rules.scales:RULES")
+"""What a `scale` subresource takes and gives; it is in no collection of its own."""
 
 
 def _at(obj: Object, path: str) -> Any:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from jwt.types import Options
 
-from controlplane.apiserver.authentication import ALL_AUTHENTICATED, UserInfo, service_account_groups
+from controlplane.apiserver.authentication import ALL_AUTHENTICATED, CREDENTIAL_ID, UserInfo, service_account_groups
 from controlplane.apiserver.rbac import service_account_user
 from controlplane.apiserver.watchcache import WatchCache
 from pyk.api.kinds import NODE, POD, SECRET, SERVICE_ACCOUNT, Kind
@@ -235,7 +235,7 @@ def _bound(private: dict[str, Any]) -> Iterator[tuple[Kind, dict[str, Any]]]:
 def _user(claims: dict[str, Any], private: dict[str, Any], namespace: str) -> UserInfo:
     extra: list[tuple[str, tuple[str, ...]]] = []
     if claims.get("jti"):
-        extra.append(("authentication.kubernetes.io/credential-id", (f"JTI={claims['jti']}",)))
+        extra.append((CREDENTIAL_ID, (f"JTI={claims['jti']}",)))
     for kind in ("node", "pod"):
         if reference := private.get(kind):
             extra.append((f"authentication.kubernetes.io/{kind}-name", (str(reference["name"]),)))

@@ -116,9 +116,11 @@ class Kind:
     `status` subresource writes nothing else; `generation` counts changes of everything but metadata and status.
     With `orphans_by_default` a DELETE that names no propagation policy leaves the dependents, as the oldest kinds do.
     `name_check` is a function of `pyk.api.names`. With `graceful_deletion` a DELETE first sets `deletionTimestamp` and
-    the node's agent removes the object when its processes are gone. With `creates_on_update` a PUT of an object that
-    is not there creates it. A kind whose only verb is `create` is a question: nothing of it is stored, and the API
-    server answers it by a function (`controlplane/apiserver/reviews.py`); nor is one stored that can only be read
+    the node's agent removes the object when its processes are gone. A DELETE that removes an object at once answers
+    with it when it is `returned_when_deleted`, else with a `Status`: typed clients expect the one or the other. With
+    `creates_on_update` a PUT of an object that is not there creates it. A kind whose only verb is `create` is a
+    question: nothing of it is stored, and the API server answers it by a function
+    (`controlplane/apiserver/reviews.py`); nor is one stored that can only be read
     (`controlplane/apiserver/nodemetrics.py`).
     A kind with `stored_as` is a view of that kind's objects: its `conversion` says how it shows them. The rules that
     count are those of the stored kind.
@@ -144,6 +146,7 @@ class Kind:
     conversion_path: str = ""
     creates_on_update: bool = False
     orphans_by_default: bool = False
+    returned_when_deleted: bool = False
 
     @property
     def is_question(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.e2e.harness import KUBECTL, Cluster, deployment_document, pod_document, wait_for
+from tests.e2e.harness import IMAGE, KUBECTL, Cluster, deployment_document, pod_document, wait_for
 
 
 def test_a_deployments_day(cluster: Cluster, namespace: str) -> None:
@@ -55,6 +55,13 @@ def test_logs_and_exec(cluster: Cluster, namespace: str) -> None:
     assert failed.returncode == 7
     echoed = cluster.kubectl("exec", "-i", "talker", "-n", namespace, "--", "cat", stdin="through\nstdin\n")
     assert echoed.stdout == "through\nstdin\n"
+
+
+def test_what_is_run_attached_is_shown_once_and_ends_with_its_exit_code(cluster: Cluster, namespace: str) -> None:
+    words = ("run", "once", "-i", "--restart=Never", f"--image={IMAGE}", "-n", namespace, "--command", "--")
+    ran = cluster.kubectl(*words, "sh", "-c", "cat && exit 42", stdin="what is read\n", check=False)
+    assert (ran.returncode, ran.stdout.splitlines()) == (42, ["what is read"]), ran.stderr
+    assert "falling back to streaming logs" not in ran.stderr
 
 
 def test_following_a_log_ends_with_the_container(cluster: Cluster, namespace: str) -> None:

@@ -22,6 +22,7 @@ def _storage(
         short_names=short_names,
         rules_path=rules,
         has_status=name == "VolumeAttachment",
+        returned_when_deleted=name != "CSIStorageCapacity",
     )
 
 

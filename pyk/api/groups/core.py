@@ -54,6 +54,7 @@ KINDS = (
             "resize",
         ),
         graceful_deletion=True,
+        returned_when_deleted=True,
     ),
     Kind(
         "",
@@ -74,6 +75,7 @@ KINDS = (
         short_names=("sa",),
         rules_path="rules.config:SERVICE_ACCOUNT",
         subresources=("token",),
+        returned_when_deleted=True,
     ),
     Kind(
         "",
@@ -99,7 +101,15 @@ KINDS = (
         scale=ScalePaths(selects_labels=True),
         orphans_by_default=True,
     ),
-    Kind("", "v1", "PodTemplate", "podtemplates", "core_pods:PodTemplate", rules_path="rules.templates:POD_TEMPLATE"),
+    Kind(
+        "",
+        "v1",
+        "PodTemplate",
+        "podtemplates",
+        "core_pods:PodTemplate",
+        rules_path="rules.templates:POD_TEMPLATE",
+        returned_when_deleted=True,
+    ),
     Kind(
         "",
         "v1",
@@ -109,6 +119,7 @@ KINDS = (
         short_names=("quota",),
         rules_path="rules.resourcequotas:RULES",
         has_status=True,
+        returned_when_deleted=True,
     ),
     Kind(
         "",
@@ -129,6 +140,7 @@ KINDS = (
         short_names=("pv",),
         rules_path="rules.persistent_volumes:VOLUME",
         has_status=True,
+        returned_when_deleted=True,
     ),
     Kind(
         "",
@@ -139,6 +151,7 @@ KINDS = (
         short_names=("pvc",),
         rules_path="rules.persistent_volumes:CLAIM",
         has_status=True,
+        returned_when_deleted=True,
     ),
     Kind(
         "",
@@ -152,6 +165,7 @@ KINDS = (
         has_status=True,
         subresources=("proxy",),
         name_check="dns_label_1035",
+        returned_when_deleted=True,
     ),
     Kind(
         "",

@@ -187,6 +187,11 @@ def _check_backend(backend: Document, path: str) -> Iterator[FieldError]:
             yield FieldError.required(where, "port name or number is required")
 
 
+def _prepare(ingress: Object, old: Object | None) -> None:
+    if old is None:
+        ingress["status"] = {"loadBalancer": {}}
+
+
 def _validate_status(ingress: Object, old: Object | None) -> Iterable[FieldError]:
     load_balancer = (ingress.get("status") or {}).get("loadBalancer")
     for index, each in enumerate(some(load_balancer, "ingress")):
@@ -221,6 +226,7 @@ def _address(ingress: Object, now: float) -> str:
 
 
 INGRESS = Rules(
+    prepare=_prepare,
     validate=_validate,
     validate_status=_validate_status,
     columns=(

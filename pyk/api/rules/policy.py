@@ -40,11 +40,6 @@ def set_disruption_allowed(status: dict[str, Any], now: str, message: str = "") 
     return {**status, "conditions": [*others, condition]}
 
 
-def _prepare(budget: Object, old: Object | None) -> None:
-    if old is None:  # the counts are never missing, as for clients written in Go
-        budget["status"] = dict.fromkeys(_COUNTS, 0)
-
-
 def _validate(budget: Object, old: Object | None) -> Iterable[FieldError]:
     spec = budget.get("spec") or {}
     if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
@@ -77,7 +72,6 @@ def _share(field: str) -> Any:
 
 
 POD_DISRUPTION_BUDGET = Rules(
-    prepare=_prepare,
     validate=_validate,
     validate_status=_validate_status,
     columns=(

@@ -29,7 +29,7 @@ async def test_a_request_carries_its_maker_and_nobody_may_say_otherwise(server: 
     assert made.status == 201, made.raw
     spec = dict(made.body["spec"])
     assert (spec["username"], set(spec["groups"])) == ("kubernetes-admin", SHAM)
-    assert "extra" not in spec
+    assert set(spec["extra"]) == {"authentication.kubernetes.io/credential-id"}
     made.body["spec"]["usages"] = ["server auth"]
     made.body["status"] = {"conditions": [{"type": "Approved", "status": "True"}]}
     changed = await server.api("PUT", f"{REQUESTS}/ada", made.body)

@@ -282,6 +282,10 @@ async def test_aggregated_discovery_is_for_those_who_ask(api):
         )
         item = next(each for each in answer.body["items"] if each["metadata"].get("name") == group)
         assert item["versions"][0]["freshness"] == "Current"
+        tag = answer.headers["ETag"]
+        again = await api("GET", path, headers={"Accept": accept, "If-None-Match": tag})
+        assert (again.status, again.raw, again.headers["ETag"]) == (304, b"", tag)
+        assert (await api("GET", path, headers={"Accept": accept, "If-None-Match": '"old"'})).status == 200
     plain = await api("GET", "/api", headers={"Accept": "application/json"})
     assert plain.body == {**plain.body, "kind": "APIVersions", "versions": ["v1"]}
 

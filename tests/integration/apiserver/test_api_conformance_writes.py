@@ -351,3 +351,48 @@ async def test_another_name_in_the_body_is_wrong_whether_there_is_such_an_object
     answer = await api("PUT", f"{CONFIGS}/missing", {"metadata": {"name": "other"}})
     words = "the name of the object (other) does not match the name on the URL (missing)"
     assert (answer.status, answer.message) == (400, words)
+
+
+async def test_bodies_and_patches_that_are_none_are_refused_in_the_words_of_kubernetes(api, new_config):
+    empty = await api("POST", CONFIGS, b"")
+    assert (empty.status, empty.message) == (
+        400,
+        "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: "
+        "unexpected end of JSON input (<empty>)",
+    )
+    assert (await api("POST", CONFIGS, b"[1]")).message.endswith('Kind string "json:\\"kind,omitempty\\"" } (5b315d)')
+    await api("POST", CONFIGS, new_config("a", {"k": "v"}))
+    for operations in (
+        [{"op": "replace", "path": "/nope/x", "value": 1}],
+        [{"op": "test", "path": "/data/k", "value": "other"}],
+        [{"op": "remove", "path": "/data/none"}],
+        [{"op": "unknown", "path": "/data"}],
+    ):
+        refused = await api.patch(f"{CONFIGS}/a", operations, "json")
+        assert (refused.status, refused.body["reason"], refused.message) == (
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        )
+    no_list = await api.patch(f"{CONFIGS}/a", {"a": 1}, "json")
+    assert no_list.message == "json: cannot unmarshal object into Go value of type jsonpatch.Patch"
+    no_map = await api.patch(f"{CONFIGS}/a", [1], "strategic")
+    assert no_map.message.endswith("json: cannot unmarshal array into Go value of type map[string]interface {}")
+    renamed = await api.patch(f"{CONFIGS}/a", {"metadata": {"name": "b"}})
+    assert (renamed.status, renamed.message) == (
+        422,
+        'ConfigMap "b" is invalid: metadata.name: Invalid value: "b": field is immutable',
+    )
+
+
+async def test_a_delete_gives_back_what_typed_clients_expect(api):
+    for path, document in (
+        ("/api/v1/namespaces/default/resourcequotas", {"spec": {"hard": {"pods": "1"}}}),
+        ("/api/v1/namespaces/default/services", {"spec": {"ports": [{"port": 80}]}}),
+        ("/apis/storage.k8s.io/v1/storageclasses", {"provisioner": "example.com/p"}),
+    ):
+        made = await api("POST", path, {"metadata": {"name": "one"}, **document})
+        assert made.status == 201, made.body
+        assert (await api("DELETE", f"{path}/one")).body["kind"] == made.body["kind"]
+    await api("POST", CONFIGS, {"metadata": {"name": "one"}})
+    assert (await api("DELETE", f"{CONFIGS}/one")).body["kind"] == "Status"

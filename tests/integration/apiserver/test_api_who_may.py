@@ -56,7 +56,9 @@ async def test_reviews_answer_for_others_and_for_oneself(api, reader):
     assert not await may(api, reader, "list", "pods", "kube-system")
     asked = {"spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}}}
     own = await api("POST", f"{AUTHORIZATION}/selfsubjectaccessreviews", asked, headers=as_user(reader))
-    assert (own.status, own.body["status"]["allowed"], own.body["kind"]) == (201, True, "SelfSubjectAccessReview")
+    assert (own.status, own.body["kind"]) == (201, "SelfSubjectAccessReview")
+    reason = 'RBAC: allowed by RoleBinding "alice/default" of Role "reader" to User "alice"'
+    assert own.body["status"] == {"allowed": True, "reason": reason}
     local = f"{AUTHORIZATION}/namespaces/default/localsubjectaccessreviews"
     spec = {"user": reader, **asked["spec"]}
     assert (await api("POST", local, {"spec": spec})).body["status"]["allowed"] is True
@@ -148,6 +150,9 @@ async def test_kubectl_asks_and_acts_as_others(server, api, reader):
     assert status == 0, err
     assert "bob" in out
     assert "dev" in out
+    status, out, err = await server.kubectl("auth", "whoami")
+    assert status == 0, err
+    assert "Extra: authentication.kubernetes.io/credential-id   [X509SHA256=" in out
     status, out, err = await server.kubectl("get", "secrets", "--as", "alice")
     assert (status, out) == (1, "")
     assert 'User "alice" cannot list resource "secrets" in API group "" in the namespace "default"' in err

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from controlplane.apiserver.decoding import conform, parse_json, parse_yaml
 from controlplane.apiserver.encoding import decode, encode, resplice, splice
+from controlplane.apiserver.jsonwords import problem_of
 from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.protobuf import parse_protobuf
 from pyk.api.kinds import CONFIG_MAP, DEPLOYMENT, POD
@@ -62,6 +63,39 @@ def test_doubled_fields_are_found_with_their_paths():
     assert parse_json(b'{"a":{"b":1,"b":2},"c":[{"d":1,"d":1}]}')[1] == ["a.b", "c[0].d"]
     assert parse_json(b'{"a":"\\"a\\":","b":{"a":1}}')[1] == []
     assert parse_yaml(b"a: 1\nb: {c: 1, c: 2}\n")[1] == ["b.c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "unexpected end of JSON input"),
+        (b'{"a":', "unexpected end of JSON input"),
+        (b"nojson", "invalid character 'o' in literal null (expecting 'u')"),
+        (b'{"a":1,}', "invalid character '}' looking for beginning of object key string"),
+        (b"{'a'", "invalid character '\\'' looking for beginning of object key string"),
+        (b'{"a" 1}', "invalid character '1' after object key"),
+        (b'{"a":[{}]"b"}', "invalid character '\"' after object key:value pair"),
+        (b"[1,]", "invalid character ']' looking for beginning of value"),
+        (b"[1 2]", "invalid character '2' after array element"),
+        (b"{}x", "invalid character 'x' after top-level value"),
+        (b'"\n"', "invalid character '\\n' in string literal"),
+        (b'"\\q"', "invalid character 'q' in string escape code"),
+        (b"-.5", "invalid character '.' in numeric literal"),
+        (b"1e+}", "invalid character '}' in exponent of numeric literal"),
+    ],
+)
+def test_bad_json_is_told_in_the_words_of_go(text, words):
+    assert problem_of(text) == words
+
+
+@given(st.binary(max_size=12) | st.text(alphabet='{}[]",:1e.-tn \\u', max_size=12).map(str.encode))
+def test_what_is_wrong_is_found_in_whatever_is_no_json(text):
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        assert problem_of(text)
+    else:
+        assert problem_of(text) == "invalid JSON"  # of good JSON nobody asks
 
 
 @given(

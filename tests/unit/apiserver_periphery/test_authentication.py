@@ -76,7 +76,7 @@ def test_a_row_that_is_no_token_is_named(pki_dir: Path, tmp_path: Path, row: str
 
 
 def test_a_subject_without_common_name_is_nobody() -> None:
-    assert user_of_subject(((("organizationName", "system:masters"),),)) is None
+    assert user_of_subject(((("organizationName", "system:masters"),),), "X509SHA256=0") is None
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ the Kubernetes documentation on API discovery.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import orjson
 
 from pyk.api.kinds import TABLE, Kind
-from pyk.version import KUBERNETES_VERSION
+from pyk.version import version_info
 
 JSON = "application/json"
 """The content type of the plain documents."""
@@ -38,22 +37,6 @@ _SUBRESOURCES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("serviceaccounts", "token"): ("TokenRequest", ("create",)),
 }
 _OF_OTHER_GROUPS = {"Eviction": ("policy", "v1"), "TokenRequest": ("authentication.k8s.io", "v1")}
-
-
-def version_info() -> dict[str, str]:
-    """The body of `/version`."""
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    return {
-        "major": "1",
-        "minor": "36",
-        "gitVersion": KUBERNETES_VERSION,
-        "gitCommit": "",
-        "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": f"python{platform.python_version()}",
-        "compiler": platform.python_implementation(),
-        "platform": f"{platform.system().lower()}/{machine}",
-    }
 
 
 def discovery_response(path: str, accept: str) -> tuple[bytes, str] | None:

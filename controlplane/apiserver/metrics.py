@@ -26,6 +26,7 @@ LONG_RUNNING = Gauge(
     registry=REGISTRY,
 )
 WATCHERS = Gauge("apiserver_registered_watchers", "Open watches", ("group", "version", "kind"), registry=REGISTRY)
+WATCH_EVENTS = Counter("apiserver_watch_events", "Watch events sent", ("group", "version", "kind"), registry=REGISTRY)
 WATCH_BYTES = Counter(
     "apiserver_watch_events_sizes_bytes", "Bytes of watch events sent", ("group", "version", "kind"), registry=REGISTRY
 )
@@ -83,16 +84,15 @@ class _Requests(Collector):
         for (labels, code, is_dry_run), count in self._finished.items():
             finished.add_metric((*labels, _COMPONENT, str(code), "All" if is_dry_run else ""), count)
         yield finished
-        durations = HistogramMetricFamily(
-            "apiserver_request_duration_seconds",
-            "How long requests took, without watches and other streams",
-            labels=(*_LABELS, "component"),
-        )
         bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
-        for labels, buckets in self._durations.items():
-            upto = list(zip(bounds, map(float, accumulate(buckets)), strict=True))
-            durations.add_metric((*labels, _COMPONENT), upto, self._sums[labels])
-        yield durations
+        # Here nothing that is asked on the way, such as a webhook, is taken off for the second, which dashboards read.
+        for name in ("apiserver_request_duration_seconds", "apiserver_request_sli_duration_seconds"):
+            about = "How long requests took, without watches and other streams"
+            durations = HistogramMetricFamily(name, about, labels=(*_LABELS, "component"))
+            for labels, buckets in self._durations.items():
+                upto = list(zip(bounds, map(float, accumulate(buckets)), strict=True))
+                durations.add_metric((*labels, _COMPONENT), upto, self._sums[labels])
+            yield durations
         in_flight = GaugeMetricFamily(
             "apiserver_current_inflight_requests", "Requests under way, without streams", labels=("request_kind",)
         )

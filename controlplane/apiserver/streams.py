@@ -60,7 +60,7 @@ class Streams:
         running = metrics.LONG_RUNNING.labels(*metrics.labels_of(call.info), "apiserver")
         metrics.WATCHERS.labels(*labels).inc()
         running.inc()
-        sent = metrics.WATCH_BYTES.labels(*labels)
+        sent, events = metrics.WATCH_BYTES.labels(*labels), metrics.WATCH_EVENTS.labels(*labels)
 
         def cut_off() -> None:
             metrics.OVERRUN.labels(kind.plural).inc()
@@ -73,6 +73,7 @@ class Streams:
                 await send_head(response, call.request)
                 async for chunk in stream.chunks():
                     sent.inc(len(chunk))
+                    events.inc(chunk.count(b"\n"))
                     await response.write(chunk)
                 await response.write_eof()
         except ConnectionError:

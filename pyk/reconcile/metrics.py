@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+import re
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
+from pyk.version import version_info
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # Kubernetes has none, and they are as many again
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
+_BUILD = {re.sub("(?=[A-Z])", "_", name).lower(): text for name, text in version_info().items()}
+Gauge("kubernetes_build_info", "The version that is running", tuple(_BUILD), registry=REGISTRY).labels(**_BUILD).set(1)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 

@@ -56,6 +56,9 @@ async def test_metrics_count_requests(api, new_config):
     )
     assert float(line.split()[-1]) >= 1
     assert "apiserver_request_duration_seconds_bucket" in text
+    assert "apiserver_request_sli_duration_seconds_bucket" in text
+    assert "kubernetes_build_info{" in text
+    assert "_created" not in text
 
 
 async def test_discovery_and_version_are_served(api):

@@ -58,7 +58,7 @@ from pyk.api.status import (
     bad_request,
     forbidden,
     internal_error,
-    method_not_supported,
+    method_not_allowed,
     unavailable,
 )
 from pyk.reconcile.clock import Clock
@@ -232,7 +232,7 @@ class Api:
         needs_name = info.verb in ("update", "patch") and not info.name
         is_refused = needs_namespace or needs_name or call.request.method == "HEAD"
         if verb is None or is_refused or info.verb not in kind.verbs:
-            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            raise method_not_allowed()
         return await verb(call, kind)
 
     async def _get(self, call: Call, kind: Kind) -> web.StreamResponse:
@@ -291,7 +291,7 @@ class Api:
         negotiate(call.accept)
         write = self._write(call, kind)
         if write.name:
-            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            raise method_not_allowed()
         document, doubled = await self._body(call, kind.kind)
         _check_type(document, kind)
         if kind.is_question:
@@ -394,7 +394,7 @@ class Api:
                 return await self._streams.pod_stream(call)
             case "proxy", _:
                 return await self._streams.proxy(call, kind)
-        raise method_not_supported(kind.group, f"{kind.plural}/{info.subresource}", info.verb)
+        raise method_not_allowed()
 
     async def _write_scale(self, call: Call, kind: Kind) -> web.StreamResponse:
         from pyk.api.apps import Scale

@@ -79,9 +79,9 @@ def _parse_token(token: str) -> tuple[int, str]:
         document = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         revision, start = document["rv"], document["start"]
     except (ValueError, binascii.Error, KeyError, TypeError):
-        raise bad_request("continue key is not valid: it was not made by this server") from None
+        raise bad_request("invalid continue token: continue key is not valid: it was not made by this server") from None
     if not isinstance(revision, int) or not isinstance(start, str) or document.get("v") != "meta.k8s.io/v1":
-        raise bad_request("continue key is not valid: incorrect encoded start resourceVersion")
+        raise bad_request("invalid continue token: continue key is not valid: incorrect encoded start resourceVersion")
     return revision, start
 
 
@@ -130,7 +130,7 @@ class Lister:
             raise bad_request("specifying resource version is not allowed when using continue")
         revision, start = _parse_token(options.continue_token)
         if namespace and cache.kind.namespaced and not start.startswith(f"{namespace}/"):
-            raise bad_request("continue key is not valid: it belongs to another namespace")
+            raise bad_request("invalid continue token: continue key is not valid: it belongs to another namespace")
         if revision == _INCONSISTENT:
             revision = await self._cache.catch_up()
         return await self._snapshot(cache, namespace, options, revision, start)

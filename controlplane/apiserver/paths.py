@@ -11,7 +11,7 @@ from controlplane.apiserver.call import Call
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.tokens import IssuerDocuments
 from controlplane.apiserver.watchcache import WatchCache
-from pyk.api.status import ApiError
+from pyk.api.status import method_not_allowed
 from pyk.reconcile.metrics import exposition
 
 
@@ -27,7 +27,7 @@ class Paths:
         """What is at the path. Raises 405 for anything but reads."""
         path = call.info.path
         if call.request.method not in ("GET", "HEAD"):
-            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            raise method_not_allowed()
         if path == "/metrics":
             for cache in self._cache.kinds.values():
                 metrics.OBJECTS.labels(cache.kind.group, cache.kind.plural).set(len(cache))

@@ -140,7 +140,7 @@ def parse_revision(text: str) -> int:
         return 0
     if not text.isascii() or not text.isdigit():
         raise bad_request(
-            f'Invalid value: "{text}": resourceVersion: strconv.ParseUint: parsing "{text}": invalid syntax'
+            f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
         )
     return int(text)
 

@@ -22,7 +22,7 @@ from controlplane.apiserver.watchcache import WatchCache, parsed
 from controlplane.apiserver.watchforms import render_for
 from pyk.api.kinds import ENDPOINT_SLICE, NODE, POD, SERVICE, Kind
 from pyk.api.selectors import FieldRequirement
-from pyk.api.status import method_not_supported
+from pyk.api.status import method_not_allowed
 from pyk.reconcile.clock import Clock
 
 _SHORTEST_WATCH_SECONDS = 1800.0
@@ -115,4 +115,4 @@ class Streams:
         if kind is NODE:
             entry = await self._cache.get(kind, "", info.name)
             return await self._proxy.node_proxy(call.request, decode(entry.data), info.rest)
-        raise method_not_supported(kind.group, f"{kind.plural}/{info.subresource}", info.verb)
+        raise method_not_allowed()

@@ -193,13 +193,8 @@ def unauthorized() -> ApiError:
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
-def method_not_supported(group: str, resource: str, action: str) -> ApiError:
-    return ApiError(
-        405,
-        "MethodNotAllowed",
-        f'{action} is not supported on resources of kind "{_qualified(resource, group)}"',
-        details=_details(group, resource, ""),
-    )
+def method_not_allowed() -> ApiError:
+    return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
 def expired(message: str) -> ApiError:

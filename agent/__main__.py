@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agent.api import NodeAPI
 from agent.apiservers import ApiServers
-from agent.capacity import NodeResources
+from agent.capacity import NodeResources, allocatable, for_pods, observations, pods_group_limits, total_reserved
 from agent.certificates import CertificateKeeper
 from agent.config import CLIENT_FILE, SERVING_FILE, AgentConfig, parse
 from agent.dns.service import DnsSettings, NameServer
+from agent.eviction.manager import EvictionManager, EvictionSettings
+from agent.eviction.thresholds import Observations
+from agent.eviction.thresholds import for_pods as for_pods_too
 from agent.heartbeat import Heartbeat
-from agent.images.collect import ImageCollector
+from agent.images.collect import ImageCollector, Thresholds
 from agent.images.pull import Puller
 from agent.images.registries import RegistriesFile
 from agent.images.store import ImageStore
@@ -37,6 +40,7 @@ from agent.readiness import Readiness
 from agent.runtime import apparmor
 from agent.runtime.cgroups import detect
 from agent.runtime.native import NativeRuntime
+from agent.stalls import MACHINE, follow_memory
 from agent.stats import Stats
 from agent.volumes.local import LocalVolumes
 from agent.volumes.manager import VolumeManager
@@ -73,7 +77,12 @@ async def run(config: AgentConfig) -> None:
         tuple(sorted(config.runtimes)),
         config.installation_id,
     )
-    resources = NodeResources(cgroups, config.cgroup_root, config.state_dir, max_pods=config.max_pods)
+    options = config.options
+    resources = NodeResources(
+        cgroups, config.cgroup_root, config.state_dir, config.image_dir, max_pods=options.max_pods
+    )
+    reserved = total_reserved(options.kube_reserved, options.system_reserved)
+    enforces = "pods" in options.enforce_node_allocatable
     balancer = ApiServers(config.servers_file, clock) if config.servers_file is not None else None
     async with (
         Client(load_kubeconfig(config.kubeconfig), user_agent="kubelet/pyk") as client,
@@ -111,7 +120,8 @@ async def run(config: AgentConfig) -> None:
             identity,
             resources,
             clock=clock,
-            reserved=config.reserved,
+            allocatable=lambda node: allocatable(node, reserved, options.thresholds),
+            pressures=lambda: eviction.conditions,
             not_ready=lambda: readiness.not_ready,
             images=lambda: [shown_image(image) for image in images.all()],
         )
@@ -132,13 +142,39 @@ async def run(config: AgentConfig) -> None:
                 cgroup_root=config.cgroup_root,
                 cluster_dns=config.cluster_dns,
                 cluster_domain=config.cluster_domain,
-                container_log_max_bytes=config.container_log_max_bytes,
-                container_log_max_files=config.container_log_max_files,
-                allowed_unsafe_sysctls=config.allowed_unsafe_sysctls,
+                pod_pids_limit=options.pod_pids_limit if options.pod_pids_limit > 0 else None,
+                pods_limits=pods_group_limits(for_pods(resources.capacity(), reserved)) if enforces else {},
+                container_log_max_bytes=options.container_log_max_size,
+                container_log_max_files=options.container_log_max_files,
+                allowed_unsafe_sysctls=options.allowed_unsafe_sysctls,
                 default_apparmor=await asyncio.to_thread(_default_apparmor),
             ),
             node=lambda: own_node.get(config.node_name),
             links=lambda pod: _links(pod, services),
+            pressures=lambda: eviction.conditions,
+        )
+        collector = ImageCollector(
+            images,
+            clock,
+            _image_trouble(recorder, config.node_name),
+            Thresholds(
+                options.image_gc_high_threshold_percent,
+                options.image_gc_low_threshold_percent,
+                options.image_minimum_gc_age,
+            ),
+        )
+        eviction = EvictionManager(
+            EvictionSettings(
+                for_pods_too(options.thresholds) if enforces else options.thresholds,
+                options.eviction_max_pod_grace_period,
+                options.eviction_pressure_transition_period,
+            ),
+            pods.evictor,
+            cgroups,
+            observe=lambda: _signals(resources, reserved if enforces else None),
+            free_disk=collector.free_unused,
+            changed=registrar.changed,
+            clock=clock,
         )
         api = NodeAPI(
             pods,
@@ -186,7 +222,9 @@ async def run(config: AgentConfig) -> None:
             balancer.follow(slices)
             group.create_task(balancer.run(config.balancer_port))
         group.create_task(_serve(api, config, client, clock, group))
-        group.create_task(ImageCollector(images, clock, _image_trouble(recorder, config.node_name)).run())
+        group.create_task(collector.run())
+        group.create_task(eviction.run())
+        group.create_task(follow_memory(MACHINE / "memory", eviction.wake))
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
 
 
@@ -208,6 +246,13 @@ async def _serve(api: NodeAPI, config: AgentConfig, client: Client, clock: Clock
         await serving.is_there.wait()
         certificate = key = serving.file
     await api.serve(config.node_ips, config.port, config.pki_dir, certificate, key)
+
+
+def _signals(resources: NodeResources, reserved: Mapping[str, int] | None) -> Observations:
+    """What is left of the node; the pods are held to what is not `reserved`, where that is given. Blocks."""
+    node = resources.capacity()
+    pods_memory = None if reserved is None else for_pods(node, reserved).memory_bytes
+    return observations(node, resources.load(node), pods_memory)
 
 
 def only_name(obj: Object) -> Object:

@@ -7,20 +7,17 @@ import ipaddress
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from agent.capacity import parse_reservation
 from agent.network.routes import AUTO, BACKENDS
+from agent.optionflags import add_option_flags
+from agent.options import BadOptions, NodeOptions, options_of, read_files
 from agent.runtime.contract import OWN_HANDLERS
-from pyk.api.quantity import whole
 
-DEFAULT_MAX_PODS = 110
 _KNOWN_RUNTIMES = ("runc", "crun")
 CLIENT_FILE, SERVING_FILE = "kubelet-client-current.pem", "kubelet-server-current.pem"
 """Certificates with their keys that the agent renews itself, in its --pki-dir."""
-DEFAULT_RESERVATION = "memory=100Mi"
-"""Kubernetes' default: the kubelet keeps so much for itself by its eviction threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +38,8 @@ class AgentConfig:
     service_cidrs: Sequence[str]
     network_backend: str
     labels: Mapping[str, str]
-    reserved: Mapping[str, str]
-    max_pods: int
-    container_log_max_bytes: int
-    container_log_max_files: int
+    options: NodeOptions
     runtimes: Mapping[str, str]
-    allowed_unsafe_sysctls: Sequence[str]
     cluster_dns: Sequence[str]
     cluster_domain: str
     rotate_certificates: bool
@@ -98,25 +91,13 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         help="how other nodes' pods are reached (default auto: routes to nodes on the same segment, VXLAN to others)",
     )
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--system-reserved", type=_reservation, default=_reservation(DEFAULT_RESERVATION))
-    parser.add_argument("--max-pods", type=int, default=DEFAULT_MAX_PODS)
-    parser.add_argument(
-        "--container-log-max-size", type=_size, default=_size("10Mi"), help="of one file of a log (default 10Mi)"
-    )
-    parser.add_argument("--container-log-max-files", type=_two_or_more, default=5, help="of one log (default 5)")
+    add_option_flags(parser)
     parser.add_argument(
         "--runtime",
         action="append",
         default=[],
         metavar="HANDLER=PATH",
         help="an OCI runtime for RuntimeClasses with this handler (default: runc and crun, where they are installed)",
-    )
-    parser.add_argument(
-        "--allowed-unsafe-sysctls",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a sysctl, or NAME*, that pods may set here beside the safe ones",
     )
     parser.add_argument("--cluster-dns", action="append", default=[], metavar="ADDRESS", help="name servers of pods")
     parser.add_argument("--cluster-domain", default="cluster.local")
@@ -155,12 +136,8 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         service_cidrs=given.service_cidr,
         network_backend=given.network_backend,
         labels=labels,
-        reserved=given.system_reserved,
-        max_pods=given.max_pods,
-        container_log_max_bytes=given.container_log_max_size,
-        container_log_max_files=given.container_log_max_files,
+        options=_options(parser, given),
         runtimes=_runtimes(parser, given.runtime),
-        allowed_unsafe_sysctls=tuple(given.allowed_unsafe_sysctls),
         cluster_dns=tuple(given.cluster_dns),
         cluster_domain=given.cluster_domain,
         rotate_certificates=given.rotate_certificates,
@@ -197,16 +174,9 @@ def _of_different_families(found: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _size(text: str) -> int:
-    return whole(text)
-
-
-def _two_or_more(text: str) -> int:
-    number = int(text)
-    if number < 2:
-        raise ValueError(text)
-    return number
-
-
-def _reservation(text: str) -> Mapping[str, str]:
-    return parse_reservation(text)
+def _options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> NodeOptions:
+    flags = {each.name: getattr(given, each.name, None) for each in fields(NodeOptions)}
+    try:
+        return options_of(read_files(given.config, given.config_dir), flags)
+    except BadOptions as error:
+        parser.error(str(error))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyk
-from agent.capacity import Capacity, NodeResources, Pressure, allocatable, pressure
+from agent.capacity import Capacity, NodeResources
 from agent.images.image import Image
 from agent.runtime.contract import OWN_HANDLERS
 from pyk.api.joining import INSTALLATION
@@ -32,7 +32,7 @@ from pyk.reconcile.controller import Controller, Result
 from pyk.version import KUBERNETES_VERSION
 
 STATUS_PERIOD_SECONDS = 60.0
-PRESSURE_PERIOD_SECONDS = 10.0
+CAPACITY_PERIOD_SECONDS = 10.0
 IMAGES_SHOWN = 50
 """The kubelet's default, nodeStatusMaxImages."""
 RUNTIME_VERSION = f"pyk://{pyk.__version__}"
@@ -60,11 +60,12 @@ class NameTaken(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What of it does. `not_ready` says why pods cannot run (empty when they can)."""
+    """What of it does. `pressures` are the conditions of want that hold; `not_ready` says why pods cannot run (empty
+    when they can)."""
 
     capacity: Capacity
     allocatable: Capacity
-    pressure: Pressure
+    pressures: Sequence[str]
     not_ready: str
     images: tuple[Mapping[str, Any], ...] = ()
 
@@ -179,8 +180,8 @@ def is_due(node: Object, desired: Mapping[str, Any], now: float) -> bool:
 class NodeRegistrar:
     """The loop around those decisions.
 
-    `nodes` is an informer of this one Node. `not_ready` and `images` are asked at each turn; call `changed` when their
-    answers may have changed.
+    `nodes` is an informer of this one Node. `allocatable` tells of a capacity what pods may ask for; `pressures`,
+    `not_ready` and `images` are asked at each turn; call `changed` when their answers may have changed.
     """
 
     def __init__(
@@ -191,7 +192,8 @@ class NodeRegistrar:
         resources: NodeResources,
         *,
         clock: Clock,
-        reserved: Mapping[str, str],
+        allocatable: Callable[[Capacity], Capacity],
+        pressures: Callable[[], Sequence[str]],
         not_ready: Callable[[], str],
         images: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
     ) -> None:
@@ -200,7 +202,8 @@ class NodeRegistrar:
         self._identity = identity
         self._resources = resources
         self._clock = clock
-        self._reserved = reserved
+        self._allocatable = allocatable
+        self._pressures = pressures
         self._not_ready = not_ready
         self._images = images
         self._controller = Controller("node-status", self._reconcile, clock=clock, max_delay=5.0)
@@ -227,8 +230,8 @@ class NodeRegistrar:
         node = self._resources.capacity()
         return Observed(
             capacity=node,
-            allocatable=allocatable(node, self._reserved),
-            pressure=pressure(node, self._resources.load(node)),
+            allocatable=self._allocatable(node),
+            pressures=tuple(self._pressures()),
             not_ready=self._not_ready(),
             images=tuple(self._images()),
         )
@@ -254,28 +257,27 @@ class NodeRegistrar:
         status = desired_status(self._identity, observed, node, now)
         if is_due(node, status, now):
             await self._client.update(NODE, {**node, "status": status}, subresource="status")
-        return Result(requeue_after=PRESSURE_PERIOD_SECONDS)
+        return Result(requeue_after=CAPACITY_PERIOD_SECONDS)
+
+
+_PRESSURES = (
+    ("MemoryPressure", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
+     "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "KubeletHasDiskPressure", "kubelet has disk pressure",
+     "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+     "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+)  # fmt: skip
 
 
 def _conditions(observed: Observed) -> list[tuple[str, bool, str, str]]:
     """Type, whether true, reason and message of the agent's conditions, in the kubelet's words."""
-    lacking = observed.pressure
+    found = []
+    for kind, lacking, lacks, enough, sufficient in _PRESSURES:
+        holds = kind in observed.pressures
+        found.append((kind, holds, lacking if holds else enough, lacks if holds else sufficient))
     return [
-        (
-            ("MemoryPressure", True, "KubeletHasInsufficientMemory", lacking.memory)
-            if lacking.memory
-            else ("MemoryPressure", False, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
-        ),
-        (
-            ("DiskPressure", True, "KubeletHasDiskPressure", lacking.disk)
-            if lacking.disk
-            else ("DiskPressure", False, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-        ),
-        (
-            ("PIDPressure", True, "KubeletHasInsufficientPID", lacking.pids)
-            if lacking.pids
-            else ("PIDPressure", False, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
-        ),
+        *found,
         (
             ("Ready", False, "KubeletNotReady", observed.not_ready)
             if observed.not_ready

@@ -83,6 +83,10 @@ class ImageCollector:
         """A container of the image starts or runs now."""
         self._used[image_id] = self._clock.time()
 
+    async def free_unused(self) -> int:
+        """Remove every image that no container uses; the bytes that became free. Raises OSError."""
+        return await asyncio.to_thread(self.collect, 1 << 62)
+
     async def run(self) -> None:
         """Collect until cancelled."""
         while True:

@@ -114,10 +114,15 @@ def _unknown_cgroups(parts: Parts, known: Collection[str]) -> list[str]:
 
 
 def make_qos_tree(parts: Parts) -> None:
-    """The groups that hold the pods of each QoS class; best-effort pods together weigh next to nothing."""
+    """The groups that hold the pods of each QoS class, with the limits of all pods together; best-effort pods together
+    weigh next to nothing. A limit below what is in use by pods that run already is told of, and not set."""
     root = parts.settings.cgroup_root
     for qos in _QOS_CLASSES:
         parts.cgroups.create(qos_cgroup(root, qos))
+    try:
+        parts.cgroups.apply(qos_cgroup(root, GUARANTEED), dict(parts.settings.pods_limits))
+    except OSError as error:
+        log.warning("the pods cannot be held to what the node has for them: %s", error)
     parts.cgroups.apply(qos_cgroup(root, BEST_EFFORT), {"cpu": {"shares": cpu_shares(0)}})
 
 

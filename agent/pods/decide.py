@@ -34,6 +34,7 @@ from agent.pods.actions import (
     StopContainer,
     TearDown,
 )
+from agent.pods.evicted import EVICTED
 from agent.pods.observed import (
     HOOK_PENDING,
     NETWORK,
@@ -116,6 +117,8 @@ def _failed_as_a_whole(pod: Object, observed: Observed, timer: _Timer) -> tuple[
         return None
     if observed.rejection is not None:
         return (observed.rejection.reason, observed.rejection.message)
+    if observed.eviction is not None:
+        return (EVICTED, observed.eviction.message)
     seconds = pod["spec"].get("activeDeadlineSeconds")
     started = (pod.get("status") or {}).get("startTime")
     if seconds is None or started is None:
@@ -309,7 +312,7 @@ def _stop_all(
     alive = _alive(observed)
     since = observed.stopping_since or timer.now
     # Who removes a pod from the API before its containers have ended wants the end at once (a forced deletion).
-    deadline = since + (SHORTEST_GRACE_SECONDS if observed.gone else _grace(pod))
+    deadline = since + (SHORTEST_GRACE_SECONDS if observed.gone else _grace_of_end(pod, observed))
     targets = [view for view in alive if view.name not in sidecars]
     if not targets:
         targets = [view for name in reversed(sidecars) for view in alive if view.name == name][:1]
@@ -351,6 +354,13 @@ def _kill_if_late(view: ContainerView, observed: Observed, timer: _Timer) -> Ite
     due = max(stop.deadline, stop.killed_at + KILL_AGAIN_SECONDS if stop.killed_at else 0.0)
     if timer.wait_until(due):
         yield KillContainer(view.id)
+
+
+def _grace_of_end(pod: Object, observed: Observed) -> float:
+    """The grace period of a pod that ends: an eviction has its own, which is no longer than the pod's."""
+    if observed.eviction is None or is_terminal(pod):
+        return _grace(pod)
+    return max(SHORTEST_GRACE_SECONDS, min(observed.eviction.grace, _grace(pod)))
 
 
 def _grace(pod: Object) -> float:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from agent.pods.admission import Room, admit
+from agent.eviction.ranking import refusal
+from agent.pods.admission import Rejection, Room, admit
 from agent.pods.admission_security import KernelFacts, admit_security
 from agent.pods.downward import shows_itself
+from agent.pods.evicted import EVICTED
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
 from agent.pods.resize import (
@@ -62,7 +64,10 @@ class Grants:
         was_accepted = bool((pod.get("status") or {}).get("startTime"))
         if was_accepted or is_deleting(pod) or is_terminal(pod) or node is None:
             return
-        record.rejection = admit_security(pod, self._kernel_facts())
+        if (refused := refusal(pod, self._parts.pressures())) is not None:
+            record.rejection = Rejection(EVICTED, refused)
+        else:
+            record.rejection = admit_security(pod, self._kernel_facts())
         if record.rejection is not None:
             self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
             return

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from agent.pods import adoption
 from agent.pods.actions import Action, Requeue
 from agent.pods.decide import decide
 from agent.pods.downward import shows_itself
+from agent.pods.evicting import Evictor
 from agent.pods.grants import Grants
 from agent.pods.handlers import Handlers
 from agent.pods.hooks import follow_hooks
@@ -72,7 +73,7 @@ _UID = "uid"
 
 class PodManager:
     """The pods of one node. `node()` gives this node's Node object, or None while it is not known; `links(pod)` the
-    variables that tell its containers of services.
+    variables that tell its containers of services; `pressures()` the node's conditions of want of resources.
 
     `run` works until it is cancelled and leaves the containers running; whoever owns `runtime` starts it.
     """
@@ -91,6 +92,7 @@ class PodManager:
         settings: PodSettings,
         node: Callable[[], Object | None] = lambda: None,
         links: Callable[[Object], Mapping[str, str]] = lambda pod: {},
+        pressures: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
         self._records: dict[str, PodRecord] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -121,12 +123,14 @@ class PodManager:
             handlers=Handlers(runtime, clock),
             node=node,
             links=links,
+            pressures=pressures,
             enqueue=self._controller.enqueue,
             spawn=self._spawn,
             release_static=self._static.release,
         )
         self._performer = Performer(self._parts)
         self._grants = Grants(self._records, self._parts)
+        self.evictor = Evictor(self._records, self._parts, self._controller.enqueue)
 
     # What others ask and tell
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.pods.admission import Rejection
+from agent.pods.evicted import Eviction
 from agent.pods.resize import Pending
 from agent.runtime.contract import ContainerState, Phase
 from pyk.api.objects import Object
@@ -260,6 +261,7 @@ class Observed:
     gone: bool = False
     first_seen: float = 0.0
     stopping_since: float = 0.0
+    eviction: Eviction | None = None
     rejection: Rejection | None = None
     sandbox: SandboxView | None = None
     is_attached: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ class Parts:
     """`node()` is this node's Node object, None while unknown; `links(pod)` are the variables that tell of services,
     and raises `ConfigError` while those are unknown. `enqueue(uid)` has a pod decided upon again.
     `spawn(record, name, coroutine)` lets a task of a pod's go on by itself, one of each name at a time.
-    `release_static(uid)` says that nothing is left of a static pod that has ended."""
+    `pressures()` are the node's conditions of want of resources. `release_static(uid)` says that nothing is left of a
+    static pod that has ended."""
 
     client: Client
     runtime: Runtime
@@ -52,6 +53,7 @@ class Parts:
     handlers: Handlers
     node: Callable[[], Object | None]
     links: Callable[[Object], Mapping[str, str]]
+    pressures: Callable[[], Sequence[str]]
     enqueue: Callable[[str], None]
     spawn: Callable[[PodRecord, str, Coroutine[Any, Any, None]], None]
     release_static: Callable[[str], None]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.images.image import Image
 from agent.pods.admission import Rejection
+from agent.pods.evicted import Eviction, eviction_of_status
 from agent.pods.observed import (
     ATTEMPT,
     CONTAINER_NAME,
@@ -54,6 +55,7 @@ class PodRecord:
     gone: bool = False
     is_admitted: bool = False
     rejection: Rejection | None = None
+    eviction: Eviction | None = None
     stopping_since: float = 0.0
     sandbox: Sandbox | None = None
     addresses: tuple[str, ...] = ()
@@ -233,6 +235,7 @@ class PodRecord:
             first_seen=self.first_seen,
             stopping_since=self.stopping_since,
             rejection=self.rejection,
+            eviction=self.eviction or eviction_of_status(self.pod),
             sandbox=None if self.sandbox is None else SandboxView(self.sandbox.alive, self.sandbox.created_at),
             is_attached=self.is_attached,
             addresses=self.addresses,

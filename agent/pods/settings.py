@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -13,10 +13,11 @@ class PodSettings:
 
     `cgroup_root` is a path below every cgroup hierarchy (`/pyk/n1`); the QoS tree is made below its `kubepods`.
     `node_addresses` are the node's IP addresses, the primary one first. `pod_pids_limit` bounds the processes and
-    threads of one pod; None leaves them to the node's own limit. A container's log is set aside when it is larger than
-    `container_log_max_bytes`; with the present one at most `container_log_max_files` are kept. `allowed_unsafe_sysctls`
-    are names, or beginnings that end in `*`. `default_apparmor` is the profile of containers that ask for none; empty
-    where the kernel has no AppArmor.
+    threads of one pod; None leaves them to the node's own limit. `pods_limits` is the OCI `linux.resources` of the
+    group that all pods are in. A container's log is set aside when it is larger than `container_log_max_bytes`; with
+    the present one at most `container_log_max_files` are kept. `allowed_unsafe_sysctls` are names, or beginnings that
+    end in `*`. `default_apparmor` is the profile of containers that ask for none; empty where the kernel has no
+    AppArmor.
     """
 
     node_name: str
@@ -27,6 +28,7 @@ class PodSettings:
     cluster_domain: str = "cluster.local"
     resolv_conf: Path = Path("/etc/resolv.conf")
     pod_pids_limit: int | None = 4096
+    pods_limits: Mapping[str, object] = field(default_factory=dict)
     container_log_max_bytes: int = 10 << 20
     container_log_max_files: int = 5
     allowed_unsafe_sysctls: Sequence[str] = ()

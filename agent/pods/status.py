@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.pods.container_status import Scene, Status, container_status
+from agent.pods.evicted import BY_KUBELET, DISRUPTION_TARGET
 from agent.pods.observed import RESIZE, STATUS_LISTS, Observed
 from agent.pods.resize import CONDITIONS, IN_PROGRESS, PENDING, is_under_way
 from agent.pods.resources import is_sidecar, qos_class
@@ -164,6 +165,8 @@ def _conditions(
     if phase not in TERMINAL and is_under_way(pod, observed.containers, observed.resources):
         failure = observed.failures.get(RESIZE)
         found.append((IN_PROGRESS, True, failure.reason if failure else "", failure.message if failure else ""))
+    if observed.eviction is not None and observed.eviction.disrupts:
+        found.append((DISRUPTION_TARGET, True, BY_KUBELET, observed.eviction.message))
     is_starting_over = is_restarting_all(pod, observed)
     if is_starting_over or observed.run > 0:
         found.append((ALL_RESTARTING, is_starting_over, "", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 
@@ -44,3 +45,17 @@ def time_since(timestamp: str | None, now: float) -> str:
 def seconds_of(timestamp: str) -> float:
     """Seconds since the epoch of an RFC 3339 time. Raises ValueError when it is none."""
     return datetime.fromisoformat(timestamp).timestamp()
+
+
+_GO_UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|\u00b5s|ms|s|m|h))+\Z")
+_GO_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|\u00b5s|ms|s|m|h)")
+
+
+def parse_go_duration(text: str) -> float:
+    """Seconds of a duration as Go writes it (`1m30s`, `500ms`; `0`). Raises ValueError."""
+    if text == "0":
+        return 0.0
+    if not _GO_DURATION.match(text):
+        raise ValueError(f"{text!r} is no duration: write it as 1m30s or 500ms")
+    return sum(float(number) * _GO_UNITS[unit] for number, unit in _GO_PART.findall(text))

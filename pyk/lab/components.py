@@ -26,6 +26,7 @@ METRICS_PORTS = 2
 """The ports right above the API server's: metrics of the controllers and of the scheduler, on loopback."""
 NODE_MONITOR_GRACE_SECONDS = 8
 AUDIT_POLICY = "audit-policy.yaml"
+KUBELET_CONFIGURATION, KUBELET_DROP_INS = "kubelet.yaml", "kubelet.conf.d"
 TOLERATION_SECONDS = 5
 """How long pods stay bound to a node that is dead, unless they say otherwise; 300 in Kubernetes."""
 
@@ -79,9 +80,12 @@ def agent(layout: Layout, cgroups: LabCgroups, node: str) -> Component:
         "--service-cidr": ",".join(map(str, layout.service_cidrs)),
         "--network-backend": layout.options.network_backend,
         "--max-pods": layout.options.max_pods,
+        "--config": files("pyk.lab").joinpath(KUBELET_CONFIGURATION),
     }
     arguments = [sys.executable, "-m", "agent", *(str(part) for flag in flags.items() for part in flag)]
     arguments += [part for address in layout.cluster_dns for part in ("--cluster-dns", address)]
+    for folder in (layout.data_dir, directory):  # of the administrator, for all nodes and for this one
+        arguments += ["--config-dir", str(folder / KUBELET_DROP_INS)]
     return Component(
         name=f"agent-{node}",
         arguments=tuple(arguments),

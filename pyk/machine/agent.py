@@ -186,7 +186,8 @@ def _arguments(options: AgentOptions, folder: Folder, node: str, address: str, t
         ("--servers-file", folder.servers),
         ("--installation-id", folder.installation()),
         ("--max-pods", options.max_pods),
-        ("--system-reserved", options.system_reserved),
+        ("--config-dir", options.kubelet_config_dir),
+        *([("--system-reserved", options.system_reserved)] if options.system_reserved else []),
         *((f"--{key}", told[key]) for key in NEEDED),
         *(("--node-label", label) for label in options.node_label),
     ]

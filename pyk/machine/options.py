@@ -81,7 +81,8 @@ class AgentOptions:
     registries: str = _option("/etc/pyk/registries.yaml", "mirrors and credentials of image registries", "FILE")
     cgroup_root: str = _option("/pyk", "the control group of the node's pods", "PATH")
     max_pods: int = _option(110, "how many pods the node takes", "N")
-    system_reserved: str = _option("memory=100Mi", "what pods cannot have", "QUANTITIES")
+    kubelet_config_dir: str = _option("/etc/pyk/kubelet.conf.d", "of KubeletConfiguration files, *.conf", "DIR")
+    system_reserved: str = _option("", "what pods cannot have: cpu=100m,memory=100Mi", "QUANTITIES")
 
 
 def add_options(parser: argparse.ArgumentParser, options: type[ServerOptions] | type[AgentOptions]) -> None:

@@ -6,22 +6,25 @@ import pytest
 
 from agent.capacity import (
     Capacity,
+    FileSystem,
     Load,
     Machine,
-    Pressure,
     allocatable,
     capacity,
+    for_pods,
+    observations,
+    parse_huge_pages,
     parse_reservation,
-    pressure,
+    pods_group_limits,
+    total_reserved,
 )
+from agent.eviction.thresholds import Observation, thresholds
 from agent.runtime.cgroups import Limits
 
 GI, MI = 1 << 30, 1 << 20
 MACHINE = Machine(cpu_millicores=8000, memory_bytes=16 * GI, pids=32768, disk_bytes=100 * GI)
 NODE = Capacity(cpu_millicores=2000, memory_bytes=2 * GI, pids=1000, disk_bytes=100 * GI, max_pods=110)
-PLENTY = Load(
-    memory_available_bytes=GI, pids_available=900, disk_available_bytes=50 * GI, inodes=1000, inodes_available=500
-)
+HARD = thresholds({"memory.available": "100Mi", "nodefs.available": "10%"}, {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -37,44 +40,62 @@ def test_capacity_is_what_the_cgroups_allow(limits: Limits, cpu: int, memory: in
     assert (found.cpu_millicores, found.memory_bytes, found.pids) == (cpu, memory, pids)
 
 
-def test_reservations_and_a_tenth_of_the_disk_are_not_allocatable() -> None:
-    left = allocatable(NODE, {"cpu": "250m", "memory": "100Mi"})
+def test_reservations_and_what_thresholds_keep_free_are_not_allocatable() -> None:
+    reserved = total_reserved(
+        {"cpu": "200m", "memory": "64Mi"}, {"cpu": "50m", "ephemeral-storage": "5Gi", "pid": "100"}
+    )
+    left = allocatable(NODE, reserved, HARD)
     assert left.quantities() == {
         "cpu": "1750m",
-        "memory": "1948Mi",
-        "ephemeral-storage": "90Gi",
+        "memory": "1884Mi",
+        "ephemeral-storage": "85Gi",
         "pods": "110",
         "hugepages-1Gi": "0",
         "hugepages-2Mi": "0",
     }
+    assert pods_group_limits(for_pods(NODE, reserved)) == {
+        "cpu": {"shares": 1792},
+        "memory": {"limit": 1984 * MI},
+        "pids": {"limit": 900},
+    }
 
 
 def test_reserving_more_than_there_is_leaves_nothing() -> None:
-    assert allocatable(NODE, {"memory": "4Gi"}).memory_bytes == 0
+    assert allocatable(NODE, {"memory": 4 * GI}, ()).memory_bytes == 0
 
 
 @pytest.mark.parametrize(
-    ("change", "lacking"),
+    ("limit", "left"),
     [
-        pytest.param({}, Pressure(), id="plenty"),
-        pytest.param({"memory_available_bytes": 99 * MI}, Pressure(memory="99 MiB of memory are left"), id="memory"),
-        pytest.param({"disk_available_bytes": 9 * GI}, Pressure(disk="9216 MiB of disk are left"), id="disk"),
-        pytest.param({"inodes_available": 49}, Pressure(disk="49 of 1000 inodes are left"), id="inodes"),
-        pytest.param({"inodes": 0, "inodes_available": 0}, Pressure(), id="a file system without inodes"),
-        pytest.param({"pids_available": 49}, Pressure(pids="49 of 1000 process ids are left"), id="pids"),
+        pytest.param(None, "12Gi", id="the whole machine"),
+        pytest.param(14 * GI, "12Gi", id="a group that reaches into them"),
+        pytest.param(2 * GI, "2Gi", id="a group that does not"),
     ],
 )
-def test_pressure_follows_kubernetes_thresholds(change: dict[str, int], lacking: Pressure) -> None:
-    values = {name: getattr(PLENTY, name) for name in Load.__slots__}
-    assert pressure(NODE, Load(**{**values, **change})) == lacking
+def test_memory_in_huge_pages_can_only_be_had_as_huge_pages(limit: int | None, left: str) -> None:
+    pages = parse_huge_pages({"hugepages-2048kB": "512\n", "hugepages-1048576kB": "3\n"})
+    assert pages == {"hugepages-2Mi": GI, "hugepages-1Gi": 3 * GI}
+    machine = Machine(8000, 16 * GI, 32768, 100 * GI, pages)
+    node = capacity(machine, Limits(memory_bytes=limit), 110)
+    assert node.quantities()["hugepages-1Gi"] == "3Gi"
+    found = allocatable(node, {}, ()).quantities()
+    assert (found["memory"], found["hugepages-2Mi"]) == (left, "1Gi")
 
 
-def test_reservations_are_read_from_a_flag() -> None:
-    assert parse_reservation("cpu=100m,memory=1Gi") == {"cpu": "100m", "memory": "1Gi"}
-    assert parse_reservation("") == {}
+def test_what_is_left_is_told_by_signal() -> None:
+    load = Load(GI, 900, FileSystem(100, 40, 1000, 500), FileSystem(50, 5, 0, 0), pods_memory_bytes=GI // 2)
+    assert observations(NODE, load, GI) == {
+        "memory.available": Observation(GI, 2 * GI),
+        "pid.available": Observation(900, 1000),
+        "allocatableMemory.available": Observation(GI // 2, GI),
+        "nodefs.available": Observation(40, 100),
+        "nodefs.inodesFree": Observation(500, 1000),
+        "imagefs.available": Observation(5, 50),
+    }
+    assert "allocatableMemory.available" not in observations(NODE, load, None)
 
 
-@pytest.mark.parametrize("text", ["gpu=1", "cpu=lots", "cpu"])
-def test_a_bad_reservation_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot be reserved|quantities must match"):
-        parse_reservation(text)
+@pytest.mark.parametrize("given", [{"gpu": "1"}, {"cpu": "lots"}, {"cpu": ""}, {"memory": "-1"}])
+def test_a_bad_reservation_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"cannot be reserved|reserved (cpu|memory)"):
+        parse_reservation(given)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.capacity import Capacity, Pressure
+from agent.capacity import Capacity
 from agent.heartbeat import LEASE_SECONDS, RENEW_SECONDS, Heartbeat, renewal
 from agent.node import IMAGES_SHOWN, STATUS_PERIOD_SECONDS, Identity, Observed, desired_status, is_due, registration
 from pyk.api.objects import condition_of
@@ -21,7 +21,7 @@ IDENTITY = Identity(
     "n1", ["192.0.2.11"], 10250, {"disk": "ssd"}, {"architecture": "amd64", "kubeletVersion": "v1.36.0"}
 )
 SIZE = Capacity(cpu_millicores=2000, memory_bytes=2 << 30, pids=1000, disk_bytes=1 << 40, max_pods=110)
-OBSERVED = Observed(SIZE, SIZE, Pressure(), "")
+OBSERVED = Observed(SIZE, SIZE, (), "")
 
 
 def posted(observed: Observed = OBSERVED, now: float = NOW) -> dict[str, Any]:
@@ -45,6 +45,16 @@ def test_a_node_registers_with_its_labels_addresses_and_capacity() -> None:
         "PIDPressure": "False",
         "Ready": "True",
     }
+
+
+def test_want_of_resources_is_told_in_the_kubelets_words() -> None:
+    node = posted(replace(OBSERVED, pressures=("DiskPressure", "MemoryPressure")))
+    told = {c["type"]: (c["status"], c["reason"], c["message"]) for c in node["status"]["conditions"]}
+    assert told["MemoryPressure"] == (
+        "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"
+    )  # fmt: skip
+    assert told["DiskPressure"] == ("True", "KubeletHasDiskPressure", "kubelet has disk pressure")
+    assert told["PIDPressure"] == ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available")
 
 
 def test_ready_says_what_is_missing() -> None:
@@ -78,7 +88,7 @@ def test_conditions_and_fields_of_others_stay() -> None:
         pytest.param(OBSERVED, 10.0, False, id="nothing changed"),
         pytest.param(OBSERVED, STATUS_PERIOD_SECONDS, True, id="the period is over"),
         pytest.param(replace(OBSERVED, not_ready="gone"), 1.0, True, id="readiness changed"),
-        pytest.param(replace(OBSERVED, pressure=Pressure(memory="low")), 1.0, True, id="pressure began"),
+        pytest.param(replace(OBSERVED, pressures=("MemoryPressure",)), 1.0, True, id="pressure began"),
         pytest.param(replace(OBSERVED, capacity=replace(SIZE, memory_bytes=1 << 30)), 1.0, True, id="a limit changed"),
     ],
 )

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pyk.api.scheduler import SERVER_NAME
 from pyk.api.signers import alternative_names, parse_request
 from pyk.reconcile.clock import Clock, RealClock
 
@@ -170,8 +171,9 @@ def ensure_cluster_pki(pki_dir: Path | str, *, server_addresses: Iterable[str], 
     """Make whatever is missing of the control plane's files in `pki_dir`.
 
     `ca`, `apiserver` (server certificate for `server_addresses`, which may be IP addresses or host names, besides
-    localhost and the names of the `kubernetes` Service), `apiserver-kubelet-client`, the clients `admin`,
-    `controller-manager` and `scheduler`, `sa.key`/`sa.pub` and `tokens.csv`.
+    localhost and the names of the `kubernetes` Service), `scheduler-server` (of the scheduler's pages),
+    `apiserver-kubelet-client`, the clients `admin`, `controller-manager` and `scheduler`, `sa.key`/`sa.pub` and
+    `tokens.csv`.
     """
     folder = _folder(pki_dir)
     if not _is_pair(folder / "ca"):
@@ -185,6 +187,15 @@ def ensure_cluster_pki(pki_dir: Path | str, *, server_addresses: Iterable[str], 
         dns_names=dns_names,
         usages=("server",),
         path_prefix=folder / "apiserver",
+        clock=clock,
+    )
+    ensure(
+        folder,
+        SERVER_NAME,
+        ip_addresses=["127.0.0.1"],
+        dns_names=[SERVER_NAME, "localhost"],
+        usages=("server",),
+        path_prefix=folder / "scheduler-server",
         clock=clock,
     )
     for file, user, groups in (

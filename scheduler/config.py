@@ -66,7 +66,7 @@ def load(path: Path) -> Configuration:
         raise BadConfiguration(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
         return parse(document)
-    except BadConfiguration as error:
+    except UserError as error:
         raise BadConfiguration(f"{path}: {error}") from error
 
 

@@ -56,6 +56,14 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """The best nodes by name, each with its total and the scores (0-100, before their weights) that `titles` name."""
+
+    titles: tuple[str, ...]
+    nodes: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What became of one pod: a node with its total score and how many nodes were feasible, or a diagnosis."""
 
@@ -64,6 +72,7 @@ class Decision:
     score: int
     feasible: int
     diagnosis: Diagnosis | None
+    table: ScoreTable | None = None
 
 
 def admits(filters: Iterable[Filter], rows: Rows, so_far: Bools) -> Bools:
@@ -288,6 +297,23 @@ class Verdict:
         found += [(score.name, weight, score.normalized(self.feasible)) for score, weight in self.wide_scores]
         return found
 
+    def table(self, number: int, chosen: int | None = None) -> ScoreTable:
+        """As many of the best feasible nodes with their scores, the chosen row among them."""
+        rows = np.flatnonzero(self.feasible)
+        if len(rows) > number:
+            least = np.partition(self.totals[rows], -number)[-number]
+            rows = rows[self.totals[rows] >= least]
+        best = rows[np.argsort(-self.totals[rows], kind="stable")][:number].tolist()
+        if chosen is not None and chosen not in best and self.feasible[chosen]:
+            best[-1] = chosen
+        scores, names = self.scores(), self._snapshot.names
+        return ScoreTable(
+            tuple(f"{name} x{weight}" for name, weight, _ in scores),
+            tuple(
+                (names[row], int(self.totals[row]), tuple(int(values[row]) for _, _, values in scores)) for row in best
+            ),
+        )
+
     def _state(self) -> object:
         snapshot = self._snapshot
         return (
@@ -390,11 +416,19 @@ class Decider:
         return [self.decide_one(pod, signature, rng) for pod, signature in pods]
 
     def decide_one(
-        self, pod: str, signature: Signature, rng: random.Random, priority: int = 0, *, preferred: str = ""
+        self,
+        pod: str,
+        signature: Signature,
+        rng: random.Random,
+        priority: int = 0,
+        *,
+        preferred: str = "",
+        with_table: int = 0,
     ) -> Decision:
         """A decision for the next pod; if it gets a node it is in the snapshot afterwards.
 
-        The `preferred` node is taken if it is feasible, whatever the scores.
+        The `preferred` node is taken if it is feasible, whatever the scores. `with_table` asks for the scores of so
+        many of the best nodes.
         """
         verdict = self.verdict(signature)
         row = self._snapshot.rows.get(preferred)
@@ -404,8 +438,9 @@ class Decider:
             return Decision(pod, None, 0, 0, verdict.diagnosis())
         node = self._snapshot.names[row]
         score, feasible = int(verdict.totals[row]), int(np.count_nonzero(verdict.feasible))
+        table = verdict.table(with_table, row) if with_table else None
         self._snapshot.place(pod, node, signature, priority)
-        return Decision(pod, node, score, feasible, None)
+        return Decision(pod, node, score, feasible, None, table)
 
     def verdict(self, signature: Signature) -> Verdict:
         """What holds for the signature now."""

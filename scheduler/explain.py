@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import Any
 
+from pyk.reconcile.clock import timestamp
+from scheduler import words
 from scheduler.decide import Decision, Diagnosis
 
 REMEMBERED_DECISIONS = 512
+REMEMBERED_SCORES = 10
+"""Nodes whose scores are kept of a decision: the best ones."""
 NO_NODES = "no nodes available to schedule pods"
 
 
@@ -56,19 +60,34 @@ class Decisions:
         self._decisions.pop(pod, None)
 
     def document(self, pod: str) -> dict[str, Any] | None:
-        """The latest decision for the pod as JSON, with the nodes under each reason; None when it is not known."""
+        """The latest decision for the pod as JSON, with the nodes under each reason; None when it is not known.
+
+        `text` is what `pyk why` shows of it, in lines.
+        """
         found = self._decisions.get(pod)
         if found is None:
             return None
         at, decision, message = found
-        document: dict[str, Any] = {"pod": pod, "time": at}
-        if decision.diagnosis is None:
+        diagnosis = decision.diagnosis
+        document: dict[str, Any] = {"pod": pod, "time": timestamp(at)}
+        if diagnosis is None:
             document |= {"node": decision.node, "score": decision.score, "feasibleNodes": decision.feasible}
-            return document | {"message": scheduled_message(pod, str(decision.node))}
+            document["message"] = scheduled_message(pod, str(decision.node))
+            return document | {"text": _placed_text(decision, timestamp(at))}
         return document | {
             "node": None,
-            "message": message or unschedulable_message(decision.diagnosis),
-            "nodes": decision.diagnosis.nodes,
-            "reasons": {text: list(nodes) for text, nodes in decision.diagnosis.reasons.items()},
-            "refusedBy": sorted(decision.diagnosis.refused_by),
+            "message": message or unschedulable_message(diagnosis),
+            "nodes": diagnosis.nodes,
+            "reasons": {text: list(nodes) for text, nodes in diagnosis.reasons.items()},
+            "refusedBy": sorted(diagnosis.refused_by),
+            "text": [f"At {timestamp(at)} no node would do: {message}", *words.refusals(diagnosis)],
         }
+
+
+def _placed_text(decision: Decision, at: str) -> list[str]:
+    node = str(decision.node)
+    nodes = "1 node" if decision.feasible == 1 else f"{decision.feasible} nodes"
+    head = f"At {at} {decision.pod} was placed on {node}; {nodes} would have done, its score was {decision.score}."
+    if decision.table is None:
+        return [head, "The other scores were not recorded: too many pods waited behind it."]
+    return [head, "", *words.score_table(decision.table, decision.feasible, node)]

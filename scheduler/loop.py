@@ -25,12 +25,12 @@ from pyk.client.client import Client
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
-from scheduler import metrics
+from scheduler import metrics, words
 from scheduler.binder import Assumed, Binder
 from scheduler.config import Configuration
 from scheduler.decide import Decider, Decision, Diagnosis
 from scheduler.evictor import Evictor
-from scheduler.explain import Decisions, preemption_message, unschedulable_message
+from scheduler.explain import REMEMBERED_SCORES, Decisions, preemption_message, unschedulable_message
 from scheduler.gangs import group_of
 from scheduler.groupreport import GroupReporter
 from scheduler.nominations import Nominations
@@ -113,9 +113,18 @@ class Scheduler:
                 group.create_task(follow(self._client, self._clock, self._snapshot))
 
     def page(self, key: str) -> bytes | None:
-        """The latest decision about the pod `namespace/name` as JSON; None when there is none."""
+        """The latest decision about the pod `namespace/name` as JSON; None when there is none.
+
+        For a pod that waits it says also what would have to change, as things are now.
+        """
         document = self.decisions.document(key)
-        return None if document is None else orjson.dumps(document)
+        if document is None:
+            return None
+        if document["node"] is None and (pod := self._queue.waiting(key)) is not None:
+            verdict = self._deciders[pod.profile].verdict(pod.signature)
+            if not verdict.feasible.any():
+                document["text"] += words.remedies(self._snapshot, verdict, pod.signature)
+        return orjson.dumps(document)
 
     def _pending(self) -> dict[str, int]:
         return {**self._queue.sizes(), "gated": len(self._gated)}
@@ -309,16 +318,22 @@ class Scheduler:
 
     def _decision(self, pod: QueuedPod) -> Decision:
         """Where the pod goes; room kept for pods of lower priority is used when there is no other."""
-        decider, rng = self._deciders[pod.profile], self._clock.random
+        table = REMEMBERED_SCORES if self._queue.sizes()["active"] < BATCH else 0
+        nominated = self._nominations.node(pod.key) if len(self._nominations) else ""
+
+        def decide() -> Decision:
+            return self._deciders[pod.profile].decide_one(
+                pod.key, pod.signature, self._clock.random, pod.priority, preferred=nominated, with_table=table
+            )
+
         if not len(self._nominations):
-            return decider.decide_one(pod.key, pod.signature, rng, pod.priority)
-        nominated = self._nominations.node(pod.key)
+            return decide()
         with self._nominations.lifted(pod.key):
-            decision = decider.decide_one(pod.key, pod.signature, rng, pod.priority, preferred=nominated)
+            decision = decide()
         if decision.node is None:
             with self._nominations.lifted(pod.key, below=pod.priority) as is_any:
                 if is_any:
-                    decision = decider.decide_one(pod.key, pod.signature, rng, pod.priority, preferred=nominated)
+                    decision = decide()
         return decision
 
     def _accept(self, pod: QueuedPod, decision: Decision) -> None:

@@ -109,6 +109,10 @@ class SchedulingQueue:
     def __contains__(self, key: str) -> bool:
         return key in self._pods
 
+    def waiting(self, key: str) -> QueuedPod | None:
+        """The pod, if it waits."""
+        return self._pods.get(key)
+
     def sizes(self) -> dict[str, int]:
         """How many pods are in each part."""
         return {

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,17 @@ import numpy as np
 import orjson
 
 from pyk.api.objects import Object, condition_of, key_of, name_of, namespace_of
-from pyk.api.quantity import BadQuantity, format_millicores
+from pyk.api.quantity import BadQuantity
 from pyk.errors import UserError
 from scheduler.config import Configuration, load
 from scheduler.decide import Verdict
 from scheduler.explain import preemption_message, unschedulable_message
-from scheduler.filters import NodeResourcesFit, TaintToleration, tolerates
 from scheduler.preempt import Outcome
-from scheduler.resources import CPU, MEMORY, PODS
-from scheduler.rules import Filter
 from scheduler.signature import Signature
 from scheduler.whatif import Model, World
+from scheduler.words import refusals, remedies, score_table
 
 SHOWN_NODES = 10
-SHOWN_NAMES = 5
 
 
 def answer(question: dict[str, Any]) -> str:
@@ -102,136 +99,13 @@ def _verdict_text(model: Model, pod: Object, show_all: bool, chosen: str, is_ima
     else:
         lines.append(f"Of {total} nodes {feasible} would do now.")
     if feasible:
-        lines += _score_table(model, verdict, show_all, chosen)
-    lines += _refusals(model, verdict)
+        table = verdict.table(feasible if show_all else SHOWN_NODES, model.snapshot.rows.get(chosen))
+        lines += score_table(table, feasible, chosen)
+    lines += refusals(verdict.diagnosis())
     if not feasible:
-        lines += _remedies(model, verdict, signature)
+        lines += remedies(model.snapshot, verdict, signature)
         lines += _preemption(model, pod, verdict, signature)
     return lines
-
-
-def _score_table(model: Model, verdict: Verdict, show_all: bool, chosen: str) -> list[str]:
-    rows = np.flatnonzero(verdict.feasible)
-    order = rows[np.argsort(-verdict.totals[rows], kind="stable")]
-    shown = order if show_all else order[:SHOWN_NODES]
-    names = model.snapshot.names
-    if chosen in model.snapshot.rows and (at := model.snapshot.rows[chosen]) in order and at not in shown:
-        shown = np.append(shown[:-1], at)
-    scores = [(f"{name} x{weight}", values) for name, weight, values in verdict.scores()]
-    table = [["NODE", "TOTAL", *(title for title, _ in scores)]]
-    for row in shown:
-        mark = " *" if names[row] == chosen else ""
-        values = [str(int(values[row])) for _, values in scores]
-        table.append([names[row] + mark, str(int(verdict.totals[row])), *values])
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    more = [f"... and {len(order) - len(shown)} more"] if len(order) > len(shown) else []
-    return [*texts, *more]
-
-
-def _refusals(model: Model, verdict: Verdict) -> list[str]:
-    diagnosis = verdict.diagnosis()
-    if diagnosis.at_once:
-        return ["", f"No node is looked at: {diagnosis.at_once}"]
-    by_rule: dict[str, list[str]] = defaultdict(list)
-    for text, nodes in diagnosis.reasons.items():
-        by_rule[diagnosis.plugin_of[text]].append(f"  {len(nodes)} {text}: {_names(nodes)}")
-    lines = [""] if by_rule else []
-    for rule, texts in by_rule.items():
-        lines += [f"Refused by {rule}:", *texts]
-    return lines
-
-
-def _names(nodes: Iterable[str]) -> str:
-    listed = sorted(nodes)
-    more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
-    return ", ".join(listed[:SHOWN_NAMES]) + more
-
-
-def _remedies(model: Model, verdict: Verdict, signature: Signature) -> list[str]:
-    """What would have to change, for each node: nodes that need the same together, those that need least first."""
-    snapshot = model.snapshot
-    needed: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    lacking: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    rows = np.flatnonzero(snapshot.alive[: snapshot.size])
-    obstacles: dict[int, list[str]] = {int(row): [] for row in rows}
-    amounts: dict[int, dict[str, int]] = {int(row): {} for row in rows}
-    for each in verdict.filters:
-        refused = rows[~each.admits(rows)]
-        if isinstance(each, NodeResourcesFit):
-            for row in refused.tolist():
-                for name, amount in signature.requests.items():
-                    index = snapshot.resource_index.get(name)
-                    free = 0 if index is None else int(snapshot.free[index, row])
-                    if free < amount:
-                        amounts[row][name] = amount - free
-                        obstacles[row].append(name)
-        else:
-            for row, text in _obstacles(model, each, refused, signature):
-                obstacles[row].append(text)
-    for row, texts in obstacles.items():
-        key = tuple(texts)
-        needed[key].append(snapshot.names[row])
-        for name, amount in amounts[row].items():
-            lacking[key][name].append(amount)
-    if not needed:
-        return []
-    lines = ["", "For it to fit:"]
-    for key, nodes in sorted(needed.items(), key=lambda item: (len(item[0]), -len(item[1]), item[0])):
-        parts = [_missing(text, lacking[key][text]) if text in lacking[key] else text for text in key]
-        verb = "needs" if len(nodes) == 1 else "need"
-        lines.append(f"  {len(nodes)} node{'s' * (len(nodes) != 1)} {verb} {' and '.join(parts)}: {_names(nodes)}")
-    return lines
-
-
-def _obstacles(model: Model, rule: Filter, rows: Any, signature: Signature) -> Iterator[tuple[int, str]]:
-    """For rows that a rule refuses, what they would need by it."""
-    snapshot = model.snapshot
-    if isinstance(rule, TaintToleration):
-        for row in rows.tolist():
-            for taint in snapshot.taints.values[snapshot.taints.codes[row]] or ():
-                hard = taint.effect in ("NoSchedule", "NoExecute")
-                if hard and not tolerates(signature.usage.constraints.tolerations, taint):
-                    value = f"={taint.value}" if taint.value else ""
-                    yield row, f"a toleration of taint {taint.key}{value}:{taint.effect} (or the taint gone)"
-        return
-    texts = {
-        "NodeUnschedulable": "to be uncordoned",
-        "NodeAffinity": f"labels that match {_wanted_labels(signature)}",
-        "NodePorts": "the host ports free",
-        "PodTopologySpread": "the spread of the pods evened out (topologySpreadConstraints)",
-        "InterPodAffinity": "other neighbours (pod affinity or anti-affinity)",
-    }
-    for reason, refused in rule.reasons(rows):
-        for row in refused.tolist():
-            yield row, texts.get(rule.name, f"this solved: {reason}")
-
-
-def _wanted_labels(signature: Signature) -> str:
-    constraints = signature.usage.constraints
-    parts = [f"{key}={value}" for key, value in constraints.node_selector]
-    terms = [
-        " and ".join(f"{each.key} {each.operator} {','.join(each.values)}".rstrip() for each in term)
-        for term in constraints.required_terms or ()
-    ]
-    return ", ".join([*parts, *([" or ".join(terms)] if terms else [])])
-
-
-def _missing(name: str, amounts: list[int]) -> str:
-    if name == PODS:
-        return "room for one pod more"
-    least, most = _amount(name, min(amounts)), _amount(name, max(amounts))
-    return f"{least} more {name}" if least == most else f"{least} to {most} more {name}"
-
-
-def _amount(name: str, amount: int) -> str:
-    if name == CPU:
-        return format_millicores(amount)
-    if name in (MEMORY, "ephemeral-storage") or name.startswith("hugepages-"):
-        for unit, size in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
-            if amount >= size:
-                return f"{-(-amount // size)}{unit}"
-    return str(amount)
 
 
 def _preemption(model: Model, pod: Object, verdict: Verdict, signature: Signature) -> list[str]:
@@ -328,7 +202,7 @@ def _place_all(model: Model, title: str, pods: list[Object], show_all: bool) -> 
         pod = refused[0][0]
         signature = model.signature(pod)
         verdict = model.decider(pod).verdict(signature)
-        for text in (*_remedies(model, verdict, signature), *_preemption(model, pod, verdict, signature)):
+        for text in (*remedies(model.snapshot, verdict, signature), *_preemption(model, pod, verdict, signature)):
             lines.append(f"  {text}".rstrip())
     return lines
 

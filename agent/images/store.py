@@ -33,7 +33,7 @@ from agent.images.manifest import Descriptor, digest_of
 from agent.images.manifest import Platform as Machine
 from agent.images.pack import archive_directory
 from agent.images.reference import BadReference, Reference, parse_reference
-from agent.images.reserved import BUSYBOX, HOST, reserved_image
+from agent.images.reserved import RESERVED, reserved_image
 from pyk.reconcile.clock import Clock
 
 ANYBODY = ""
@@ -109,7 +109,7 @@ class ImageStore:
     def all(self) -> Sequence[Image]:
         """All images that are here by name, the reserved ones that the host can give included."""
         found = [*self.removable()]
-        for repository in (HOST, BUSYBOX):
+        for repository in RESERVED:
             try:
                 image = self._reserved_image(parse_reference(repository))
             except ImageUnavailable:
@@ -274,7 +274,7 @@ class ImageStore:
         return self.source is None or found is None or found[1]["origin"] == "here"
 
     def _is_reserved(self, reference: Reference) -> bool:
-        return reference.repository in (HOST, BUSYBOX)
+        return reference.repository in RESERVED
 
     def _reserved_image(self, reference: Reference) -> Image | None:
         image = reserved_image(reference.repository, self.image_dir, reference.tag or "latest")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import missing_of
-from controlplane.apiserver.policy import AUTOUPDATE, cluster_info_objects, default_objects
+from controlplane.apiserver.policy import AUTOUPDATE, default_objects, public_objects
 from controlplane.apiserver.rbac import rules_of
 from controlplane.apiserver.registry import Registry, Write
 from controlplane.apiserver.watchcache import WatchCache
@@ -56,7 +56,7 @@ async def ensure_policy(
     objects: Iterable[tuple[Kind, Object]] | None = None,
 ) -> None:
     """Make the default roles and bindings, or mend them. Returns when the watch cache has them."""
-    wanted = list([*default_objects(), *cluster_info_objects()] if objects is None else objects)
+    wanted = list([*default_objects(), *public_objects()] if objects is None else objects)
     await asyncio.gather(*(_ensure(registry, cache, user, kind, obj) for kind, obj in wanted))
     await cache.catch_up()
 

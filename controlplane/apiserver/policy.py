@@ -8,7 +8,7 @@ runs where. Source: kube-apiserver's bootstrap policy (`plugin/pkg/auth/authoriz
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pyk.api.bootstraptokens import GROUP as BOOTSTRAPPERS
 from pyk.api.groups.rbac import GROUP
 from pyk.api.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING, Kind
 from pyk.api.objects import Object
+from pyk.api.scheduler import DECISIONS_ADDRESS
 from pyk.api.signers import KUBELET_CLIENT, KUBELET_SERVING, NODES_GROUP, SIGNERS
 
 READ = ("get", "list", "watch")
@@ -281,6 +282,8 @@ POLICY: tuple[Grant, ...] = (
             Rule(READ, ("policy",), ("poddisruptionbudgets",)),
             Rule(READ, ("scheduling.k8s.io",), ("priorityclasses", "podgroups", "workloads")),
             Rule(("update", "patch"), ("scheduling.k8s.io",), ("podgroups/status",)),
+            Rule(("create",), ("authentication.k8s.io",), ("tokenreviews",)),
+            Rule(("create",), ("authorization.k8s.io",), ("subjectaccessreviews",)),
             Rule(("get", "list"), ("metrics.k8s.io",), ("nodes",)),
             Rule(READ, ("storage.k8s.io",), ("storageclasses", "csinodes", "csidrivers", "csistoragecapacities")),
             Rule(("create",), ("",), ("pods/binding", "bindings")),
@@ -303,21 +306,35 @@ POLICY: tuple[Grant, ...] = (
 )
 
 
-def cluster_info_objects() -> Iterator[tuple[Kind, Object]]:
-    """Everybody may read how to reach the cluster: a machine that joins has nothing yet to authenticate with."""
-    name = "system:bootstrap-signer-clusterinfo"
+def public_objects() -> Iterator[tuple[Kind, Object]]:
+    """The roles of what is for everybody.
+
+    A machine that joins has nothing yet to authenticate with, and must read how to reach the cluster. Where the
+    scheduler records its decisions is told to all who may ask it why their pods wait.
+    """
+    anonymous, everybody = _subject("User", "system:anonymous"), _subject("Group", "system:authenticated")
+    read = Rule(("get",), ("",), ("configmaps",), (CLUSTER_INFO,))
+    yield from _public_role("system:bootstrap-signer-clusterinfo", (read,), anonymous)
+    find = Rule(("get",), ("",), ("configmaps",), (DECISIONS_ADDRESS,))
+    yield from _public_role("system:kube-scheduler:find-decisions", (find,), everybody)
+    write = (
+        Rule(("get", "patch"), ("",), ("configmaps",), (DECISIONS_ADDRESS,)),
+        Rule(("create",), ("",), ("configmaps",)),
+    )
+    yield from _public_role("system:kube-scheduler:tell-address", write, _subject("User", "system:kube-scheduler"))
+
+
+def _public_role(name: str, rules: tuple[Rule, ...], subject: Mapping[str, str]) -> Iterator[tuple[Kind, Object]]:
     metadata = {
         "name": name,
         "namespace": CLUSTER_INFO_NAMESPACE,
         "labels": {BOOTSTRAP_LABEL: "rbac-defaults"},
         "annotations": {AUTOUPDATE: "true"},
     }
-    rule = Rule(("get",), ("",), ("configmaps",), (CLUSTER_INFO,))
     types = {"apiVersion": ROLE.api_version, "metadata": metadata}
-    yield ROLE, {**types, "kind": ROLE.kind, "rules": [rule.to_document()]}
+    yield ROLE, {**types, "kind": ROLE.kind, "rules": [rule.to_document() for rule in rules]}
     reference = {"apiGroup": GROUP, "kind": ROLE.kind, "name": name}
-    subjects = [_subject("User", "system:anonymous")]
-    yield ROLE_BINDING, {**types, "kind": ROLE_BINDING.kind, "roleRef": reference, "subjects": subjects}
+    yield ROLE_BINDING, {**types, "kind": ROLE_BINDING.kind, "roleRef": reference, "subjects": [subject]}
 
 
 def default_objects(policy: tuple[Grant, ...] = POLICY) -> Iterator[tuple[Kind, Object]]:

@@ -36,6 +36,7 @@ def register(subparsers: Any) -> None:
         choices=("auto", "host-routes", "vxlan", "wireguard"),
         help="how nodes reach each other's pods (default auto: routes on one segment, VXLAN to others)",
     )
+    up.add_argument("--scheduler-config", metavar="FILE", help="a KubeSchedulerConfiguration: profiles and plug-ins")
     up.add_argument("--detach", action="store_true", help="return when the cluster is ready and leave it running")
     up.add_argument("--hints", action="store_true", help="start nothing, say what to try with the running cluster")
     up.set_defaults(run=run_up)
@@ -90,6 +91,7 @@ def run_up(arguments: argparse.Namespace) -> int:
         "segments": arguments.segments,
         "network_backend": arguments.network_backend,
         "kubeconfig": arguments.kubeconfig,
+        "scheduler_config": os.path.abspath(config) if (config := arguments.scheduler_config) else config,
     }
     options = defaults.with_defaults(given, Path.home())
     if arguments.hints:

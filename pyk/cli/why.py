@@ -1,7 +1,9 @@
 """`pyk why`: why a pod is where it is, or nowhere; and what would happen if.
 
-This module only gathers what the scheduler's rules read, with the rights of whoever asks, and hands it to
-`python -m scheduler.why`: the scheduler's own code decides about a picture of the cluster, which stays as it is.
+Of a pod the scheduler has its latest decision on record, at an address that it tells in a ConfigMap; whoever may get
+the pod may read it there. Where nothing is on record, and for what is only imagined, this module gathers what the
+scheduler's rules read, with the rights of whoever asks, and hands it to `python -m scheduler.why`: the scheduler's own
+code decides about a picture of the cluster, which stays as it is. The answer says which of the two it is.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
-from pyk.api.kinds import BY_KIND, POD
+from pyk.api.kinds import BY_KIND, CONFIG_MAP, POD
 from pyk.api.objects import Object
+from pyk.api.scheduler import DECISIONS_ADDRESS, DECISIONS_NAMESPACE, DECISIONS_PATH, KEY, SERVER_NAME
 from pyk.api.status import ApiError
 from pyk.cli.manifests import read_manifests
 from pyk.cli.session import Session, add_connection_options
+from pyk.client.blocking import BlockingClient, ServerUnreachable
 from pyk.errors import UserError
 
 NEEDED = (("v1", "Node"), ("v1", "Pod"))
@@ -57,6 +62,7 @@ def register(subparsers: Any) -> None:
         parser.add_argument(f"--{change}", action=_InOrder, dest="changes", metavar=metavar, help=f"imagine: {text}")
     parser.add_argument("--all", action="store_true", help="show all nodes and pods, not only the first")
     parser.add_argument("--config", metavar="FILE", help="the scheduler's configuration, where it has one")
+    parser.add_argument("--anew", action="store_true", help="decide anew, whatever the scheduler has recorded")
     add_connection_options(parser)
     parser.set_defaults(run=run, changes=[])
 
@@ -77,6 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("ask about a pod or about manifests, not both at once")
     session = Session(arguments)
     name = (arguments.pod or "").removeprefix("pod/")
+    if name:
+        session.client.get(POD, name, session.namespace)
+        if not (arguments.what_if or arguments.anew or arguments.all):
+            lines, missing = _recorded(session, name)
+            if lines:
+                print("As the scheduler recorded it:", *lines, sep="\n")
+                return 0
+            print(f"{missing}; decided anew, as things are now:")
     question = {
         "objects": _objects(session),
         "pod": f"{session.namespace}/{name}" if name else "",
@@ -85,11 +99,32 @@ def run(arguments: argparse.Namespace) -> int:
         "all": arguments.all,
         "config": os.path.abspath(arguments.config) if arguments.config else "",
     }
-    if name:
-        session.client.get(POD, name, session.namespace)
     sys.stdout.flush()
     command = [sys.executable, "-m", "scheduler.why"]
     return subprocess.run(command, input=json.dumps(question).encode(), check=False).returncode
+
+
+def _recorded(session: Session, name: str) -> tuple[list[str], str]:
+    """The scheduler's record of its latest decision about the pod, in lines; or none, and why there is none."""
+    try:
+        found = session.client.get(CONFIG_MAP, DECISIONS_ADDRESS, DECISIONS_NAMESPACE)
+    except ApiError as error:
+        if error.code in (403, 404):
+            return [], "The scheduler does not say where it records its decisions"
+        raise
+    config = replace(session.config, server=found["data"][KEY], server_name=SERVER_NAME)
+    client = BlockingClient(config, user_agent="pyk")
+    try:
+        document = client.json("GET", f"{DECISIONS_PATH}/{session.namespace}/{name}")
+    except ApiError as error:
+        if error.code == 404:
+            return [], "The scheduler has no decision about the pod on record"
+        return [], f"The scheduler's record cannot be read ({error.message})"
+    except ServerUnreachable as error:
+        return [], f"The scheduler's record cannot be read ({error})"
+    finally:
+        client.close()
+    return document["text"], ""
 
 
 def _manifests(arguments: argparse.Namespace) -> list[Any]:

@@ -21,7 +21,7 @@ import orjson
 from pyk.api.kinds import Kind
 from pyk.api.objects import Object, name_of, namespace_of
 from pyk.api.status import ApiError
-from pyk.client.config import ClientConfig
+from pyk.client.config import ClientConfig, TokenFile
 from pyk.errors import UserError
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -73,6 +73,7 @@ class Client:
         self.config = config
         self._connections = connections
         self._user_agent = user_agent
+        self._token_file = TokenFile(config.token_file) if config.token_file else None
         self._session: aiohttp.ClientSession | None = None
         self._streams: aiohttp.ClientSession | None = None
 
@@ -122,6 +123,10 @@ class Client:
             read_bufsize=2**18,
             auto_decompress=True,
         )
+
+    def _authorization(self) -> dict[str, str]:
+        """The header with a token that may change while this client lives. Raises `ConfigError`."""
+        return {"Authorization": f"Bearer {self._token_file.read()}"} if self._token_file is not None else {}
 
     # Verbs
 
@@ -273,7 +278,7 @@ class Client:
                 self.config.server + path,
                 params=params,
                 data=None if body is None else orjson.dumps(body),
-                headers=headers,
+                headers={**headers, **self._authorization()},
                 server_hostname=self.config.server_name or None,
             ) as response:
                 content = await response.read()
@@ -293,6 +298,7 @@ class Client:
                 method,
                 self.config.server + path,
                 params=params,
+                headers=self._authorization(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
                 server_hostname=self.config.server_name or None,
             ) as response:
@@ -313,6 +319,7 @@ class Client:
             async with self.streams.ws_connect(
                 URL(self.config.server + path).with_query(list(params)),
                 protocols=protocols,
+                headers=self._authorization(),
                 max_msg_size=LONGEST_EVENT_BYTES,
                 timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
                 autoping=True,

@@ -18,6 +18,9 @@ from typing import Any
 from pyk.errors import UserError
 from pyk.tls import client_context
 
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds its account's token, its namespace and the cluster's authority."""
+
 
 class ConfigError(UserError):
     """The kubeconfig is missing or says something that cannot be used; the text is one line for people."""
@@ -35,6 +38,8 @@ class ClientConfig:
     namespace: str = "default"
     verify: bool = True
     server_name: str = ""
+    token_file: str = ""
+    """Where the token is read again when it has changed: a pod's tokens live for an hour."""
     certificate_file: Path | None = None
     key_file: Path | None = None
     """Where the certificate and key come from, if from files: renewed there, they are used by later connections."""
@@ -55,6 +60,39 @@ class ClientConfig:
         elif self.certificate:
             _load_certificate(context, self.certificate, self.key)
         return context
+
+
+class TokenFile:
+    """A token that is replaced now and then by whoever mounts it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._known: tuple[tuple[int, int], str] | None = None
+
+    def read(self) -> str:
+        """The token of now. Raises `ConfigError`."""
+        try:
+            found = os.stat(self._path)
+            version = found.st_ino, found.st_mtime_ns
+            if self._known is None or self._known[0] != version:
+                self._known = version, Path(self._path).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read the token {self._path}: {error.strerror}") from None
+        return self._known[1]
+
+
+def in_cluster() -> ClientConfig:
+    """How a process in a pod reaches its cluster: by the account that is mounted there. Raises `ConfigError`."""
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
+    if not (host and port):
+        raise ConfigError("this is no pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+    try:
+        ca = (ACCOUNT / "ca.crt").read_bytes()
+        namespace = (ACCOUNT / "namespace").read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
+    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    return ClientConfig(server, ca=ca, namespace=namespace, token_file=str(ACCOUNT / "token"))
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

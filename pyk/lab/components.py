@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from pyk.lab.cgroups import LabCgroups
 from pyk.lab.layout import REGISTRIES_FILE, Layout
 
 NODE_API_PORT = 10250
-METRICS_PORTS = 2
-"""The ports right above the API server's: metrics of the controllers and of the scheduler, on loopback."""
+METRICS_PORTS = 3
+"""The ports right above the API server's, on loopback: metrics of the controllers and of the scheduler, and the
+scheduler's record of decisions."""
 NODE_MONITOR_GRACE_SECONDS = 8
 AUDIT_POLICY = "audit-policy.yaml"
 KUBELET_CONFIGURATION, KUBELET_DROP_INS = "kubelet.yaml", "kubelet.conf.d"
@@ -55,7 +57,7 @@ def components(layout: Layout, cgroups: LabCgroups, etcd_endpoints: tuple[str, .
     for name, module, flags in (
         ("apiserver", "controlplane.apiserver", _apiserver_flags(layout, etcd_endpoints)),
         ("controllers", "controlplane.controllers", _controllers_flags(layout)),
-        ("scheduler", "scheduler", _client_flags(layout, "scheduler", 2)),
+        ("scheduler", "scheduler", _scheduler_flags(layout)),
     ):
         arguments = (sys.executable, "-m", module, *flags)
         found.append(Component(name, arguments, layout.log_dir / f"{name}.log", in_control_plane))
@@ -150,6 +152,16 @@ def check_etcd(layout: Layout) -> None:
         )
 
 
+def check_scheduler_config(layout: Layout) -> None:
+    """Raises `UserError` when the scheduler does not understand its configuration file; the scheduler says why."""
+    path = layout.options.scheduler_config
+    if path:
+        command = [sys.executable, "-m", "scheduler", "--check", "--config", path]
+        checked = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        if checked.returncode != 0:
+            raise UserError(checked.stderr.strip().removeprefix("scheduler: ") or f"{path} cannot be checked")
+
+
 def etcd_endpoint() -> str:
     """HOST:PORT for an etcd of our own, with a port that is free now."""
     with ExitStack() as stack:
@@ -161,6 +173,19 @@ def etcd_endpoint() -> str:
 def _client_flags(layout: Layout, user: str, metrics: int) -> list[str]:
     port = layout.options.port + metrics
     return ["--kubeconfig", str(layout.data_dir / "kubeconfigs" / user), "--metrics-port", str(port)]
+
+
+def _scheduler_flags(layout: Layout) -> list[str]:
+    flags = [*_client_flags(layout, "scheduler", 2), "--secure-port", str(layout.options.port + 3)]
+    for option, file in (
+        ("--tls-cert-file", "scheduler-server.crt"),
+        ("--tls-private-key-file", "scheduler-server.key"),
+        ("--client-ca-file", "ca.crt"),
+    ):
+        flags += [option, str(layout.pki_dir / file)]
+    if layout.options.scheduler_config:
+        flags += ["--config", layout.options.scheduler_config]
+    return flags
 
 
 def _controllers_flags(layout: Layout) -> list[str]:

@@ -29,7 +29,10 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a user may choose. `node_cpus` and `node_memory` are quantities; `subnet` is K, None until it is chosen.
-    `ip_family` is a word of `FAMILIES`; the nodes are spread over `segments`, with a router between them."""
+
+    `ip_family` is a word of `FAMILIES`; the nodes are spread over `segments`, with a router between them.
+    `scheduler_config` is the path of a KubeSchedulerConfiguration, empty for the scheduler's defaults.
+    """
 
     name: str = DEFAULT_NAME
     data_dir: str = ""
@@ -45,6 +48,7 @@ class Options:
     network_backend: str = "auto"
     kubeconfig: str = ""
     subnet: int | None = None
+    scheduler_config: str = ""
 
     def to_document(self) -> dict[str, Any]:
         return {**asdict(self), "etcd_endpoints": list(self.etcd_endpoints)}

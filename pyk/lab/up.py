@@ -22,7 +22,15 @@ from pyk.lab import kubeconfig
 from pyk.lab import state as records
 from pyk.lab.addresses import free_subnets
 from pyk.lab.cgroups import LabCgroups
-from pyk.lab.components import METRICS_PORTS, check_etcd, environment, etcd_endpoint, make_node_group, write_files
+from pyk.lab.components import (
+    METRICS_PORTS,
+    check_etcd,
+    check_scheduler_config,
+    environment,
+    etcd_endpoint,
+    make_node_group,
+    write_files,
+)
 from pyk.lab.layout import Layout, Options, check_options
 from pyk.lab.state import DETACH, ClusterState
 from pyk.lab.teardown import stop_control_plane, sweep
@@ -74,6 +82,7 @@ def prepare(options: Options, tell: Tell) -> tuple[Layout, int]:
     layout = Layout(options)
     check_etcd(layout)
     _check_families(layout)
+    check_scheduler_config(layout)
     kubeconfig.check(layout)
     cgroups = detect_cgroups()
     if before is None:
@@ -202,7 +211,7 @@ def _check_ports(port: int) -> None:
             try:
                 probe.bind(("127.0.0.1", number))
             except OSError:
-                what = "" if number == port else f" (the metrics' port beside --port {port})"
+                what = "" if number == port else f" (a component's port beside --port {port})"
                 raise UserError(f"port {number} is in use{what}: choose another with --port") from None
 
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from pyk.errors import UserError
@@ -68,21 +68,8 @@ def _for_people(error: BaseException) -> UserError | None:
     return found[0] if found and all(found) else None
 
 
-Page = Callable[[str], bytes | None]
-"""Makes a JSON document from what follows the page's prefix in the path; None for 404."""
-
-
-async def serve_metrics(
-    port: int,
-    is_healthy: Callable[[], bool] = lambda: True,
-    address: str = "127.0.0.1",
-    *,
-    pages: Mapping[str, Page] | None = None,
-) -> None:
-    """Serve /metrics, /healthz and /readyz in plain http on loopback until cancelled; port 0 serves nothing.
-
-    `pages` are further ones by the prefix of their path.
-    """
+async def serve_metrics(port: int, is_healthy: Callable[[], bool] = lambda: True, address: str = "127.0.0.1") -> None:
+    """Serve /metrics, /healthz and /readyz in plain http on loopback until cancelled; port 0 serves nothing."""
     if port == 0:
         await asyncio.get_running_loop().create_future()
         return
@@ -91,7 +78,7 @@ async def serve_metrics(
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(10):
                 request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_answer(request.split(b" ", 2)[1].decode(errors="replace"), is_healthy, pages or {}))
+                writer.write(_answer(request.split(b" ", 2)[1].decode(errors="replace"), is_healthy))
                 await writer.drain()
         writer.close()
 
@@ -100,7 +87,7 @@ async def serve_metrics(
         await server.serve_forever()
 
 
-def _answer(path: str, is_healthy: Callable[[], bool], pages: Mapping[str, Page]) -> bytes:
+def _answer(path: str, is_healthy: Callable[[], bool]) -> bytes:
     kind = "text/plain; version=0.0.4"
     if path.startswith("/metrics"):
         status, body = "200 OK", metrics.exposition()
@@ -108,8 +95,5 @@ def _answer(path: str, is_healthy: Callable[[], bool], pages: Mapping[str, Page]
         status, body = ("200 OK", b"ok") if is_healthy() else ("503 Service Unavailable", b"not ready")
     else:
         status, body = "404 Not Found", b"there is /metrics, /healthz and /readyz"
-        for prefix, page in pages.items():
-            if path.startswith(prefix) and (document := page(path.removeprefix(prefix))) is not None:
-                status, body, kind = "200 OK", document, "application/json"
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     return (head + "Connection: close\r\n\r\n").encode() + body

@@ -99,18 +99,26 @@ def three_of_four(cluster: Cluster, namespace: str) -> list[str] | None:
 def test_a_group_is_placed_together_or_not_at_all(cluster: Cluster, namespace: str) -> None:
     node = nodes(cluster)[0]
     here = {HOSTNAME: node["metadata"]["name"]}
-    prefix = "pod-group.scheduling.sigs.k8s.io"
-    labels = {f"{prefix}/name": "crew", f"{prefix}/min-available": "2"}
     for name in ("one", "two"):
-        document = sleeping(name, most_of(node), nodeSelector=here)
-        document["metadata"]["labels"] = labels
-        cluster.apply(document, namespace)
+        crew = {"podGroupName": "crew"}
+        cluster.apply(sleeping(name, most_of(node), nodeSelector=here, schedulingGroup=crew), namespace)
+    absent = cluster.wait_pod(namespace, "one", is_refused, "is told that its group is missing")
+    assert scheduled(absent)["message"] == 'waiting for pod\'s pod group "crew" to appear in scheduling queue'
+    group = {
+        "apiVersion": "scheduling.k8s.io/v1alpha2",
+        "kind": "PodGroup",
+        "metadata": {"name": "crew"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}},
+    }
+    cluster.apply(group, namespace)
     told = cluster.wait_pod(namespace, "two", is_refused, "is told that the group does not fit")
     wait_for(
         "the group is refused as a whole", lambda: "minCount (2) cannot be satisfied" in message(cluster, namespace)
     )
     assert not told["spec"].get("nodeName")
     assert not cluster.pod(namespace, "one")["spec"].get("nodeName")
+    (condition,) = cluster.get("podgroup", "crew", "-n", namespace)["status"]["conditions"]
+    assert (condition["type"], condition["status"]) == ("PodGroupScheduled", "False")
 
 
 def message(cluster: Cluster, namespace: str) -> str:

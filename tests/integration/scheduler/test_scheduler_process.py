@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import ssl
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +20,7 @@ import pytest
 from controlplane.apiserver.server import ServerOptions, running_server
 from controlplane.store.sqlite import SqliteStore
 from pyk import pki
-from pyk.api.kinds import EVENT, NODE, POD
+from pyk.api.kinds import CONFIG_MAP, EVENT, NODE, POD
 from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
 from pyk.client.informer import Informer
@@ -78,6 +80,29 @@ class Lab:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+    def secure_port(self) -> list[str]:
+        """The options by which the scheduler serves its record of decisions."""
+        port = free_port()
+        self.secure_url = f"https://127.0.0.1:{port}"
+        files = {"tls-cert-file": "scheduler-server.crt", "tls-private-key-file": "scheduler-server.key"}
+        files["client-ca-file"] = "ca.crt"
+        return [
+            "--secure-port",
+            str(port),
+            *(part for option, file in files.items() for part in (f"--{option}", str(self.pki_dir / file))),
+        ]
+
+    async def decision(self, pod: str, *, user: str = "", token: str = "") -> tuple[int, Any]:
+        """The status and what is on record of the pod, or why it is not told."""
+        context = ssl.create_default_context(cafile=str(self.pki_dir / "ca.crt"))
+        if user:
+            context.load_cert_chain(self.pki_dir / f"{user}.crt", self.pki_dir / f"{user}.key")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"{self.secure_url}/debug/decisions/{pod}"
+        async with aiohttp.ClientSession(headers=headers) as session, session.get(url, ssl=context) as answer:
+            found = await answer.json()
+            return answer.status, found if answer.status == 200 else found["message"]
 
     async def until(self, is_true: Callable[[], bool]) -> None:
         """Wait for something about the pods and events."""
@@ -140,7 +165,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 async def test_pods_are_bound_told_of_and_explained(lab: Lab) -> None:
     port = free_port()
-    async with lab.api_server(), lab.scheduler("--metrics-port", str(port)):
+    async with lab.api_server(), lab.scheduler("--metrics-port", str(port), *lab.secure_port()):
         taint = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}
         await lab.add_node("tainted", taints=[taint])
         await lab.add_node("small", cpu="500m")
@@ -150,8 +175,9 @@ async def test_pods_are_bound_told_of_and_explained(lab: Lab) -> None:
         message += " preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
         assert lab.scheduled("p")["message"] == message
         await lab.until(lambda: message in lab.messages("FailedScheduling"))
-        page = await fetch(f"http://127.0.0.1:{port}/debug/decisions/default/p")
+        _, page = await lab.decision("default/p", user="admin")
         assert page["reasons"]["Insufficient cpu"] == ["small"]
+        assert "  1 node needs 500m more cpu: small" in page["text"]
 
         await lab.add_node("large")
         await lab.until(lambda: lab.node_of("p") == "large")
@@ -163,10 +189,39 @@ async def test_pods_are_bound_told_of_and_explained(lab: Lab) -> None:
         assert 'scheduler_pending_pods{queue="unschedulable"} 0.0' in text
 
 
-async def fetch(url: str) -> Any:
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        assert answer.status == 200
-        return await answer.json()
+async def test_the_record_of_decisions_is_for_those_who_may_get_the_pod(lab: Lab) -> None:
+    async with lab.api_server(), lab.scheduler(*lab.secure_port()):
+        await lab.add_node("n")
+        await lab.add_node("tainted", taints=[{"key": "dedicated", "effect": "NoSchedule"}])
+        await lab.add_pod("p")
+        await lab.until(lambda: lab.node_of("p") == "n")
+        status, page = await lab.decision("default/p", user="admin")
+        assert (status, page["node"], page["feasibleNodes"]) == (200, "n", 1)
+        head, empty, titles, row = page["text"]
+        assert "default/p was placed on n; 1 node would have done, its score was" in head
+        assert (empty, titles.split()[:2], row.split()[:2]) == ("", ["NODE", "TOTAL"], ["n", "*"])
+        pki.issue(lab.pki_dir, "nobody", path_prefix=lab.pki_dir / "nobody")
+        assert await lab.decision("default/p", user="nobody") == (
+            403,
+            'pods "p" is forbidden: User "nobody" cannot get resource "pods" in the namespace "default"',
+        )
+        token = (lab.pki_dir / "tokens.csv").read_text().partition(",")[0]
+        assert (await lab.decision("default/p", token=token))[0] == 200
+        assert await lab.decision("default/p", token="x") == (401, "the bearer token is not valid")
+        assert await lab.decision("default/p") == (401, "show a client certificate or a bearer token")
+        assert await lab.decision("default/q", user="admin") == (404, "nothing is recorded of pod default/q")
+        told = await lab.client.get(CONFIG_MAP, "kube-scheduler", "kube-public")
+        assert told["data"] == {"address": lab.secure_url}
+
+        env = {**os.environ, "KUBECONFIG": str(lab.kubeconfig("admin"))}
+        for arguments, first in (
+            (("p",), "As the scheduler recorded it:"),
+            (("p", "--anew"), "default/p was placed on n at"),
+        ):
+            command = (sys.executable, "-m", "pyk.cli.main", "why", *arguments)
+            process = await asyncio.create_subprocess_exec(*command, env=env, stdout=asyncio.subprocess.PIPE)
+            text = (await process.communicate())[0].decode()
+            assert (process.returncode, first in text.splitlines()[0]) == (0, True), text
 
 
 async def test_many_pods_fill_the_nodes_and_never_more(lab: Lab) -> None:

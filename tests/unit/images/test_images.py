@@ -150,6 +150,18 @@ async def test_the_host_image_is_a_template_over_the_host_s_usr(store: ImageStor
     assert again.layers == image.layers
 
 
+async def test_the_image_of_pyk_runs_a_part_of_pyk_without_the_checkout(store: ImageStore) -> None:
+    image, _ = await store.resolve("pyk.local/pyk", "IfNotPresent")
+    (root,) = image.layers
+    inside = {place: Path(outside) for place, outside in image.read_only_binds.items()}
+    assert (inside["/opt/pyk/ingress"] / "__main__.py").is_file()
+    assert all((root / place.lstrip("/")).is_dir() == outside.is_dir() for place, outside in inside.items())
+    assert not any(outside == Path(__file__).parents[3] for outside in inside.values())
+    (python,) = image.config.entrypoint
+    nearest = next(place for place in sorted(inside, reverse=True) if python.startswith(f"{place}/"))
+    assert os.access(inside[nearest] / Path(python).relative_to(nearest), os.X_OK)
+
+
 async def test_importing_wakes_whoever_waits_for_images(store: ImageStore, rootfs: Path) -> None:
     changed = asyncio.Event()
     task = asyncio.create_task(follow_directory(store.image_dir, changed.set))

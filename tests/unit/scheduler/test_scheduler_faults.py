@@ -154,10 +154,10 @@ async def test_a_fault_in_a_rule_leaves_the_other_pods_alone(
 ) -> None:
     decide_one = world.scheduler._deciders["default-scheduler"].decide_one
 
-    def fail_for_one(key: str, *rest: Any) -> Any:
+    def fail_for_one(key: str, *rest: Any, **options: Any) -> Any:
         if key == "default/bad":
             raise ZeroDivisionError("a fault in a rule")
-        return decide_one(key, *rest)
+        return decide_one(key, *rest, **options)
 
     monkeypatch.setattr(world.scheduler._deciders["default-scheduler"], "decide_one", fail_for_one)
     world.api.put(NODE, node("n1"))

@@ -24,15 +24,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.network import sysctl
+from agent.network.bandwidth import Limits, limits_of
 from agent.network.contract import NetworkFailure, PodFilter
 from agent.network.ipam import PodAddresses
 from agent.network.podlink import (
     LINK_PREFIX,
+    MIRROR_PREFIX,
     Address,
     Attachment,
     connect,
     hardware_address,
     link_name,
+    mirror_name,
     neighbours_of,
     remove_links,
 )
@@ -48,7 +51,7 @@ from agent.network.routes import (
 from agent.network.rules import NodeRules
 from agent.network.tunnel import OVERHEAD_BYTES, sync_tunnel
 from pyk import netlink
-from pyk.api.objects import Object
+from pyk.api.objects import Object, annotations_of
 from pyk.netlink import Netlink, NetlinkFailure, Network
 from pyk.network.names import BRIDGE, family_of
 
@@ -145,11 +148,12 @@ class BridgeNetwork:
     async def attach(self, pod_uid: str, network_namespace: str, pod: Object) -> list[str]:
         if self._not_ready:
             raise NetworkFailure(self._not_ready)
+        limits = limits_of(annotations_of(pod))
         addresses, is_new = await self._run(lambda: self._pool.allocate(pod_uid))
         texts = [str(address) for address in addresses]
         try:
             await self._filter.admit(pod_uid, pod, texts, is_new=is_new)
-            await self._run(lambda: self._attach(pod_uid, addresses, network_namespace))
+            await self._run(lambda: self._attach(pod_uid, addresses, network_namespace, limits))
         except (OSError, NetworkFailure):
             await self._filter.remove(pod_uid)
             await self._run(lambda: self._pool.release(pod_uid))
@@ -273,10 +277,10 @@ class BridgeNetwork:
             return False  # there is no way to it at all
         return not route.gateway
 
-    def _attach(self, pod_uid: str, addresses: Sequence[Address], network_namespace: str) -> None:
+    def _attach(self, pod_uid: str, addresses: Sequence[Address], network_namespace: str, limits: Limits) -> None:
         gateways: dict[int, Address] = {network.version: network[1] for network in self._pool.networks}
         to = Attachment(self._bridge, self._mtu(), gateways)
-        connect(self._socket(), pod_uid, addresses, network_namespace, to)
+        connect(self._socket(), pod_uid, addresses, network_namespace, to, limits)
 
     def _detach_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Remove all pods that wait for it by now; called in the thread, finishes in the loop."""
@@ -304,7 +308,7 @@ class BridgeNetwork:
     def _detach(self, pods: Iterable[str]) -> None:
         records = self._pool.records()
         going = [pod for pod in pods if pod in records]
-        remove_links(self._socket(), [link_name(pod) for pod in going])
+        remove_links(self._socket(), [name for pod in going for name in (link_name(pod), mirror_name(pod))])
         if self._bridge:
             addresses = [known for pod in going for known in neighbours_of(records[pod])]
             self._socket().execute(*(netlink.delete_neighbour(self._bridge, address) for address in addresses))
@@ -312,7 +316,8 @@ class BridgeNetwork:
             self._pool.release(pod)
 
     def _restore(self, live: set[str]) -> None:
-        keep = {link_name(pod) for pod in live}
-        orphans = [found.name for found in self._socket().links() if found.name.startswith(LINK_PREFIX)]
+        keep = {name for pod in live for name in (link_name(pod), mirror_name(pod))}
+        prefixes = (LINK_PREFIX, MIRROR_PREFIX)
+        orphans = [found.name for found in self._socket().links() if found.name.startswith(prefixes)]
         remove_links(self._socket(), [name for name in orphans if name not in keep])
         self._detach([pod for pod in self._pool.records() if pod not in live])

@@ -54,6 +54,10 @@ from pyk.netlink.routes import (
     delete_neighbour,
     delete_route,
 )
+from pyk.netlink.traffic import (
+    limit_rate,
+    redirect_received,
+)
 
 __all__ = [
     "Interface",
@@ -89,4 +93,6 @@ __all__ = [
     "delete_forwarding",
     "delete_neighbour",
     "delete_route",
+    "limit_rate",
+    "redirect_received",
 ]

@@ -93,6 +93,9 @@ def message_of(kind: Any, attributes: list[tuple[str, Any]], **fields: int) -> A
 
 
 def encode(message: Any, kind: int, flags: int, number: int) -> bytes:
+    """A message of pyroute2, or the bytes of one's body, with its header."""
+    if isinstance(message, bytes):
+        return struct.pack("=IHHII", 16 + len(message), kind, flags, number, 0) + message
     message["header"]["type"] = kind
     message["header"]["flags"] = flags
     message["header"]["sequence_number"] = number

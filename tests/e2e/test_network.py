@@ -195,7 +195,7 @@ def test_pods_that_are_gone_leave_nothing_on_their_node(cluster: Cluster, web: s
         """Addresses of pods in the packet filter, and of neighbours."""
         with Nftables(namespace) as kernel, Netlink(namespace) as link:
             keys = [key[:4] for name in ("egress4", "ingress4", "own-pods4") for key in kernel.elements(TABLE, name)]
-            return {str(ipaddress.IPv4Address(key)) for key in keys} | {address for _, address in link.neighbours()}
+            return {str(ipaddress.IPv4Address(key)) for key in keys} | {each.address for each in link.neighbours()}
 
     many = [pod_document(f"short-{number}", "exit 0", nodeName="node-1", restartPolicy="Never") for number in range(12)]
     cluster.apply(many, NAMESPACE)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import select
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -304,3 +306,64 @@ async def test_a_new_pod_cidr_moves_the_gateway(tmp_path: Path, pods: list[str])
             bridge = link.link(BRIDGE)
             assert bridge is not None
             assert [str(a) for index, a in link.addresses() if index == bridge.index] == ["10.7.5.1/24"]
+
+
+def pace(listener: str, speaker: str, address: str, seconds: float) -> float:
+    """Bits a second that come through from one pod to another, counted between the first second's end and the last."""
+    received: list[tuple[float, int]] = []
+
+    def listen() -> socket.socket:
+        return socket.create_server((address, 8081))
+
+    def speak() -> socket.socket:
+        return socket.create_connection((address, 8081), timeout=5)
+
+    with in_namespace(listener, listen) as server, in_namespace(speaker, speak) as client:
+        accepted, _ = server.accept()
+        accepted.settimeout(5)
+        client.setblocking(False)
+        started, total = time.monotonic(), 0
+        while (now := time.monotonic() - started) < seconds:
+            readable, writable, _ = select.select([accepted], [client], [], 0.05)
+            if readable:
+                total += len(accepted.recv(1 << 20))
+                received.append((now, total))
+            if writable:
+                client.send(bytes(1 << 16))
+        accepted.close()
+    (first, before), (last, after) = next(each for each in received if each[0] > 0.5), received[-1]
+    return (after - before) * 8 / (last - first)
+
+
+@pytest.mark.usefixtures("node")
+async def test_bandwidth_is_limited_in_each_direction_by_itself_and_the_limits_go_with_the_pod(
+    tmp_path: Path, pods: list[str]
+) -> None:
+    annotations = {"kubernetes.io/ingress-bandwidth": "20M", "kubernetes.io/egress-bandwidth": "10M"}
+    limited: Object = {**POD, "metadata": {**POD["metadata"], "annotations": annotations}}
+    async with network(tmp_path) as made:
+        slow = await made.attach("uid-1", pods[0], limited)
+        free = await made.attach("uid-2", pods[1], POD)
+        to_pod = await asyncio.to_thread(pace, pods[0], pods[1], slow[0], 2.5)
+        from_pod = await asyncio.to_thread(pace, pods[1], pods[0], free[0], 2.5)
+        assert to_pod == pytest.approx(20e6, rel=0.15)
+        assert from_pod == pytest.approx(10e6, rel=0.15)
+        await made.attach("uid-1", pods[0], limited)
+        await made.detach("uid-1")
+        assert pod_links() == [link_name("uid-2")]
+        with Netlink() as link:
+            assert not [found for found in link.links() if found.kind == "ifb"]
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_limit_that_makes_no_sense_keeps_the_pod_from_starting(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path) as made:
+        for value, why in (
+            ("1", "unreasonably small"),
+            ("2P", "unreasonably large"),
+            ("fast", "quantities must match"),
+        ):
+            limited = {**POD, "metadata": {**POD["metadata"], "annotations": {"kubernetes.io/egress-bandwidth": value}}}
+            with pytest.raises(NetworkFailure, match=why):
+                await made.attach("uid-1", pods[0], limited)
+        assert pod_links() == []

@@ -23,6 +23,7 @@ from controlplane.controllers.endpoints.members import (
 from controlplane.controllers.endpoints.slice_loop import families_of
 from controlplane.controllers.endpoints.slices import HEADLESS_LABEL
 from controlplane.controllers.endpoints.tracker import Tracker
+from controlplane.controllers.endpoints.triggers import Triggers, times_of
 from controlplane.controllers.pods import is_ready, is_terminated, node_of
 from pyk.api.kinds import ENDPOINTS, POD, SERVICE, Kind
 from pyk.api.objects import Object, annotations_of, is_deleting, labels_of, name_of, namespace_of
@@ -122,6 +123,7 @@ class EndpointsLoop:
         self._client = client
         self._services, self._pods, self._endpoints = informers[SERVICE], informers[POD], informers[ENDPOINTS]
         self._tracker = Tracker(self._endpoints)
+        self._triggers = Triggers()
         self.controller = Controller("endpoint", self.reconcile, clock=clock, workers=2, max_delay=30.0)
         self.controller.watches(self._services)
         self.controller.watches(self._endpoints)
@@ -136,4 +138,9 @@ class EndpointsLoop:
             return
         namespace = namespace_of(service) if service is not None else ""
         pods = [pod for pod in self._pods.by_index("namespace", namespace) if service and selects(service, pod)]
-        await self._tracker.write(self._client, key, decide(service, pods, self._endpoints.get(key)))
+        actions, times = decide(service, pods, self._endpoints.get(key)), None
+        if service is not None:
+            times = times_of(service, pods)
+            actions = self._triggers.stamp(key, times, actions)
+        await self._tracker.write(self._client, key, actions)
+        self._triggers.settle(key, times)

@@ -20,6 +20,7 @@ from controlplane.controllers.endpoints.slices import (
     service_of_slice,
 )
 from controlplane.controllers.endpoints.tracker import Tracker
+from controlplane.controllers.endpoints.triggers import Triggers, times_of
 from pyk.api.kinds import ENDPOINT_SLICE, NODE, POD, SERVICE, Kind
 from pyk.api.objects import Object, is_deleting, labels_of, name_of, namespace_of
 from pyk.api.services import IPV4, is_headless
@@ -64,6 +65,7 @@ class EndpointSliceLoop:
         self._services, self._pods = informers[SERVICE], informers[POD]
         self._nodes, self._slices = informers[NODE], informers[ENDPOINT_SLICE]
         self._tracker = Tracker(self._slices)
+        self._triggers = Triggers()
         self.controller = Controller("endpointslice", self.reconcile, clock=clock, workers=4, max_delay=30.0)
         self.controller.watches(self._services)
         self.controller.watches(self._slices, service_of_slice)
@@ -83,6 +85,8 @@ class EndpointSliceLoop:
     async def reconcile(self, key: str) -> None:
         """Bring one Service's slices up to date. The slices of one that is gone are the garbage collector's."""
         service = self._services.get(key)
+        if service is None:
+            self._triggers.settle(key, None)
         if service is None or is_deleting(service) or not is_for_pods(service) or not self._tracker.is_current(key):
             return
         pods = [pod for pod in self._pods.by_index("namespace", namespace_of(service)) if selects(service, pod)]
@@ -92,7 +96,10 @@ class EndpointSliceLoop:
             for each in self._slices.by_index("service", key)
             if labels_of(each).get(MANAGED_BY) == MANAGER and not is_deleting(each)
         ]
-        await self._tracker.write(self._client, key, decide(service, pods, nodes, existing))
+        times = times_of(service, pods)
+        actions = decide(service, pods, nodes, existing)
+        await self._tracker.write(self._client, key, self._triggers.stamp(key, times, actions))
+        self._triggers.settle(key, times)
 
 
 def _node_name(pod: Object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyk.api.kind import Column, Rules
 from pyk.api.objects import Object
 from pyk.api.rules.common import AGE, NAME, some
-from pyk.api.rules.services_fields import default, prepare
+from pyk.api.rules.services_fields import default, prepare, prepare_status
 from pyk.api.rules.services_validation import validate, validate_status
 from pyk.api.services import EXTERNAL_NAME, LOAD_BALANCER, type_of
 
@@ -44,6 +44,7 @@ def _selector(service: Object, now: float) -> str:
 RULES = Rules(
     default=default,
     prepare=prepare,
+    prepare_status=prepare_status,
     validate=validate,
     validate_status=validate_status,
     columns=(

@@ -74,6 +74,14 @@ def prepare(service: Object, old: Object | None) -> None:
         service["status"] = {**(service.get("status") or {}), "loadBalancer": {}}
 
 
+def prepare_status(service: Object, old: Object) -> None:
+    """The default of a status: an address of a load balancer is one that packets keep as their destination."""
+    if type_of(service.get("spec") or {}) == LOAD_BALANCER:
+        for each in some((service.get("status") or {}).get("loadBalancer"), "ingress"):
+            if each.get("ip"):
+                set_default(each, "ipMode", "VIP")
+
+
 def normalize(spec: Spec, old: Spec | None) -> None:
     """Clients that know only `clusterIP` set that; then `clusterIPs` follows."""
     if old is None:

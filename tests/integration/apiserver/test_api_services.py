@@ -164,3 +164,16 @@ async def test_services_are_listed_by_address_and_type(api: Api) -> None:
     )
     assert [each["name"] for each in table.body["columnDefinitions"]][4] == "Port(s)"
     assert "/TCP,443:" in table.body["rows"][0]["cells"][4]
+
+
+async def test_the_status_of_a_load_balancer_says_what_its_address_is(api: Api) -> None:
+    await api("POST", SERVICES, service("lb", type="LoadBalancer", loadBalancerClass="example.com/own"))
+    status = {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"hostname": "lb.example"}]}}
+    patched = await api.patch(f"{SERVICES}/lb/status", {"status": status})
+    assert patched.body["status"]["loadBalancer"]["ingress"] == [
+        {"ip": "203.0.113.1", "ipMode": "VIP"},
+        {"hostname": "lb.example"},
+    ]
+    await api("POST", SERVICES, service("plain"))
+    refused = await api.patch(f"{SERVICES}/plain/status", {"status": status})
+    assert "may only be used when `spec.type` is LoadBalancer" in refused.message

@@ -68,15 +68,16 @@ class AddressPool:
 
     def release(self, pod_uid: str) -> None:
         """Free the pod's address. No error when it has none."""
-        address = self._records.pop(pod_uid, None)
+        address = self._records.get(pod_uid)
         if address is None:
             return
-        self._taken.discard(address)
         if pod_uid == self._last_pod:
             os.replace(self._directory / pod_uid, self._directory / _CURSOR)
             self._last_pod = _CURSOR
         else:
             (self._directory / pod_uid).unlink(missing_ok=True)
+        del self._records[pod_uid]  # only now: an address whose record stays is not free
+        self._taken.discard(address)
 
     def _network(self) -> Network:
         if self.network is None:

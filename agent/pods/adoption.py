@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from agent.network.contract import NetworkFailure
 from agent.pods.observed import CONTAINER_NAME, GRACE, POD_NAME, POD_NAMESPACE
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
@@ -23,6 +26,7 @@ from pyk.api.objects import Object
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.02, 2.0
+LONGEST_SWEEP_PAUSE_SECONDS = 60.0
 
 _QOS_CLASSES = (GUARANTEED, BURSTABLE, BEST_EFFORT)
 
@@ -86,14 +90,60 @@ def _add_container(pod: Object, state: ContainerState) -> None:
         pod["spec"]["terminationGracePeriodSeconds"] = int(grace)
 
 
-async def sweep(known: Collection[str], alive: Iterable[str], parts: Parts) -> None:
-    """Take away what is on the node but of no pod in `known` (UIDs); links of pods that are not `alive` as well."""
-    await parts.network.restore(alive)
-    await parts.volumes.sweep(known)
-    for path in await asyncio.to_thread(_unknown_logs, parts.settings.log_root, known):
-        await asyncio.to_thread(remove_tree, path)
-    for group in await asyncio.to_thread(_unknown_cgroups, parts, known):
-        await asyncio.to_thread(parts.cgroups.remove, group)
+async def restore_network(alive: Collection[str], parts: Parts) -> None:
+    """Take away the links and addresses of pods that are not `alive`; tried until it is done, for no pod is to get an
+    address that only seems free."""
+    pause = FIRST_RETRY_SECONDS
+    while True:
+        try:
+            await parts.network.restore(alive)
+        except (NetworkFailure, OSError) as error:
+            log.warning("what pods of before left in the network cannot be removed: %s; again in %.1f s", error, pause)
+            await parts.clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something of a pod that is known to nobody any more, and how to remove it."""
+
+    what: str
+    remove: Callable[[], Awaitable[None]]
+
+
+async def find_leftovers(known: Collection[str], parts: Parts) -> list[Leftover]:
+    """What is on the node but of no pod in `known` (UIDs): volumes, logs, cgroups. Ask before a new pod is admitted."""
+    volumes = [uid for uid in await parts.volumes.uids() if uid not in known]
+    logs = await asyncio.to_thread(_unknown_logs, parts.settings.log_root, known)
+    groups = await asyncio.to_thread(_unknown_cgroups, parts, known)
+    return [
+        *(Leftover(f"the volumes of pod {uid}", partial(parts.volumes.tear_down, uid)) for uid in volumes),
+        *(Leftover(f"the logs {path}", partial(asyncio.to_thread, remove_tree, path)) for path in logs),
+        *(Leftover(f"the cgroup {one}", partial(asyncio.to_thread, parts.cgroups.remove, one)) for one in groups),
+    ]
+
+
+async def remove_leftovers(leftovers: list[Leftover], parts: Parts) -> None:
+    """Remove them, and try for as long as it takes what cannot be removed now."""
+    pause = FIRST_RETRY_SECONDS
+    while leftovers:
+        remaining = []
+        for one in leftovers:
+            try:
+                await one.remove()
+            except OSError as error:
+                log.log(logging.INFO if pause > FIRST_RETRY_SECONDS else logging.WARNING, "%s: %s", one.what, error)
+                remaining.append(one)
+        leftovers = remaining
+        if leftovers:
+            await parts.clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_SWEEP_PAUSE_SECONDS)
+    try:
+        await parts.volumes.unmount_unused()
+    except OSError as error:  # it is used again, or stays for the next agent
+        log.info("the memory for secrets stays mounted: %s", error)
 
 
 def _unknown_logs(root: Path, known: Collection[str]) -> list[Path]:

@@ -7,6 +7,7 @@ it: "the hook might be resent after the kubelet comes back up".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from agent.pods.observed import CONTAINER_NAME
 from agent.pods.parts import Parts, container_named, find_container, target_of
 from agent.pods.record import PodRecord
 from agent.runtime.contract import Phase
+
+log = logging.getLogger(__name__)
 
 DUE, RUNNING, DONE = "due", "running", "done"
 
@@ -54,10 +57,13 @@ async def _post_start(record: PodRecord, parts: Parts, name: str, container_id: 
     if container_id not in record.states:
         return
     if outcome.ok:
-        file = hook_file(parts.volumes.pod_directory(record.uid), container_id)
-        file.parent.mkdir(exist_ok=True)
-        file.touch()
         record.post_start[container_id] = DONE
+        file = hook_file(parts.volumes.pod_directory(record.uid), container_id)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+        except OSError as error:
+            log.warning("the postStart hook of %s is done, which cannot be noted: %s", name, error)
         return
     record.post_start[container_id] = f"failed: {outcome.output}"
     text = f"PostStartHook failed: {outcome.output}"

@@ -129,6 +129,7 @@ class PodManager:
             release_static=self._static.release,
         )
         self._performer = Performer(self._parts)
+        volumes.on_answer(self._on_reference)
         self._grants = Grants(self._records, self._parts)
         self.evictor = Evictor(self._records, self._parts, self._controller.enqueue)
 
@@ -232,7 +233,9 @@ class PodManager:
                     {own_uid(pod) for pod in self.informer.values()} | self._records.keys() | self._static.pods.keys()
                 )
                 alive = [record.uid for record in self._records.values() if record.sandbox is not None]
-                await adoption.sweep(known, alive, self._parts)
+                await adoption.restore_network(alive, self._parts)
+                leftovers = await adoption.find_leftovers(known, self._parts)
+                group.create_task(adoption.remove_leftovers(leftovers, self._parts))
                 self._api_was_heard = True
                 for uid in list(self._records):  # what runs is counted before anything new is admitted
                     self._refresh(uid)

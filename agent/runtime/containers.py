@@ -19,16 +19,17 @@ import binascii
 import contextlib
 import os
 import signal
-import sys
 
 from agent.runtime import child as child_process
 from agent.runtime import clock, records, syscalls
 from agent.runtime.foreigners import Foreigners
 from agent.runtime.forker import wait_status
+from agent.runtime.joining import make_writable, resolve_namespaces
 from agent.runtime.records import CREATED, CREATING, EXITED, REMOVING, RUNNING, STARTING, ContainerRecord
 from agent.runtime.server import OperationFailed
 from agent.runtime.streams import Streams
 from agent.runtime.teardown import Teardown
+from agent.runtime.telling import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 
 _UNKNOWN_EXIT = 137
 _FAILED_EXIT = 128
-_SANDBOX_KINDS = {
-    f"ns/{name}": flag
-    for name, flag in (("net", syscalls.CLONE_NEWNET), ("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
-}
+_CREATE_SECONDS = 20.0
+"""What making a container takes at most: what takes longer hangs in a mount, and hangs for ever."""
+_AHEAD = {CREATING: CREATED, STARTING: RUNNING}
+"""What the record says before it is so."""
 
 
 class Containers:
@@ -115,10 +116,11 @@ class Containers:
             self._failed_to_fork(record, str(error))
             return
         record.start_time = records.start_time(record.pid)
-        record.save(CREATED)
+        self._note(record)
         self._channels[identifier] = channel
         self._forker.children[record.pid] = lambda status: self._ended(record, status)
         channel.listen(lambda: self._heard(record, channel))
+        self._forker.loop.later(_CREATE_SECONDS, lambda: self._give_up(record))
 
     def start(self, request: Request) -> None:
         record = self._known(request)
@@ -129,9 +131,14 @@ class Containers:
         elif record.id in self._starting:
             self._starting[record.id].append(request)
         else:
-            self._starting[record.id] = [request]
             record.started_at = clock.now()
-            record.save(RUNNING)
+            try:
+                record.save(RUNNING)  # not to be started at all if the next spawner would not know
+            except OSError:
+                record.started_at = 0.0
+                raise
+            self._forker.saver.forget(record.id)
+            self._starting[record.id] = [request]
             if record.phase == CREATED:
                 record.phase = STARTING
                 if record.is_foreign:
@@ -231,12 +238,12 @@ class Containers:
         process = plan["process"]
         program = binascii.a2b_base64(process["seccomp"])
         own_shm = not sandbox.config["host_ipc"] and any(mount["op"] == "shm" for mount in plan["mounts"])
-        _make_writable(record.writable, plan["first_id"])
+        make_writable(record.writable, plan["first_id"])
         forker.cgroups.create(record.cgroup)
         forker.cgroups.apply(record.cgroup, plan["resources"])
         shown = forker.cgroups.view(record.cgroup)
         with contextlib.ExitStack() as held:
-            namespaces, pid_namespace, joins = _resolve(plan["namespaces"]["join"], sandbox, held)
+            namespaces, pid_namespace, joins = resolve_namespaces(plan["namespaces"]["join"], sandbox, held)
             users = next((fd for fd, flag in joins if flag == syscalls.CLONE_NEWUSER), -1)
             joins = [(fd, flag) for fd, flag in joins if fd != users]
             streams = self.streams[record.id] = self._streams(record)
@@ -284,7 +291,7 @@ class Containers:
             OSError: cgroup, streams or the helper cannot be made.
         """
         forker = self._forker
-        _make_writable(record.writable, 0)
+        make_writable(record.writable, 0)
         forker.cgroups.create(record.cgroup)
         with contextlib.ExitStack() as held:
             streams = self.streams[record.id] = self._streams(record)
@@ -314,7 +321,7 @@ class Containers:
             self._delete_foreign(record, plan)
             return
         record.start_time = records.start_time(record.pid)
-        record.save(CREATED)
+        self._note(record)
         self._forker.children[record.pid] = lambda status: self._ended(record, status)
         record.phase = CREATED
         if record.id in self._starting:
@@ -354,15 +361,16 @@ class Containers:
         try:
             self._foreigners.delete(record, plan, self._sandbox_group(record), deleted)
         except OSError as error:
-            print(f"container {record.id}: {plan['oci']['path']} delete: {error}", file=sys.stderr)
+            tell(f"container {record.id}: {plan['oci']['path']} delete: {error}")
             deleted()
 
-    def _streams(self, record: ContainerRecord) -> Streams:
+    def _streams(self, record: ContainerRecord, *, is_adopted: bool = False) -> Streams:
         def rotated() -> None:
             self.server.broadcast({"event": "log-rotated", "id": record.id})
 
         loop, limits = self._forker.loop, record.log_limits
-        return Streams(loop, record.log_path, limits, stdin_once=record.stdin_once, on_rotated=rotated)
+        once = record.stdin_once
+        return Streams(loop, record.log_path, limits, stdin_once=once, on_rotated=rotated, is_adopted=is_adopted)
 
     def _plan(self, record: ContainerRecord) -> dict[str, Any]:
         content = record.file.read()
@@ -379,7 +387,7 @@ class Containers:
         record.exit_code = _FAILED_EXIT
         record.finished_at = clock.now()
         record.phase = EXITED
-        record.save()
+        self._note(record)
         if streams := self.streams.pop(record.id, None):
             streams.finish()
         for request in self._creating.pop(record.id):
@@ -417,18 +425,27 @@ class Containers:
             record.exit_code, record.started_at = report["exit_code"], 0.0
         record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
         if (streams := self.streams.pop(record.id, None)) and (lost := streams.finish()):
-            print(f"container {record.id}: {lost} bytes of its log could not be written", file=sys.stderr)
+            tell(f"container {record.id}: {lost} bytes of its log could not be written")
         self._forker.loop.unwatch(record.pidfd)
         os.close(record.pidfd)
         record.pidfd = -1
         record.phase = EXITED
-        record.save()
+        self._note(record)
         if record.is_foreign:
             self._delete_foreign(record, self._plan(record))
         self._answer_ended(record, report)
         self.on_exit(record)
         self.server.broadcast({"event": "exited", "id": record.id})
         self._teardown.proceed(record.id)
+
+    def _give_up(self, record: ContainerRecord) -> None:
+        """It hangs, if it is still being made."""
+        if record.phase == CREATING and record.pidfd >= 0:
+            for request in self._creating.pop(record.id, ()):
+                text = f"it was not made within {_CREATE_SECONDS:.0f} s: one of its volumes does not answer"
+                request.fail(OperationFailed(f"create container {record.id}: {text}"))
+            self._creating[record.id] = []
+            self._signal(record, signal.SIGKILL)
 
     def _answer_ended(self, record: ContainerRecord, report: dict[str, Any] | None) -> None:
         """Whoever waits for a container that has ended meanwhile."""
@@ -445,6 +462,7 @@ class Containers:
     def _forget(self, record: ContainerRecord) -> str:
         """The container is gone but for its files; its writable directory."""
         record.save(REMOVING)
+        self._forker.saver.forget(record.id)
         del self.records[record.id]
         self._removed[record.id] = record.writable
         return record.writable
@@ -460,7 +478,7 @@ class Containers:
             record.pidfd = syscalls.pidfd_open(record.pid)
         except ProcessLookupError:
             return False
-        streams = self._streams(record)
+        streams = self._streams(record, is_adopted=True)
         self.streams[record.id] = streams
         streams.adopt(record.pipes, [record.pid, *self._forker.cgroups.processes(record.cgroup)])
         self._forker.loop.watch(record.pidfd, lambda _: self._adopted_ended(record))
@@ -481,7 +499,11 @@ class Containers:
         record.exit_code, record.exit_unknown = _UNKNOWN_EXIT, True
         record.finished_at = clock.now()
         record.phase = EXITED
-        record.save()
+        self._note(record)
+
+    def _note(self, record: ContainerRecord) -> None:
+        """Have the record say what is so, or is about to be; when the disk does not take it, as soon as it does."""
+        self._forker.saver.save(record.id, lambda: record.save(_AHEAD.get(record.phase)))
 
     def _signal(self, record: ContainerRecord, number: int) -> None:
         try:
@@ -489,43 +511,6 @@ class Containers:
                 syscalls.pidfd_send_signal(record.pidfd, number)
         except ProcessLookupError:
             return
-
-
-def _make_writable(directory: str, owner: int) -> None:
-    """The overlay's upper and work directories, where they are not there yet. The upper one is the container's root."""
-    os.makedirs(os.path.dirname(directory), 0o755, exist_ok=True)
-    for path in (directory, f"{directory}/upper", f"{directory}/work"):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o755)
-    if owner:
-        os.chown(f"{directory}/upper", owner, owner)
-
-
-def _resolve(
-    joins: list[list[Any]], sandbox: SandboxRecord, held: contextlib.ExitStack
-) -> tuple[int, int | None, list[tuple[int, int]]]:
-    """Namespaces to join: (flags of those of the sandbox, the PID namespace, (descriptor, flag) of others, which
-    `held` closes).
-
-    Those of the sandbox are joined through its pidfd, which cannot come to mean another process.
-    """
-    flags, pid_namespace = 0, None
-    others: list[tuple[int, int]] = []
-    prefix = f"/proc/{sandbox.pid}/"
-    for flag, path in joins:
-        of_sandbox = path.startswith(prefix)
-        if of_sandbox and flag == syscalls.CLONE_NEWPID:
-            pid_namespace = sandbox.pidfd
-        elif of_sandbox and _SANDBOX_KINDS.get(path.removeprefix(prefix)) == flag:
-            flags |= flag
-        else:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            held.callback(os.close, fd)
-            if flag == syscalls.CLONE_NEWPID:
-                pid_namespace = fd
-            else:
-                others.append((fd, flag))
-    return flags, pid_namespace, others
 
 
 def _adopted_status(record: ContainerRecord) -> int | None:

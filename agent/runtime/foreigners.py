@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import sys
 from array import array
 
 from agent.runtime import child as child_process
 from agent.runtime import foreign
+from agent.runtime.telling import tell
 from agent.runtime.wire import directory_address
 
 TYPE_CHECKING = False
@@ -142,7 +142,7 @@ class Foreigners:
             channel.drain()
             channel.close()
             if channel.failure:
-                print(f"container {record.id}: {channel.failure['message']}", file=sys.stderr)
+                tell(f"container {record.id}: {channel.failure['message']}")
             ended(status)
 
         forker.children[pid] = on_end

@@ -13,6 +13,7 @@ from array import array
 
 from agent.runtime import child as child_process
 from agent.runtime import syscalls
+from agent.runtime.saving import Saver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Forker:
     def __init__(self, loop: Loop, cgroups: Cgroups, scratch: str, host_mounts: int) -> None:
         self.loop = loop
         self.cgroups = cgroups
+        self.saver = Saver(loop)
         self.scratch = scratch
         self.host_mounts = host_mounts
         self.kept_capabilities = syscalls.permitted_capabilities()

@@ -3,8 +3,9 @@
 Lines longer than 16 KiB are split into partial ones (tag P) that end with a full one (tag F). All lines that one
 read brings carry its time. Source: kubernetes/design-proposals-archive, node/kubelet-cri-logging.
 
-When the disk is full the lines are lost, the container is not stopped, and the loss is counted in `lost_bytes`. A
-spawner that is killed loses at most the unfinished line that it holds; the rest waits in the pipe for the next one.
+When the disk is full or read-only the lines are lost, no line is torn, the container is not stopped, and the loss is
+counted in `lost_bytes` and told of on stderr when it begins and when it has ended. A spawner that is killed loses at
+most the unfinished line that it holds; the rest waits in the pipe for the next one.
 
 A file that has grown over its limit is set aside under a name with the time, `0.log.20161006-001709` as the kubelet
 calls it, and a new one is begun at a line's beginning. It is done here, by the one process that writes, so that no line
@@ -19,11 +20,14 @@ import contextlib
 import os
 import time
 
+from agent.runtime.telling import tell
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_LINE = 16 * 1024
+_REOPEN_SECONDS = 1.0
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _MODE = 0o640
 _STAMP, _STAMP_LENGTH = "%Y%m%d-%H%M%S", 15
@@ -33,22 +37,33 @@ class LogWriter:
     """The log file of one container, with the unfinished line of each stream.
 
     A file that is larger than `max_bytes` is set aside, and of those set aside and the present one together at most
-    `max_files` are kept; 0 bytes is no limit. Raises `OSError` when the file cannot be opened.
+    `max_files` are kept; 0 bytes is no limit. Raises `OSError` when the file cannot be opened, unless that is `later`:
+    then the lines are lost until it can.
     """
 
-    __slots__ = ("_fd", "_in_part", "_max_bytes", "_max_files", "_path", "_rests", "_size", "lost_bytes", "rotated")
+    __slots__ = (
+        *("_fd", "_in_part", "_is_losing", "_max_bytes", "_max_files", "_path", "_rests", "_size", "_tried_at"),
+        *("lost_bytes", "rotated"),
+    )
 
-    def __init__(self, path: str, max_bytes: int = 0, max_files: int = 1) -> None:
+    def __init__(self, path: str, max_bytes: int = 0, max_files: int = 1, *, later: bool = False) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._max_files = max_files
-        self._fd = _open(path)
-        self._size = os.fstat(self._fd).st_size
+        self._fd, self._size = -1, 0
+        self._is_losing = False
+        self._tried_at = 0.0
         self._rests: dict[bytes, bytes] = {}
         self._in_part: set[bytes] = set()
         self.lost_bytes = 0
         self.rotated = False
         """A file has been set aside since somebody last put this to False."""
+        try:
+            self._open()
+        except OSError as error:
+            if not later:
+                raise
+            self._lose(b"", error)
 
     def write(self, stream: bytes, data: bytes) -> None:
         """Add output of `stdout` or `stderr`."""
@@ -68,7 +83,8 @@ class LogWriter:
             if rest:
                 self._append(cri_lines(stream, rest + b"\n", timestamp(time.time_ns()))[0])
         self._rests.clear()
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _rotate(self) -> None:
         """Set the file aside. When that cannot be done it goes on growing, and it is tried again after a while."""
@@ -85,21 +101,59 @@ class LogWriter:
         except OSError:
             self._size = self._max_bytes // 2
             return
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
         self._fd, self._size, self.rotated = fd, 0, True
         for old in excess([*present, aside], self._max_files - 1):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, old))
 
+    def _open(self) -> None:
+        self._fd = _open(self._path)
+        self._size = os.fstat(self._fd).st_size
+
     def _append(self, data: bytes) -> None:
+        if self._fd < 0 and not self._reopen(data):
+            return
+        began, whole = self._size, data
         while data:
             try:
                 written = os.write(self._fd, data)
-            except OSError:
-                self.lost_bytes += len(data)
+            except OSError as error:
+                self._take_back(began, whole[: len(whole) - len(data)])
+                self._lose(data, error)
                 return
             self._size += written
             data = data[written:]
+        if whole and self._is_losing:
+            self._is_losing = False
+            tell(f"{self._path} is written again; {self.lost_bytes} bytes were lost")
+
+    def _take_back(self, began: int, written: bytes) -> None:
+        """Of the lines that were written in part keep the whole ones."""
+        self._size = began + written.rfind(b"\n") + 1
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._size)
+
+    def _lose(self, data: bytes, error: OSError) -> None:
+        self.lost_bytes += len(data)
+        if not self._is_losing:
+            tell(f"{self._path}: {error.strerror}: what its container writes is lost until it can be")
+        self._is_losing = True
+
+    def _reopen(self, data: bytes) -> bool:
+        """Try again, once in a while, to open a file that could not be opened."""
+        now = time.monotonic()
+        if now - self._tried_at >= _REOPEN_SECONDS:
+            self._tried_at = now
+            try:
+                self._open()
+            except OSError as error:
+                self._lose(data, error)
+                return False
+            return True
+        self.lost_bytes += len(data)
+        return False
 
 
 def set_aside(path: str) -> list[str]:

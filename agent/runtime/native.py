@@ -285,8 +285,8 @@ class NativeRuntime:
                     return
                 try:
                     await asyncio.to_thread(start_spawner, str(self._directory), self._socket_path)
-                except LaunchError as error:
-                    raise RuntimeFailure(str(error), reason=RUNTIME_NOT_READY) from None
+                except (LaunchError, OSError, RuntimeError) as error:  # RuntimeError: there is no room for a thread
+                    raise RuntimeFailure(f"start the spawner: {error}", reason=RUNTIME_NOT_READY) from error
                 continue
             self._connection = Connection(sock)
             asyncio.get_running_loop().add_reader(sock, self._on_readable)

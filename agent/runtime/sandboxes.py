@@ -91,8 +91,8 @@ class Sandboxes:
             raise OperationFailed(f"create the sandbox's process: {error}", _REASON) from None
         record.alive = True
         record.start_time = start_time(record.pid)
-        record.file.update(record.state())
         self.records[record.id] = record
+        self._forker.saver.save(record.id, lambda: record.file.update(record.state()))
         self._waiting[record.id] = [request]
         self._forker.children[record.pid] = lambda _status: self._ended(record, channel)
         channel.listen(lambda: self._answer(record, channel))
@@ -165,4 +165,5 @@ class Sandboxes:
 
     def _removed(self, record: SandboxRecord) -> None:
         record.file.remove()
+        self._forker.saver.forget(record.id)
         del self.records[record.id]

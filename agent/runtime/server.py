@@ -10,6 +10,7 @@ A client that does not read is cut off when 16 MiB wait for it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 _MAX_PENDING = 16 << 20
 _BACKLOG = 16
+_ACCEPT_PAUSE = 0.2  # seconds
+_LACKING = frozenset(
+    (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+)
 
 
 class OperationFailed(Exception):
@@ -109,8 +114,11 @@ class Server:
     def _accept(self, _events: int) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # the client has already gone
-            return
+        except OSError as error:
+            if error.errno in _LACKING:  # it stays readable: do not come back at once
+                self._loop.unwatch(self._listener.fileno())
+                self._loop.later(_ACCEPT_PAUSE, self.start)
+            return  # or the client has already gone
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", credentials)[1] != os.geteuid():
             sock.close()
@@ -136,7 +144,9 @@ class Server:
         except OperationFailed as failure:
             request.fail(failure)
         except OSError as error:
-            request.fail(OperationFailed(f"{request.arguments['op']}: {error}"))
+            # What the node lacks for the moment says nothing of the container that something was asked of.
+            reason = "RuntimeNotReady" if error.errno in _LACKING else "CreateContainerError"
+            request.fail(OperationFailed(f"{request.arguments['op']}: {error}", reason))
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the spawner; it is in its log
             sys.excepthook(type(error), error, error.__traceback__)
             request.fail(OperationFailed(f"{request.arguments.get('op')}: {type(error).__name__}: {error}"))

@@ -24,6 +24,7 @@ from agent.runtime.process import set_oom_score
 from agent.runtime.sandboxes import Sandboxes
 from agent.runtime.server import OperationFailed, Server
 from agent.runtime.sessions import Sessions
+from agent.runtime.telling import tell
 from agent.runtime.wire import PROTOCOL
 
 TYPE_CHECKING = False
@@ -130,8 +131,10 @@ def main() -> None:
         if ready_fd >= 0:
             os.write(ready_fd, b"1")
         return
-    os.ftruncate(lock, 0)
-    os.write(lock, b"%d\n" % os.getpid())
+    try:
+        os.pwrite(lock, b"%-10d\n" % os.getpid(), 0)  # in place: a full disk takes it too
+    except OSError as error:  # for people only; what there is to adopt does not wait for it
+        tell(f"{state_dir}/spawner.pid: {error}")
     set_oom_score(_OOM_SCORE)
     Spawner(state_dir, socket_path, host_mounts).run(ready_fd)
 

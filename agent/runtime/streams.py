@@ -44,7 +44,8 @@ class Attachment:
 
 class Streams:
     """The streams of one container. `pipes` has the inode numbers of its pipes once there are any. `log_limits` are
-    those of `LogWriter`; `on_rotated` is called when a file of the log was set aside."""
+    those of `LogWriter`; `on_rotated` is called when a file of the log was set aside. Raises `OSError` when the log
+    cannot be opened, unless the container `is_adopted`: its pipes are emptied in any case."""
 
     __slots__ = ("_attachments", "_closed", "_fds", "_log", "_loop", "_on_rotated", "_stdin_once", "_terminal", "pipes")
 
@@ -56,9 +57,10 @@ class Streams:
         *,
         stdin_once: bool,
         on_rotated: Callable[[], None],
+        is_adopted: bool = False,
     ) -> None:
         self._loop = loop
-        self._log = LogWriter(log_path, *log_limits)
+        self._log = LogWriter(log_path, *log_limits, later=is_adopted)
         self._on_rotated = on_rotated
         self._stdin_once = stdin_once
         self._fds: dict[str, int] = {}

@@ -61,7 +61,12 @@ class Teardown:
             return
         if job.is_dead() and self._cgroups.try_remove(job.cgroup):
             del self._jobs[identifier]
-            result = job.finish()
+            try:
+                result = job.finish()
+            except OSError as error:
+                for request in job.requests:
+                    request.fail(OperationFailed(f"remove {identifier}: {error}", "RemoveContainerError"))
+                return
             for request in job.requests:
                 request.reply(result)
             return

@@ -120,6 +120,8 @@ class Connection:
             end = _HEADER.size + length
             if len(self._incoming) < end:
                 return
+            if count > len(self._descriptors):  # there was no room for them in this process
+                raise ValueError(f"a frame came without its {count} descriptors")
             message = json.loads(self._incoming[_HEADER.size : end])
             del self._incoming[:end]
             yield message, [self._descriptors.popleft() for _ in range(count)]

@@ -16,7 +16,7 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from agent.volumes import mounts
 from agent.volumes.atomic import write_atomically
 from agent.volumes.hostpath import prepare_host_path
+from agent.volumes.patience import Patience
 from agent.volumes.persistent import give_to_group, persistent_volume_path
 from agent.volumes.projection import PROJECTED_SOURCES, Sources, VolumeFailure, is_secret_bearing, volume_files
 from pyk.api.objects import Object, uid_of
@@ -58,6 +59,11 @@ class VolumeManager:
         self._secrets = state_dir / "secrets"
         self._secrets_lock = threading.Lock()
         self._clock = clock
+        self._patience = Patience(clock)
+
+    def on_answer(self, answered: Callable[[str], None]) -> None:
+        """Call `answered(uid)` when the volumes of a pod answer that did not."""
+        self._patience.answered = lambda name: answered(name.split(" ")[0])
 
     def pod_directory(self, uid: str) -> Path:
         """Where the pod's files are."""
@@ -71,25 +77,36 @@ class VolumeManager:
         given = given or Given()
         if not pod["spec"].get("volumes"):  # one directory is made sooner than a thread is asked to make it
             return self._set_up(pod, sources, given)
-        return await asyncio.to_thread(self._set_up, pod, sources, given)
+        uid = uid_of(pod)
+        return await self._patience.run(uid, _outside(pod), lambda: self._set_up(pod, sources, given))
 
     async def bind_subpath(self, uid: str, container: str, index: int, volume: Path, subpath: str) -> Path:
         """The host path where `subpath` of a volume is bound for mount number `index` of a container.
 
         Raises `VolumeFailure`."""
         target = self.pod_directory(uid) / "volume-subpaths" / container / str(index)
-        await asyncio.to_thread(mounts.bind_subpath, volume, subpath, target)
+        what = f"subPath {subpath!r} of {volume}"
+        await self._patience.run(f"{uid} {volume}", what, lambda: mounts.bind_subpath(volume, subpath, target))
         return target
 
     async def tear_down(self, uid: str) -> None:
         """Unmount and remove everything of the pod. No error when there is nothing. Raises OSError."""
+        self._patience.forget(uid)
         await asyncio.to_thread(self._tear_down, uid)
 
     async def sweep(self, live: Collection[str]) -> None:
         """Take away what belongs to no pod in `live` (UIDs)."""
-        for uid in await asyncio.to_thread(self._uids):
+        for uid in await self.uids():
             if uid not in live:
                 await self.tear_down(uid)
+        await self.unmount_unused()
+
+    async def uids(self) -> set[str]:
+        """The pods of which there is something."""
+        return await asyncio.to_thread(self._uids)
+
+    async def unmount_unused(self) -> None:
+        """Give the memory for secrets back when there are none. Raises OSError."""
         await asyncio.to_thread(self._unmount_unused)
 
     def _uids(self) -> set[str]:
@@ -165,6 +182,17 @@ class VolumeManager:
         path.chmod(0o777)
         write_atomically(path, files, self._clock.time(), group)
         return path
+
+
+def _outside(pod: Object) -> str:
+    """The volumes of the pod that are not this node's own: those that may not answer."""
+    paths = [volume["hostPath"]["path"] for volume in pod["spec"].get("volumes") or () if volume.get("hostPath")]
+    claims = [
+        f"claim {volume['persistentVolumeClaim']['claimName']}"
+        for volume in pod["spec"].get("volumes") or ()
+        if volume.get("persistentVolumeClaim")
+    ]
+    return f"MountVolume.SetUp failed: one of the volumes ({', '.join([*paths, *claims]) or 'on the node itself'})"
 
 
 def _empty_directory(path: Path, source: Mapping[str, Any], memory_limit: int | None, group: int | None) -> None:

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from agent.runtime.cgroups import Cgroups, detect
 from controlplane.apiserver.server import ServerOptions, running_server
 from controlplane.store.sqlite import SqliteStore
 from pyk import netlink, pki
-from pyk.api.kinds import BY_KIND, NODE, POD
+from pyk.api.kinds import BY_KIND, EVENT, NODE, POD
 from pyk.api.objects import Object
 from pyk.api.status import ApiError
 from pyk.client.client import Client
@@ -41,7 +41,7 @@ ADDRESS = "192.0.2.11"
 PATIENCE_SECONDS = 20.0
 _REPOSITORY = Path(__file__).parents[3]
 _CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x200, 0x20000, 0x40000000
-_MS_REC_PRIVATE = 0x4000 | 1 << 18
+_MS_REC_PRIVATE, _MNT_DETACH = 0x4000 | 1 << 18, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Snapshot = dict[str, Any]
@@ -53,7 +53,7 @@ def namespaces() -> Iterator[None]:
     home = [os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "net")]
     _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET))
     try:
-        _check(_libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None))
+        libc_mount("none", Path("/"), "", _MS_REC_PRIVATE, "")
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         with Netlink() as link:
             link.execute(
@@ -72,15 +72,47 @@ def namespaces() -> Iterator[None]:
             os.close(fd)
 
 
+def libc_mount(source: str, target: Path, kind: str, flags: int, options: str) -> None:
+    """mount(2). Raises OSError."""
+    words = [os.fsencode(word) if word else None for word in (source, target, kind)]
+    _check(_libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None))
+
+
+def libc_unmount(target: Path) -> None:
+    """Unmount lazily. Raises OSError."""
+    _check(_libc.umount2(os.fsencode(target), _MNT_DETACH))
+
+
 def _check(result: int) -> None:
     if result:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+class Server:
+    """The API server, which can be away."""
+
+    def __init__(self, root: Path, pki_dir: Path) -> None:
+        self._root, self._pki = root, pki_dir
+        self._stack = AsyncExitStack()
+        self.port = 0
+
+    async def start(self) -> None:
+        """On the port of before, if there was one."""
+        clock = RealClock()
+        store = SqliteStore(self._root / "store.db", clock=clock)
+        options = ServerOptions(self._pki, port=self.port)
+        self.port = await self._stack.enter_async_context(running_server(store, options, clock))
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+
 class SurvivalNode:
     """The node `n1`. `client` is an administrator's."""
 
-    def __init__(self, root: Path, client: Client, factory: subprocess.Popen[bytes], cgroup: str) -> None:
+    def __init__(
+        self, root: Path, client: Client, factory: subprocess.Popen[bytes], cgroup: str, server: Server
+    ) -> None:
         self.root = root
         self.state = root / "state"
         self.client = client
@@ -89,6 +121,8 @@ class SurvivalNode:
         self.page = steps.Page(str(root / "steps"))
         self._factory = factory
         self._agent = -1
+        self.agent_pid = 0
+        self._server = server
 
     # Agent and spawner
 
@@ -98,7 +132,8 @@ class SurvivalNode:
         assert self._factory.stdout is not None
         self._factory.stdin.write(b"start\n")
         self._factory.stdin.flush()
-        self._agent = os.pidfd_open(int(self._factory.stdout.readline()))
+        self.agent_pid = int(self._factory.stdout.readline())
+        self._agent = os.pidfd_open(self.agent_pid)
 
     def agent_has_died(self) -> bool:
         return bool(select.select([self._agent], [], [], 0)[0])
@@ -128,6 +163,19 @@ class SurvivalNode:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             select.select([fd], [], [], PATIENCE_SECONDS)
             os.close(fd)
+
+    @asynccontextmanager
+    async def without_server(self) -> AsyncIterator[None]:
+        """The API server is away while inside."""
+        await self._server.stop()
+        try:
+            yield
+        finally:
+            await self._server.start()
+
+    async def forget_rules(self, table: str) -> None:
+        """The packet filter is empty, as after a boot."""
+        await asyncio.to_thread(_lines, "nft", "delete", "table", "inet", table)
 
     # Objects
 
@@ -171,8 +219,11 @@ class SurvivalNode:
     async def told(self) -> str:
         """For a test that failed: what pods, events and logs say."""
         pods = (await self.client.list(POD, "default")).items
-        log = (self.root / "agent.log").read_text().splitlines()[-25:]
-        return "\n".join([*(json.dumps(pod.get("status"), indent=1) for pod in pods), *log])
+        events = (await self.client.list(EVENT, "default")).items
+        said = [f"{one['involvedObject'].get('name')}: {one['reason']}: {one['message']}" for one in events]
+        logs = [self.root / "agent.log", self.state / "runtime/spawner.log"]
+        written = [line for log in logs if log.exists() for line in log.read_text().splitlines()[-25:]]
+        return "\n".join([*(json.dumps(pod.get("status")) for pod in pods), *said[-40:], *written])
 
     # What is on the node
 
@@ -271,14 +322,14 @@ async def survival_node(root: Path, *, state_options: str = "") -> AsyncIterator
     state = root / "state"
     state.mkdir()
     if state_options:
-        _check(_libc.mount(b"state", os.fsencode(state), b"tmpfs", 0, state_options.encode()))
+        libc_mount("state", state, "tmpfs", 0, state_options)
     folder = root / "pki"
     pki.ensure_cluster_pki(folder, server_addresses=["127.0.0.1"])
     pki.ensure_node_pki(folder, root / "node-pki", "n1", [ADDRESS, "127.0.0.1"])
-    clock = RealClock()
     cgroup = f"/pyk-test-{uuid.uuid4().hex[:8]}"
-    store = SqliteStore(root / "store.db", clock=clock)
-    async with running_server(store, ServerOptions(folder, port=0), clock) as port:
+    server = Server(root, folder)
+    await server.start()
+    try:
         for name, pair, user in (
             ("admin", folder / "admin", "admin"),
             ("kubeconfig", root / "node-pki/client", "node"),
@@ -286,7 +337,7 @@ async def survival_node(root: Path, *, state_options: str = "") -> AsyncIterator
         ):
             certificate, key = pair.with_suffix(".crt"), pair.with_suffix(".key")
             pki.write_kubeconfig(
-                root / name, f"https://127.0.0.1:{port}", folder / "ca.crt", certificate, key, user=user
+                root / name, f"https://127.0.0.1:{server.port}", folder / "ca.crt", certificate, key, user=user
             )
         flags: dict[str, Any] = {
             "--kubeconfig": root / "kubeconfig",
@@ -310,12 +361,14 @@ async def survival_node(root: Path, *, state_options: str = "") -> AsyncIterator
             env={**os.environ, steps.VARIABLE: str(root / "steps"), "PYTHONPATH": str(_REPOSITORY)},
         )
         async with Client(load_kubeconfig(root / "admin")) as client:
-            made = SurvivalNode(root, client, factory, cgroup)
+            made = SurvivalNode(root, client, factory, cgroup, server)
             await client.create(NODE, {**_NODE, "metadata": {"name": "n1"}})
             try:
                 yield made
             finally:
                 await made.close()
+    finally:
+        await server.stop()
 
 
 _NODE: Object = {"apiVersion": "v1", "kind": "Node", "spec": {"podCIDR": "10.77.1.0/24", "podCIDRs": ["10.77.1.0/24"]}}

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 
+from agent.access import Access
 from agent.api import NodeAPI
 from agent.apiservers import ApiServers
 from agent.capacity import NodeResources, allocatable, for_pods, observations, pods_group_limits, total_reserved
@@ -24,6 +25,8 @@ from agent.images.collect import ImageCollector, Thresholds
 from agent.images.pull import Puller
 from agent.images.registries import RegistriesFile
 from agent.images.store import ImageStore
+from agent.measuring import Meter
+from agent.metricspages import MetricsPages
 from agent.network.announce import Announcer
 from agent.network.bridge import BridgeNetwork
 from agent.network.loop import NetworkLoop
@@ -32,6 +35,7 @@ from agent.network.proxy import ServiceLoop, service_facts, slice_facts
 from agent.network.routes import route_facts
 from agent.network.rules import NodeRules
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
+from agent.options import as_configuration
 from agent.pods.environment import ConfigError as CannotConfigure
 from agent.pods.manager import PodManager
 from agent.pods.servicelinks import service_variables
@@ -176,14 +180,18 @@ async def run(config: AgentConfig) -> None:
             changed=registrar.changed,
             clock=clock,
         )
+        meter = Meter(cgroups, config.cgroup_root, config.state_dir, config.image_dir, pods.evictor.active, clock=clock)
         api = NodeAPI(
             pods,
             runtime,
-            Stats(cgroups, config.cgroup_root, config.state_dir, config.node_name, clock=clock),
+            Stats(meter, config.node_name, clock=clock),
             clock=clock,
             memory_capacity=lambda: resources.capacity().memory_bytes,
             not_ready=lambda: readiness.not_ready,
             local_volumes=LocalVolumes(config.state_dir / "local-volumes"),
+            access=Access(client, config.node_name, clock=clock),
+            metrics_pages=MetricsPages(meter, resources.capacity, config.node_name),
+            configuration=as_configuration(options),
         )
         name_server = NameServer(
             services,

@@ -1,8 +1,8 @@
-"""The node API: what the API server asks of this node on behalf of people. HTTPS, for the cluster's masters only.
+"""The node API: what the API server asks of this node on behalf of people, and Prometheus by itself. HTTPS.
 
-Every connection shows a client certificate of the cluster's authority, and every request but /healthz one whose
-groups contain `system:masters` (the API server's `apiserver-kubelet-client`); who may do what has been decided there.
-Errors are plain text with the kubelet's status codes. A client that goes away ends its handler.
+Every request is authenticated and authorised (agent/access.py): the API server's own certificate may everything, others
+what a SubjectAccessReview says. Errors are plain text with the kubelet's status codes. A client that goes away ends its
+handler.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 from aiohttp import web
 
 from agent import portforward, streams
+from agent.access import Access, Refused
 from agent.logs import LogOptions, read_log
+from agent.metricspages import MetricsPages
 from agent.podproxy import PodProxy
 from agent.runtime.contract import ContainerState, ExecConfig, ExecSession, Phase, Runtime, RuntimeFailure
 from agent.stats import Stats
 from agent.volumes.local import BadName, LocalVolumes
 from pyk.api.objects import Object
-from pyk.reconcile import metrics
+from pyk.api.status import ApiError
+from pyk.client.client import ClientUnavailable
 from pyk.reconcile.clock import Clock, parse_timestamp
 from pyk.tls import server_context
 
 log = logging.getLogger(__name__)
 
-ADMIN_GROUP = "system:masters"
 _TRUE = ("1", "true")
 _TEXT = "text/plain; charset=utf-8"
 
@@ -61,7 +63,13 @@ class NodeAPI:
         memory_capacity: Callable[[], int],
         not_ready: Callable[[], str],
         local_volumes: LocalVolumes,
+        access: Access,
+        metrics_pages: MetricsPages,
+        configuration: Mapping[str, Any],
     ) -> None:
+        self._access = access
+        self._metrics_pages = metrics_pages
+        self._configuration = configuration
         self._local_volumes = local_volumes
         self._pods = pods
         self._runtime = runtime
@@ -73,13 +81,14 @@ class NodeAPI:
 
     def application(self) -> web.Application:
         """The routes, behind the check of who asks."""
-        application = web.Application(middlewares=[_only_masters])
+        application = web.Application(middlewares=[self._check_access])
         application.on_cleanup.append(self._close_proxy)
         application.add_routes(
             [
                 web.get("/healthz", self._healthz),
                 web.get("/pods", self._list_pods),
-                web.get("/metrics", self._metrics),
+                web.get("/configz", self._configz),
+                *self._metrics_pages.routes(),
                 web.get("/stats/summary", self._summary),
                 web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
                 web.get("/exec/{namespace}/{pod}/{container}", self._exec),
@@ -131,11 +140,12 @@ class NodeAPI:
         listed = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self._pods.pods()}
         return web.Response(body=orjson.dumps(listed), content_type="application/json")
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+    async def _configz(self, request: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps({"kubeletconfig": self._configuration}), content_type="application/json")
 
     async def _summary(self, request: web.Request) -> web.Response:
-        document = await self._stats.summary(self._pods, memory_capacity=self._memory_capacity())
+        in_detail = request.query.get("only_cpu_and_memory", "") not in _TRUE
+        document = await self._stats.summary(memory_capacity=self._memory_capacity(), in_detail=in_detail)
         return web.Response(body=orjson.dumps(document), content_type="application/json")
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
@@ -237,6 +247,23 @@ class NodeAPI:
         await portforward.serve(socket, reader, writer)
         return socket
 
+    @web.middleware
+    async def _check_access(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        connection = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
+        certificate = connection.getpeercert() if connection is not None else None
+        try:
+            await self._access.check(
+                request.method, request.path, certificate, request.headers.get("Authorization", "")
+            )
+        except Refused as refused:
+            return web.Response(status=refused.status, text=str(refused))
+        except (ApiError, ClientUnavailable) as error:
+            log.warning("whether %s may be answered cannot be asked: %s", request.path, error)
+            return web.Response(status=500, text="Internal Server Error")
+        return await handler(request)
+
     def _names(self, request: web.Request) -> tuple[str, str, str]:
         """Namespace, pod and container of the path; 404 when this node has no such pod or container."""
         namespace, name, container = (request.match_info[part] for part in ("namespace", "pod", "container"))
@@ -284,25 +311,7 @@ def log_options(query: Mapping[str, str], now: float) -> LogOptions:
 
 
 def node_context(pki_dir: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS with our server certificate, for clients with a certificate of the cluster's authority."""
+    """TLS with our server certificate; a client's certificate, where it shows one, is of the cluster's authority."""
     context = server_context(certificate, key, pki_dir / "ca.crt")
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_OPTIONAL  # who shows none may have a token
     return context
-
-
-def groups_of(certificate: dict[str, object] | None) -> set[str]:
-    """The organizations of a client certificate as `ssl` shows it: its user's groups."""
-    subject = (certificate or {}).get("subject") or ()
-    assert isinstance(subject, tuple)
-    return {str(value) for part in subject for name, value in part if name == "organizationName"}
-
-
-@web.middleware
-async def _only_masters(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    connection = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
-    certificate = connection.getpeercert() if connection is not None else None
-    if request.path != "/healthz" and ADMIN_GROUP not in groups_of(certificate):
-        raise web.HTTPForbidden(text="this node API serves the API server only")
-    return await handler(request)

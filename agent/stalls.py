@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import select
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def read_pressure(file: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def summary_psi(pressure: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def summary_psi(pressure: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """As /stats/summary has it; None when nothing is known."""
     if "some" not in pressure:
         return None

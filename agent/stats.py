@@ -1,21 +1,22 @@
 """What the node, its pods and their containers use, in the shape of the kubelet's /stats/summary.
 
-Usage comes from the control groups. A rate needs two readings: the last one of each group is kept, and when it is too
-young, too old or missing, a second reading is taken a moment later. Nothing is read while nobody asks.
+A rate needs two readings: the last one of each group is kept, and when it is too young, too old or missing, a second
+reading is taken a moment later. Source: k8s.io/kubelet/pkg/apis/stats/v1alpha1.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from agent.pods.resources import pod_cgroup
-from agent.runtime.cgroups import Cgroups, Usage
-from agent.runtime.contract import ContainerState, Phase
-from pyk.api.objects import Object, name_of, namespace_of, uid_of
+from agent.eviction.localstorage import PodSpace, Space
+from agent.interfaces import Interface
+from agent.measuring import Disk, Group, MeasuredContainer, MeasuredPod, Meter, Snapshot, disk_of
+from agent.runtime.cgroups import Usage
+from agent.stalls import summary_psi
+from pyk.api.objects import name_of, namespace_of, uid_of
 from pyk.reconcile.clock import Clock, timestamp
 
 YOUNGEST_SECONDS = 0.5
@@ -30,49 +31,6 @@ class Reading:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredContainer:
-    """A running container: its name, its control group, and when it started (seconds since the epoch)."""
-
-    name: str
-    cgroup: str
-    started_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredPod:
-    """A pod with its control group and its running containers."""
-
-    pod: Object
-    cgroup: str
-    containers: tuple[MeasuredContainer, ...]
-
-
-class Pods(Protocol):
-    """What is asked of the pod manager."""
-
-    def pods(self) -> list[Object]: ...
-
-    def container(
-        self, namespace: str, pod: str, container: str, *, previous: bool = False
-    ) -> ContainerState | None: ...
-
-
-def measured_pods(pods: Pods, cgroup_root: str) -> list[MeasuredPod]:
-    """The pods of the node with their running containers and the control groups of both."""
-    found = []
-    for pod in pods.pods():
-        group, spec = pod_cgroup(cgroup_root, pod), pod["spec"]
-        containers = []
-        for container in [*(spec.get("initContainers") or ()), *spec["containers"]]:
-            state = pods.container(namespace_of(pod), name_of(pod), container["name"])
-            if state is not None and state.phase is Phase.RUNNING:
-                measured = MeasuredContainer(container["name"], f"{group}/{state.id}", state.started_at)
-                containers.append(measured)
-        found.append(MeasuredPod(pod, group, tuple(containers)))
-    return found
-
-
 def rate(before: Reading, now: Reading) -> int:
     """Nanocores used between two readings of one group; 0 when its counter began anew."""
     seconds = now.at - before.at
@@ -81,103 +39,173 @@ def rate(before: Reading, now: Reading) -> int:
 
 
 class Stats:
-    """Measures the groups of one node, of which `cgroup_root` is the node's own."""
+    """Makes summaries of what `meter` measures."""
 
-    def __init__(self, cgroups: Cgroups, cgroup_root: str, state_dir: Path, node_name: str, *, clock: Clock) -> None:
-        self._cgroups = cgroups
-        self._root = cgroup_root
-        self._state_dir = state_dir
+    def __init__(self, meter: Meter, node_name: str, *, clock: Clock) -> None:
+        self._meter = meter
         self._node_name = node_name
         self._clock = clock
         self._started = clock.time()
         self._readings: dict[str, Reading] = {}
 
-    async def summary(self, pods: Pods, *, memory_capacity: int) -> dict[str, Any]:
-        """The document of /stats/summary, without what ends meanwhile; `memory_capacity` is the node's, in bytes."""
-        measured = measured_pods(pods, self._root)
-        groups = [self._root]
-        for pod in measured:
-            groups += [pod.cgroup, *(container.cgroup for container in pod.containers)]
-        rates, now = await self._measure(groups)
-        at = timestamp(self._clock.time())
+    async def summary(self, *, memory_capacity: int, in_detail: bool = True) -> dict[str, Any]:
+        """The document of /stats/summary, without what ends meanwhile; `memory_capacity` is the node's, in bytes.
+        Without `in_detail` it has processor and memory only, and costs less."""
+        snapshot, rates = await self._measure(in_detail=in_detail)
+        page = _Page(snapshot, rates, timestamp(snapshot.time), in_detail=in_detail)
+        node: dict[str, Any] = {"nodeName": self._node_name, "startTime": timestamp(self._started)}
+        if snapshot.node is not None:
+            node |= page.group(self._meter.root, snapshot.node)
+            working_set = snapshot.node.usage.working_set_bytes
+            node["memory"]["availableBytes"] = max(0, memory_capacity - working_set)
+        node["systemContainers"] = [
+            {"name": name, "startTime": timestamp(self._started), **page.group(_part(self._meter.root, name), group)}
+            for name, group in snapshot.parts.items()
+        ]
+        if in_detail:
+            if snapshot.node is not None:
+                node["rlimit"] = {"time": page.at, "maxpid": _max_pid(), "curproc": snapshot.node.usage.pids}
+            node["fs"] = page.disk(snapshot.node_disk)
+            images = page.disk(snapshot.image_disk)
+            node["runtime"] = {"imageFs": images, "containerFs": page.disk(snapshot.node_disk)}
+            node["network"] = page.network(snapshot.interfaces)
+        return {"node": node, "pods": [page.pod(pod) for pod in snapshot.pods]}
 
-        def numbers(group: str) -> dict[str, Any]:
-            return _numbers(at, now[group].usage, rates.get(group, 0))
-
-        node: dict[str, Any] = {
-            "nodeName": self._node_name,
-            "startTime": timestamp(self._started),
-            "fs": self._file_system(at),
-        }
-        if self._root in now:
-            node |= numbers(self._root)
-            working_set = now[self._root].usage.working_set_bytes
-            node["memory"] = {**node["memory"], "availableBytes": max(0, memory_capacity - working_set)}
-            node["rlimit"] = {"time": at, "maxpid": _max_pid(), "curproc": now[self._root].usage.pids}
-        return {
-            "node": node,
-            "pods": [
-                {
-                    "podRef": {"name": name_of(pod.pod), "namespace": namespace_of(pod.pod), "uid": uid_of(pod.pod)},
-                    "startTime": (pod.pod.get("status") or {}).get("startTime"),
-                    "containers": [
-                        {
-                            "name": container.name,
-                            "startTime": timestamp(container.started_at),
-                            **numbers(container.cgroup),
-                        }
-                        for container in pod.containers
-                        if container.cgroup in now
-                    ],
-                    **numbers(pod.cgroup),
-                    "process_stats": {"process_count": now[pod.cgroup].usage.pids},
-                }
-                for pod in measured
-                if pod.cgroup in now
-            ],
-        }
-
-    async def _measure(self, groups: list[str]) -> tuple[dict[str, int], dict[str, Reading]]:
-        """Nanocores and the present reading of each group that is there."""
-        before, now = self._readings, self._read(groups)
-        at = self._clock.monotonic()
-        old_enough = all(
-            group in before and YOUNGEST_SECONDS <= at - before[group].at <= OLDEST_SECONDS for group in now
-        )
-        if not old_enough:
+    async def _measure(self, *, in_detail: bool) -> tuple[Snapshot, dict[str, int]]:
+        """A snapshot, and nanocores by group."""
+        before, at = self._readings, self._clock.monotonic()
+        snapshot = await self._meter.take(in_detail=in_detail)
+        now = readings(self._meter.root, snapshot)
+        if not all(group in before and YOUNGEST_SECONDS <= at - before[group].at <= OLDEST_SECONDS for group in now):
             before = now
             await self._clock.sleep(YOUNGEST_SECONDS)
-            now = self._read(groups)
+            snapshot = await self._meter.take(in_detail=in_detail)
+            now = readings(self._meter.root, snapshot)
         self._readings = now
-        return {group: rate(before[group], now[group]) for group in now if group in before}, now
+        return snapshot, {group: rate(before[group], now[group]) for group in now if group in before}
 
-    def _read(self, groups: Iterable[str]) -> dict[str, Reading]:
-        readings = {}
-        for group in groups:
-            try:
-                readings[group] = Reading(self._cgroups.usage(group), self._clock.monotonic())
-            except FileNotFoundError:
-                continue  # it ended a moment ago
-        return readings
 
-    def _file_system(self, at: str) -> dict[str, Any]:
-        disk = os.statvfs(self._state_dir)
+def readings(root: str, snapshot: Snapshot) -> dict[str, Reading]:
+    """The reading of every group of a snapshot, by its path."""
+    groups = {} if snapshot.node is None else {root: snapshot.node}
+    groups |= {_part(root, name): group for name, group in snapshot.parts.items()}
+    for pod in snapshot.pods:
+        groups[pod.active.cgroup] = pod.group
+        groups |= {container.path: container.group for container in pod.containers}
+    return {path: Reading(group.usage, group.at) for path, group in groups.items()}
+
+
+class _Page:
+    """Writes the parts of one summary."""
+
+    def __init__(self, snapshot: Snapshot, rates: Mapping[str, int], at: str, *, in_detail: bool) -> None:
+        self.at = at
+        self._node_disk = snapshot.node_disk
+        self._rates = rates
+        self._in_detail = in_detail
+
+    def pod(self, pod: MeasuredPod) -> dict[str, Any]:
+        document = pod.active.pod
+        shown: dict[str, Any] = {
+            "podRef": {"name": name_of(document), "namespace": namespace_of(document), "uid": uid_of(document)},
+            "startTime": (document.get("status") or {}).get("startTime"),
+            "containers": [self._container(container, pod.space) for container in pod.containers],
+            **self.group(pod.active.cgroup, pod.group),
+        }
+        if pod.space is not None:
+            shown["process_stats"] = {"process_count": pod.group.usage.pids}
+            shown["ephemeral-storage"] = self._space(pod.space.total)
+            shown["volume"] = self._volumes(pod, pod.space)
+            if pod.interfaces:
+                shown["network"] = self.network(pod.interfaces)
+        return shown
+
+    def _container(self, container: MeasuredContainer, space: PodSpace | None) -> dict[str, Any]:
+        shown = {
+            "name": container.name,
+            "startTime": timestamp(container.state.started_at),
+            **self.group(container.path, container.group),
+        }
+        if space is not None:
+            shown["rootfs"] = self._space(space.layers.get(container.name, Space()))
+            shown["logs"] = self._space(space.logs.get(container.name, Space()))
+        return shown
+
+    def group(self, path: str, group: Group) -> dict[str, Any]:
+        """Processor, memory, swap and stalls of a group."""
+        usage, details = group.usage, group.details
+        cpu: dict[str, Any] = {"time": self.at, "usageNanoCores": self._rates.get(path, 0)}
+        cpu["usageCoreNanoSeconds"] = usage.cpu_usage_ns
+        memory: dict[str, Any] = {"time": self.at}
+        if group.limits.memory_bytes is not None:
+            memory["availableBytes"] = max(0, group.limits.memory_bytes - usage.working_set_bytes)
+        memory |= {"usageBytes": usage.memory_bytes, "workingSetBytes": usage.working_set_bytes}
+        names = {"memory_rss": "rssBytes", "page_faults": "pageFaults", "major_page_faults": "majorPageFaults"}
+        memory |= {shown: details[name] for name, shown in names.items() if name in details}
+        found: dict[str, Any] = {"cpu": cpu, "memory": memory}
+        if "memory_swap" in details:
+            found["swap"] = {"time": self.at, "swapUsageBytes": details["memory_swap"]}
+        if "io" in group.stalls:
+            found["io"] = {"time": self.at}
+        for name in group.stalls:
+            if (psi := summary_psi(group.stalls[name])) is not None:
+                found[name]["psi"] = psi
+        return found
+
+    def network(self, interfaces: Sequence[Interface]) -> dict[str, Any]:
+        """The first interface, and all of them."""
+        shown = [
+            {
+                "name": each.name,
+                "rxBytes": each.receive_bytes,
+                "rxErrors": each.receive_errors,
+                "txBytes": each.transmit_bytes,
+                "txErrors": each.transmit_errors,
+            }
+            for each in interfaces
+        ]
+        return {"time": self.at, **(shown[0] if shown else {"name": ""}), "interfaces": shown}
+
+    def disk(self, disk: Disk, used: Space | None = None) -> dict[str, Any]:
+        """A file system, and what of it is used (by something, where `used` is given)."""
         return {
-            "time": at,
-            "availableBytes": disk.f_bavail * disk.f_frsize,
-            "capacityBytes": disk.f_blocks * disk.f_frsize,
-            "usedBytes": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
-            "inodesFree": disk.f_ffree,
-            "inodes": disk.f_files,
-            "inodesUsed": disk.f_files - disk.f_ffree,
+            "time": self.at,
+            "availableBytes": disk.available,
+            "capacityBytes": disk.capacity,
+            "usedBytes": disk.used if used is None else used.bytes,
+            "inodesFree": disk.inodes_free,
+            "inodes": disk.inodes,
+            "inodesUsed": disk.inodes - disk.inodes_free if used is None else used.inodes,
         }
 
+    def _space(self, space: Space) -> dict[str, Any]:
+        return self.disk(self._node_disk, space)
 
-def _numbers(at: str, usage: Usage, nanocores: int) -> dict[str, Mapping[str, Any]]:
-    return {
-        "cpu": {"time": at, "usageNanoCores": nanocores, "usageCoreNanoSeconds": usage.cpu_usage_ns},
-        "memory": {"time": at, "usageBytes": usage.memory_bytes, "workingSetBytes": usage.working_set_bytes},
-    }
+    def _volumes(self, pod: MeasuredPod, space: PodSpace) -> list[dict[str, Any]]:
+        """The volumes that have a size of their own, or one that is counted."""
+        found = []
+        for volume in pod.active.pod["spec"].get("volumes") or ():
+            name = volume["name"]
+            claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+            if name in space.volumes:
+                found.append({**self._space(space.volumes[name]), "name": name})
+            elif (claim or volume.get("emptyDir")) and (path := pod.active.volumes.get(name)) is not None:
+                shown = {**self.disk(_disk_or_none(path)), "name": name}
+                if claim:
+                    shown["pvcRef"] = {"name": claim, "namespace": namespace_of(pod.active.pod)}
+                found.append(shown)
+        return found
+
+
+def _disk_or_none(path: Path) -> Disk:
+    try:
+        return disk_of(path)
+    except OSError:
+        return Disk(0, 0, 0, 0, 0)
+
+
+def _part(root: str, name: str) -> str:
+    return f"{root}/{'agent' if name == 'kubelet' else 'kubepods'}"
 
 
 def _max_pid() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.pods.evicted import EVICTED, Eviction
@@ -14,13 +14,14 @@ from agent.pods.record import PodRecord
 from agent.pods.resources import pod_cgroup
 from agent.pods.status import is_terminal
 from agent.pods.stopping import Stopper
-from agent.runtime.contract import Phase
+from agent.runtime.contract import ContainerState, Phase
 from pyk.api.objects import Object
 
 
 @dataclass(frozen=True, slots=True)
 class ActivePod:
-    """A pod with a sandbox: its control group, its files and logs, and the ids of its latest containers by name."""
+    """A pod with a sandbox: its control group, its files and logs, and by name the ids of its latest containers and the
+    states of those that run. `pid` is its pause process; `volumes` are where its volumes are."""
 
     uid: str
     pod: Object
@@ -28,6 +29,9 @@ class ActivePod:
     directory: Path
     logs: Path
     containers: Mapping[str, str]
+    pid: int = 0
+    running: Mapping[str, ContainerState] = field(default_factory=dict)
+    volumes: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Evictor:
@@ -71,14 +75,18 @@ class Evictor:
 
     def _active(self, record: PodRecord) -> ActivePod:
         settings, pod = self._parts.settings, record.pod
-        names = {state.labels.get(CONTAINER_NAME, "") for state in record.states.values()}
+        names = sorted({state.labels.get(CONTAINER_NAME, "") for state in record.states.values()})
+        latest = {name: record.attempts(name)[-1] for name in names}
         return ActivePod(
             uid=record.uid,
             pod=pod,
             cgroup=pod_cgroup(settings.cgroup_root, pod),
             directory=self._parts.volumes.pod_directory(record.uid),
             logs=log_directory(settings, pod),
-            containers={name: record.attempts(name)[-1].id for name in names},
+            containers={name: state.id for name, state in latest.items()},
+            pid=record.sandbox.pid if record.sandbox is not None else 0,
+            running={name: state for name, state in latest.items() if state.phase is Phase.RUNNING},
+            volumes=dict(record.volumes or {}),
         )
 
 

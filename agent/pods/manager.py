@@ -22,7 +22,7 @@ from agent.images.store import ImageStore
 from agent.images.watch import follow_directory
 from agent.logfiles import LogKeeper
 from agent.network.contract import NetworkFailure, PodNetwork
-from agent.pods import adoption
+from agent.pods import adoption, probemetrics
 from agent.pods.actions import Action, Requeue
 from agent.pods.decide import decide
 from agent.pods.downward import shows_itself
@@ -412,6 +412,7 @@ class PodManager:
         if is_static(record.pod):
             self._mirror_controller.enqueue(key_of(record.pod))
         record.cancel_tasks()
+        probemetrics.forget(record.pod)
         self._grants.forget(record.uid)
         self._parts.writer.forget(record.uid)
         self._parts.references.release(record.uid)

@@ -42,8 +42,8 @@ def has_probes(container: Mapping[str, Any]) -> bool:
 class ContainerProbes:
     """The probes of one attempt of a container; `run` them as a task, cancelled when the container ends.
 
-    `told(reason, message)` is called for each probe that failed or warned. A container that was ready before the
-    agent came back stays so until a probe says otherwise.
+    `told(reason, message)` is called for each probe that failed or warned, `counted(type, result)` for each one. A
+    container that was ready before the agent came back stays so until a probe says otherwise.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class ContainerProbes:
         was_ready: bool,
         changed: Callable[[], None],
         told: Callable[[str, str], None],
+        counted: Callable[[str, str], None] = lambda word, result: None,
     ) -> None:
         container = target.container
         self.health = Health(
@@ -69,6 +70,7 @@ class ContainerProbes:
         self._clock = clock
         self._changed = changed
         self._told = told
+        self._counted = counted
 
     async def run(self) -> None:
         """Probe until cancelled, or until the container has to be restarted."""
@@ -126,6 +128,7 @@ class ContainerProbes:
 
     async def _once(self, probe: Mapping[str, Any], word: str) -> Outcome:
         outcome = await self._handlers.run(probe, self._target, float(probe.get("timeoutSeconds") or 1))
+        self._counted(word, "unknown" if outcome.unknown else "successful" if outcome.ok else "failed")
         if outcome.unknown:
             self._told("Unhealthy", f"{word} probe errored and resulted in unknown state: {outcome.output}")
         elif not outcome.ok:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.pods import probemetrics
 from agent.pods.observed import container_statuses
 from agent.pods.parts import Parts, target_of
 from agent.pods.probes import ContainerProbes, has_probes
@@ -34,6 +35,7 @@ def _start(record: PodRecord, container: Container, state: ContainerState, parts
     shown = f"pyk://{state.id}"
     entries = (entry for entry in container_statuses(record.pod) if entry.get("containerID") == shown)
     known: dict[str, Any] = next(entries, {})
+    whose = probemetrics.labels_of(record.pod, container["name"])
     probes = ContainerProbes(
         target_of(record, container, state.id),
         state.started_at,
@@ -43,6 +45,7 @@ def _start(record: PodRecord, container: Container, state: ContainerState, parts
         was_ready=bool(known.get("ready")),
         changed=lambda: parts.enqueue(record.uid),
         told=lambda reason, text: parts.event(record, "Warning", reason, text, container["name"]),
+        counted=lambda word, result: probemetrics.count(word, result, whose),
     )
     record.probes[state.id] = probes
     parts.spawn(record, f"probes {state.id}", probes.run())

@@ -135,6 +135,8 @@ class Authorizer:
                 return self._account_of_own_pod(node, asked) if asked.verb == "create" else ""
             case ("certificates.k8s.io", "certificatesigningrequests", ""):
                 return None if asked.verb in ("create", "get", "list", "watch") else ""
+            case ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", ""):
+                return None if asked.verb == "create" else ""  # who asks the node API, and whether they may
             case ("", "services" | "namespaces", "") | ("node.k8s.io", "runtimeclasses", ""):
                 return None if asked.verb in ("get", "list", "watch") else ""
             case _:

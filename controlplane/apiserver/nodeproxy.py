@@ -90,7 +90,7 @@ class NodeProxy:
 
     async def stats_summary(self, node: Object) -> dict[str, Any]:
         """What a node and its pods use, as its agent measures it. Raises `ApiError`."""
-        url = self._url(node["metadata"]["name"], "/stats/summary", [], node=node)
+        url = self._url(node["metadata"]["name"], "/stats/summary", [("only_cpu_and_memory", "true")], node=node)
         headers = {"Accept-Encoding": "identity"}
         upstream = await _reached("GET", url, self._client().request("GET", url, headers=headers))
         async with upstream:

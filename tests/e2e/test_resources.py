@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +146,46 @@ def test_a_node_without_room_on_disk_has_the_condition_and_the_taint_and_takes_n
     pod = small.wait_pod("t", "refused", lambda pod: pod["status"].get("phase") == "Failed", "is refused")
     text = "Pod was rejected: The node had condition: [DiskPressure]. "
     assert (pod["status"]["reason"], pod["status"]["message"]) == ("Evicted", text)
+
+
+def test_prometheus_reads_a_nodes_metrics_with_a_token_and_others_do_not(small: Cluster) -> None:
+    small.kubectl("create", "serviceaccount", "prometheus", "-n", "t")
+    small.kubectl("create", "serviceaccount", "stranger", "-n", "t")
+    small.kubectl("create", "clusterrole", "metrics", "--verb=get", "--resource=nodes/metrics")
+    small.kubectl("create", "clusterrolebinding", "metrics", "--clusterrole=metrics", "--serviceaccount=t:prometheus")
+    url = _node_url(small, "node-1")
+    context = ssl.create_default_context(cafile=str(small.data_dir / "pki" / "ca.crt"))
+
+    def page(path: str, account: str) -> tuple[int, str]:
+        token = small.kubectl("create", "token", account, "-n", "t").stdout.strip() if account else ""
+        asked = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        try:
+            with urllib.request.urlopen(asked, context=context, timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def of_modest() -> str:
+        text = page("/metrics/cadvisor", "prometheus")[1]
+        lines = text.splitlines()
+        return next((line for line in lines if 'container="main"' in line and 'pod="modest"' in line), "")
+
+    assert 'namespace="t"' in wait_for("the metrics of a pod", of_modest)
+    assert "node_cpu_usage_seconds_total" in page("/metrics/resource", "prometheus")[1]
+    assert page("/stats/summary", "prometheus")[0] == 403
+    assert page("/metrics/cadvisor", "stranger")[0] == 403
+    assert page("/metrics/cadvisor", "") == (401, "Unauthorized")
+    summary = json.loads(small.kubectl("get", "--raw", "/api/v1/nodes/node-1/proxy/stats/summary").stdout)
+    pods = {pod["podRef"]["name"]: pod for pod in summary["pods"]}
+    assert pods["modest"]["containers"][0]["logs"]["capacityBytes"] > 0
+    assert pods["modest"]["network"]["name"] == "eth0"
+    small.kubectl("top", "node", "node-1")
+
+
+def _node_url(cluster: Cluster, node: str) -> str:
+    addresses = cluster.get("node", node)["status"]["addresses"]
+    address = next(each["address"] for each in addresses if each["type"] == "InternalIP")
+    return f"https://{address}:10250"
 
 
 def _tainted(node: Any, key: str) -> Any:

@@ -105,6 +105,17 @@ class Cgroups(ABC):
         """Send SIGKILL to every process in the group and below, such that none escapes by forking."""
 
     @abstractmethod
+    def details(self, path: str) -> dict[str, int]:
+        """What the group has used, in the names of `accounting`."""
+
+    def own_limits(self, path: str) -> Limits:
+        """What the group's own files limit, no ancestor's."""
+        found = Limits()
+        for controller in ("cpu", "memory", "pids"):
+            found = found.tightest(self._own_limits(path, controller))
+        return found
+
+    @abstractmethod
     def _own_limits(self, path: str, controller: str) -> Limits:
         """What the group's own files of this controller (cpu, memory, pids, cpuset) limit, no ancestor's."""
 

@@ -14,6 +14,7 @@ import itertools
 import os
 
 from agent.runtime.cgroups import Cgroups, Limits, Usage, count_of_list, flat_keyed, read, send_kill, write
+from agent.runtime.cgroups.accounting import v1_details
 from agent.runtime.cgroups.devices import v1_writes
 
 TYPE_CHECKING = False
@@ -86,6 +87,9 @@ class CgroupsV1(Cgroups):
             working_set_bytes=max(0, charged - inactive_file),
             pids=int(read(f"{self._directory(path, 'pids')}/pids.current", "0")),
         )
+
+    def details(self, path: str) -> dict[str, int]:
+        return v1_details(*(self._directory(path, name) for name in ("cpu", "cpuacct", "memory")))
 
     def own_path(self, pid: int, controller: str = "memory") -> str:
         for line in read(f"/proc/{pid}/cgroup").splitlines():

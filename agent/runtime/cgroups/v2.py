@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from agent.runtime.cgroups import Cgroups, Limits, Usage, count_of_list, flat_keyed, read, send_kill, write
+from agent.runtime.cgroups.accounting import v2_details
 from agent.runtime.cgroups.devices import attach_v2
 
 TYPE_CHECKING = False
@@ -68,6 +69,9 @@ class CgroupsV2(Cgroups):
             working_set_bytes=max(0, charged - inactive_file),
             pids=int(read(f"{group}/pids.current", "0")),
         )
+
+    def details(self, path: str) -> dict[str, int]:
+        return v2_details(self._root + path)
 
     def own_path(self, pid: int, controller: str = "memory") -> str:
         for line in read(f"/proc/{pid}/cgroup").splitlines():

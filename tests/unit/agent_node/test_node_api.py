@@ -16,11 +16,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from agent.access import Access
 from agent.api import NodeAPI
+from agent.capacity import Capacity
+from agent.measuring import Meter
+from agent.metricspages import MetricsPages
+from agent.runtime.cgroups import detect
 from agent.runtime.contract import ContainerState, ExecConfig, Phase, RuntimeFailure
 from agent.stats import Stats
 from agent.volumes.local import LocalVolumes
 from pyk import pki
+from pyk.api.kinds import Kind
 from pyk.reconcile.clock import RealClock
 
 POD = {
@@ -95,6 +101,18 @@ class PlainRuntime:
         return None
 
 
+class Reviewer:
+    """An API server that knows the token `good`, whose user may read metrics and nothing else."""
+
+    async def create(self, kind: Kind, review: dict[str, Any]) -> dict[str, Any]:
+        spec = review["spec"]
+        if kind.kind == "TokenReview":
+            is_good = spec["token"] == "good"
+            return {"status": {"authenticated": is_good, "user": {"username": "prometheus"} if is_good else {}}}
+        allowed = (spec["user"], spec["resourceAttributes"]["subresource"]) == ("prometheus", "metrics")
+        return {"status": {"allowed": allowed}}
+
+
 class OnePod:
     """A node with one pod, whose container `main` runs and wrote a log."""
 
@@ -140,8 +158,9 @@ class Node:
             context.load_cert_chain(self.folder / f"{user}.crt", self.folder / f"{user}.key")
         return aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(ssl=context))
 
-    async def get(self, path: str, user: str = "masters") -> tuple[int, str]:
-        async with self.client(user) as client, client.get(path) as response:
+    async def get(self, path: str, user: str = "masters", token: str = "") -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with self.client(user) as client, client.get(path, headers=headers) as response:
             return response.status, await response.text()
 
     @asynccontextmanager
@@ -171,7 +190,9 @@ async def node(certificates: Path, tmp_path: Path) -> AsyncIterator[Node]:
     log = tmp_path / "0.log"
     log.write_bytes(b"2026-01-02T03:04:05.0Z stdout F one\n2026-01-02T03:04:06.0Z stderr F two\n")
     runtime, clock = PlainRuntime(), RealClock()
-    stats = Stats(None, "/pyk/n1", tmp_path, "n1", clock=clock)  # type: ignore[arg-type]
+    cgroups = detect()
+    meter = Meter(cgroups, "/pyk-none", tmp_path, tmp_path, list, clock=clock)
+    stats = Stats(meter, "n1", clock=clock)
     api = NodeAPI(
         OnePod(log),
         runtime,  # type: ignore[arg-type]
@@ -180,6 +201,9 @@ async def node(certificates: Path, tmp_path: Path) -> AsyncIterator[Node]:
         memory_capacity=lambda: 0,
         not_ready=lambda: "",
         local_volumes=LocalVolumes(tmp_path / "local-volumes"),
+        access=Access(Reviewer(), "n1", clock=clock),  # type: ignore[arg-type]
+        metrics_pages=MetricsPages(meter, lambda: Capacity(2000, 1 << 30, 100, 1, 110), "n1"),
+        configuration={"maxPods": 110},
     )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -209,13 +233,33 @@ async def frames(websocket: aiohttp.ClientWebSocketResponse) -> dict[int, bytes]
     return found
 
 
-async def test_only_masters_with_a_certificate_are_served(node: Node) -> None:
-    assert await node.get("/pods", "people") == (403, "this node API serves the API server only")
-    assert await node.get("/healthz", "people") == (200, "ok")
-    with pytest.raises(aiohttp.ClientError):
-        await node.get("/pods", "")
+async def test_who_asks_is_authenticated_and_may_what_the_api_server_says(node: Node) -> None:
+    refused = "Forbidden (user=somebody, verb=get, resource=nodes, subresource(s)=[pods proxy])"
+    assert await node.get("/pods", "people") == (403, refused)
+    assert await node.get("/pods", "") == (401, "Unauthorized")
+    assert await node.get("/pods", "", token="bad") == (401, "Unauthorized")
+    assert (await node.get("/pods", "", token="good"))[0] == 403
+    assert (await node.get("/metrics/cadvisor", "", token="good"))[0] == 200
     status, text = await node.get("/pods")
     assert (status, json.loads(text)["items"]) == (200, [POD])
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/metrics", "kubelet_running_pods 0"),
+        ("/metrics/cadvisor", "machine_memory_bytes 1073741824"),
+        ("/metrics/resource", "resource_scrape_error 0"),
+        ("/metrics/probes", ""),
+        ("/configz", '{"kubeletconfig":{"maxPods":110}}'),
+        ("/stats/summary", '"capacityBytes"'),
+        ("/healthz", "ok"),
+    ],
+)
+async def test_pages_for_those_who_look_after_the_node(node: Node, path: str, shown: str) -> None:
+    status, text = await node.get(path)
+    assert status == 200
+    assert shown in text
 
 
 async def test_metrics_are_prometheus_text(node: Node) -> None:

@@ -1,0 +1,1 @@
+"""The cpu manager: processors of their own for containers that ask for whole ones."""

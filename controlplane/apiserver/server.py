@@ -118,6 +118,12 @@ class Answering:
     _options: ServerOptions
     _authority: bytes
 
+    def stop_streams(self) -> None:
+        """End all streams; watchers are told up to where they know everything. Idempotent."""
+        if not self.connections.is_stopping:
+            self._cache.bookmark_watchers()
+            self.connections.stop_all()
+
     @asynccontextmanager
     async def found_at(self, port: int) -> AsyncIterator[None]:
         """Tell in the cluster where the server is to be found, while inside."""
@@ -199,11 +205,11 @@ async def answering(
             await ensure_service_cidr(registry, _SELF, options.service_ranges, clock)
             await ensure_policy(registry, cache, _SELF)
             tasks.append(asyncio.create_task(AllocationRepair(allocation, cache, store, clock).run()))
+            server = Answering(api, authenticator, connections, registry, cache, store, clock, options, authority)
             try:
-                yield Answering(api, authenticator, connections, registry, cache, store, clock, options, authority)
+                yield server
             finally:
-                cache.bookmark_watchers()
-                connections.stop_all()
+                server.stop_streams()
                 await node_metrics.close()
                 await proxy.close()
         finally:
@@ -237,7 +243,7 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
             async with server.found_at(port):
                 yield port
         finally:
-            server.connections.stop_all()
+            server.stop_streams()
             await runner.cleanup()
 
 

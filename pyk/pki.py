@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pyk.api.scheduler import SERVER_NAME
-from pyk.api.signers import alternative_names, parse_request
+from pyk.api.signers import BACKDATE_SECONDS, alternative_names, parse_request
 from pyk.reconcile.clock import Clock, RealClock
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ CA_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=60)
 """A leaf certificate with less than this left is replaced by the `ensure_` functions."""
-_CLOCK_SKEW = timedelta(minutes=5)
+_CLOCK_SKEW = timedelta(seconds=BACKDATE_SECONDS)
 _KEY_USAGES = {
     "signing": "digital_signature",
     "digital signature": "digital_signature",

@@ -23,6 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--etcd-ca", type=Path)
     parser.add_argument("--etcd-cert", type=Path)
     parser.add_argument("--etcd-key", type=Path)
+    parser.add_argument(
+        "--etcd-sync-seconds", type=float, default=0.0, help="how often to ask etcd for further members; 0: never"
+    )
     parser.add_argument("--bind", action="append", metavar="ADDRESS", help="repeatable (127.0.0.1)")
     parser.add_argument("--port", type=int, default=6443)
     parser.add_argument("--advertise-address", default="", help="the address that others reach this server at")
@@ -61,13 +64,17 @@ def open_store(arguments: argparse.Namespace, clock: Clock) -> Store:
 
         return SqliteStore(arguments.data_dir / "store.db", clock=clock)
     from controlplane.store.etcd import EtcdStore
+    from controlplane.store.rebased import RebasedStore
 
-    return EtcdStore(
-        arguments.etcd_endpoints.split(","),
-        ca=arguments.etcd_ca,
-        cert=arguments.etcd_cert,
-        key=arguments.etcd_key,
-        clock=clock,
+    return RebasedStore(
+        EtcdStore(
+            arguments.etcd_endpoints.split(","),
+            ca=arguments.etcd_ca,
+            cert=arguments.etcd_cert,
+            key=arguments.etcd_key,
+            sync_seconds=arguments.etcd_sync_seconds,
+            clock=clock,
+        )
     )
 
 

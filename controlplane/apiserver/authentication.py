@@ -4,7 +4,7 @@ A certificate counts because the TLS layer verified it against the cluster's aut
 name is the user, its organizations are the groups. Tokens come from a file of `token,user,uid,"group1,group2"` rows,
 read once; what is none of these may be a bootstrap token (`bootstraptokens.py`) or a service account's
 (`tokens.py`). Whoever shows neither is `system:anonymous`;
-a token that nobody owns is a 401.
+a token that nobody owns is a 401, and so is a certificate of a node that was removed since it was made.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import csv
 import hashlib
 import hmac
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from pyk.api.signers import BACKDATE_SECONDS, NODE_PREFIX
 from pyk.api.status import ApiError, unauthorized
 from pyk.tls import server_context
 
@@ -57,7 +58,8 @@ class Authenticator:
     """Turns requests into identities.
 
     `ca_file` is the authority that signs client certificates, `tokens_file` the static tokens; `bootstrap` tells the
-    owner of a bootstrap token, `verify` that of any other token, or None. Raises OSError when a file cannot be read and
+    owner of a bootstrap token, `verify` that of any other token, or None. `voided_until` tells up to when the
+    certificates of a node are void, in seconds since the epoch. Raises OSError when a file cannot be read and
     ValueError when a row of tokens is not one.
     """
 
@@ -67,7 +69,9 @@ class Authenticator:
         tokens_file: Path | str | None = None,
         verify: Verify | None = None,
         bootstrap: Verify | None = None,
+        voided_until: Callable[[str], float] = lambda node: 0.0,
     ) -> None:
+        self._voided_until = voided_until
         self._ca_file = Path(ca_file)
         self._verify = verify
         self._bootstrap = bootstrap
@@ -88,6 +92,7 @@ class Authenticator:
             if certificate:
                 user = self._user_of_certificate(certificate, request.transport)
                 if user is not None:
+                    self._check_node(user, certificate)
                     return user
         token = _bearer_token(request)
         if not token:
@@ -109,6 +114,15 @@ class Authenticator:
             digest = hashlib.sha256(whole).hexdigest()
             self._shown[key] = user_of_subject(certificate["subject"], f"X509SHA256={digest}")
         return self._shown[key]
+
+    def _check_node(self, user: UserInfo, certificate: Mapping[str, Any]) -> None:
+        """Raises a 401 `ApiError` for a certificate that was made before its node was removed from the cluster."""
+        if not user.name.startswith(NODE_PREFIX):
+            return
+        node = user.name.removeprefix(NODE_PREFIX)
+        voided = self._voided_until(node)
+        if voided and ssl.cert_time_to_seconds(certificate["notBefore"]) + BACKDATE_SECONDS <= voided:
+            raise ApiError(401, "Unauthorized", f"node {node} was removed from the cluster, its certificates are void")
 
     async def owner_of(self, token: str) -> UserInfo | None:
         """The owner of a token that is for this server alone, a static or a bootstrap one."""

@@ -47,7 +47,18 @@ from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.tokens import IssuerDocuments, ServiceAccountTokens, SigningKey
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store, StoreError
-from pyk.api.kinds import NAMESPACE, NODE, POD, PRIORITY_CLASS, SERVICE, SERVICE_ACCOUNT, STORAGE_CLASS, Kind
+from pyk.api.joining import REMOVED, REMOVED_NAMESPACE, voided_until
+from pyk.api.kinds import (
+    CONFIG_MAP,
+    NAMESPACE,
+    NODE,
+    POD,
+    PRIORITY_CLASS,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    STORAGE_CLASS,
+    Kind,
+)
 from pyk.api.objects import Object
 from pyk.api.rules.classes import DEFAULT_STORAGE_CLASS, SYSTEM_PRIORITIES
 from pyk.reconcile.clock import Clock
@@ -166,6 +177,7 @@ async def answering(
             tokens if tokens.exists() else None,
             account_tokens.owner_of,
             BootstrapTokens(cache, clock).owner_of,
+            lambda node: _voided_until(cache, node),
         )
         authorizer = Authorizer(NodePods(cache.of(POD)), book_from(cache.of))
         admission = default_admission(cache, store, clock, options.default_toleration_seconds, authorizer)
@@ -245,6 +257,12 @@ async def running_server(store: Store, options: ServerOptions, clock: Clock) -> 
         finally:
             server.stop_streams()
             await runner.cleanup()
+
+
+def _voided_until(cache: WatchCache, node: str) -> float:
+    """Up to when the node's certificates are void, in seconds since the epoch."""
+    removed = cache.lookup(CONFIG_MAP, REMOVED_NAMESPACE, REMOVED)
+    return voided_until(removed.get("data") or {}, node) if removed is not None else 0.0
 
 
 def _audit_log(options: ServerOptions, clock: Clock) -> AuditLog | None:

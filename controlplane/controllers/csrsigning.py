@@ -22,8 +22,6 @@ from pyk.reconcile.controller import Controller
 
 LONGEST_SECONDS = 365 * 86400
 SHORTEST_SECONDS = 600
-BACKDATE_SECONDS = 300
-"""How long before its making a certificate begins to be good: clocks differ."""
 SHORT_SECONDS = 8 * 3600
 """A certificate that lives less than this is not ended earlier by what it was backdated."""
 
@@ -38,8 +36,8 @@ def validity(expiration_seconds: int | None, now: float) -> tuple[float, float]:
     """From when to when a certificate is good that is made at `now`, in seconds since the epoch."""
     wanted = LONGEST_SECONDS if expiration_seconds is None else expiration_seconds
     seconds = min(max(wanted, SHORTEST_SECONDS), LONGEST_SECONDS)
-    end = now + seconds - (0 if seconds < SHORT_SECONDS else BACKDATE_SECONDS)
-    return now - BACKDATE_SECONDS, end
+    end = now + seconds - (0 if seconds < SHORT_SECONDS else signers.BACKDATE_SECONDS)
+    return now - signers.BACKDATE_SECONDS, end
 
 
 def is_waiting(request: Object) -> bool:

@@ -38,6 +38,7 @@ class EtcdStore:
     """A `Store` in the etcd cluster at `endpoints`, under the key prefix `root`.
 
     `endpoints`: `host:port`, optionally with `http://` or `https://` before; `ca`, `cert`, `key`: PEM files.
+    With `sync_seconds` further members are found by asking so often.
     """
 
     is_shared: ClassVar[bool] = True
@@ -51,8 +52,9 @@ class EtcdStore:
         cert: str | Path | None = None,
         key: str | Path | None = None,
         root: str = DEFAULT_ROOT,
+        sync_seconds: float = 0.0,
     ) -> None:
-        self._connection = EtcdConnection(endpoints, clock=clock, ca=ca, cert=cert, key=key)
+        self._connection = EtcdConnection(endpoints, clock=clock, ca=ca, cert=cert, key=key, sync_seconds=sync_seconds)
         self._layout = codec.Layout(root)
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,7 +76,8 @@ class EtcdStore:
         except BaseException:
             await connection.close()
             raise
-        self._tasks = [asyncio.create_task(self._history.follow()), asyncio.create_task(self._leases.run())]
+        work = (self._history.follow(), self._leases.run(), connection.follow_members())
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     async def close(self) -> None:
         if not self._tasks:

@@ -92,10 +92,15 @@ class Member:
     kv: Any
     lease: Any
     watch: Any
+    cluster: Any
 
 
 class EtcdConnection:
-    """The way to a cluster. `endpoints`: `host:port`, optionally with a scheme; `ca`, `cert`, `key`: PEM files."""
+    """The way to a cluster. `endpoints`: `host:port`, optionally with a scheme; `ca`, `cert`, `key`: PEM files.
+
+    With `sync_seconds` the cluster is asked so often which members it has, and those are used besides: an API server
+    that began beside the only member outlives it when there are more.
+    """
 
     def __init__(
         self,
@@ -105,29 +110,52 @@ class EtcdConnection:
         ca: str | Path | None = None,
         cert: str | Path | None = None,
         key: str | Path | None = None,
+        sync_seconds: float = 0.0,
     ) -> None:
         self._endpoints = endpoints
+        self._sync_seconds = sync_seconds
         self._clock = clock
         self._ca, self._cert, self._key = ca, cert, key
+        self._credential: Any = None
         self._members: list[Member] = []
+        self._targets: list[str] = []
         self._preferred = 0
         self.is_closed = True
 
     async def open(self) -> None:
         """Make the channels. Raises `StoreError` when the TLS files cannot be read."""
         self.is_closed = False
-        credentials = await asyncio.to_thread(self._credentials)
+        self._credential = await asyncio.to_thread(self._credentials)
         for endpoint in self._endpoints:
-            scheme, separator, target = endpoint.rpartition("://")
-            if separator and scheme not in ("http", "https"):
-                raise StoreError(f"etcd endpoint {endpoint} has a scheme other than http or https")
-            if scheme == "https" or (not separator and credentials is not None):
-                channel = grpc.aio.secure_channel(
-                    target, credentials or grpc.ssl_channel_credentials(), options=_OPTIONS
-                )
-            else:
-                channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-            self._members.append(Member(channel, rpc.KVStub(channel), rpc.LeaseStub(channel), rpc.WatchStub(channel)))
+            self._add(endpoint)
+
+    def _add(self, endpoint: str) -> None:
+        scheme, separator, target = endpoint.rpartition("://")
+        if separator and scheme not in ("http", "https"):
+            raise StoreError(f"etcd endpoint {endpoint} has a scheme other than http or https")
+        if target in self._targets:
+            return
+        if scheme == "https" or (not separator and self._credential is not None):
+            credential = self._credential or grpc.ssl_channel_credentials()
+            channel = grpc.aio.secure_channel(target, credential, options=_OPTIONS)
+        else:
+            channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        stubs = (rpc.KVStub(channel), rpc.LeaseStub(channel), rpc.WatchStub(channel), rpc.ClusterStub(channel))
+        self._members.append(Member(channel, *stubs))
+        self._targets.append(target)
+
+    async def follow_members(self) -> None:
+        """Add the members that the cluster tells of, until cancelled. Those that leave it are passed over in use."""
+        while self._sync_seconds:
+            await self._clock.sleep(self._sync_seconds)
+            try:
+                listed = await self.write("cluster", "MemberList", rpc.MemberListRequest())
+            except StoreError as error:
+                log.info("the members of etcd are not known: %s", error)
+                continue
+            for member in listed.members:
+                for url in () if member.isLearner else member.clientURLs:
+                    self._add(url)
 
     def _credentials(self) -> Any:
         if self._ca is None and self._cert is None and self._key is None:
@@ -144,7 +172,7 @@ class EtcdConnection:
         self.is_closed = True
         for member in self._members:
             await member.channel.close()
-        self._members = []
+        self._members, self._targets = [], []
 
     async def member(self) -> Member:
         """A member that is connected, waiting for one if need be. Raises `StoreUnavailable`."""

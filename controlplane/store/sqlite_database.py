@@ -71,6 +71,30 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO compaction SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM compaction)")
 
 
+def load(
+    connection: sqlite3.Connection, entries: Sequence[tuple[str, bytes, bool]], after: int, ttl: float, now: float
+) -> int:
+    """Fill an empty store with entries (key, value, whether it lives under a lease), at revisions above `after`.
+
+    The leased ones share a lease of `ttl` seconds from `now` on. What is below the last revision, which is returned,
+    counts as compacted.
+    """
+    newest = after + max(len(entries), 1)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        lease = add_lease(connection, ttl, now)
+        for revision, (key, value, is_leased) in enumerate(entries, after + 1):
+            connection.execute("INSERT INTO history VALUES (?, ?, 1, 0, ?)", (revision, key, value))
+            connection.execute("INSERT INTO current VALUES (?, ?, ?)", (key, revision, lease if is_leased else 0))
+        connection.execute("UPDATE compaction SET compacted = ?, swept = ?", (newest, newest))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return newest
+
+
 def newest_revision(connection: sqlite3.Connection) -> int:
     """The revision of the last write, or `FIRST_REVISION`."""
     (revision,) = connection.execute("SELECT MAX(revision) FROM history").fetchone()

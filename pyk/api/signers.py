@@ -22,6 +22,8 @@ KUBELET_SERVING = "kubernetes.io/kubelet-serving"
 LEGACY_UNKNOWN = "kubernetes.io/legacy-unknown"
 SIGNERS = (API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY_UNKNOWN)
 
+BACKDATE_SECONDS = 300
+"""How long before its making a certificate begins to be good: clocks differ."""
 NODE_PREFIX, NODES_GROUP = "system:node:", "system:nodes"
 USAGES = (
     "any",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pyk.cli.noderemove import register as register_remove
 from pyk.errors import UserError
 from pyk.lab import control
 from pyk.lab.defaults import default_data_dir
@@ -45,8 +46,9 @@ def register(subparsers: Any) -> None:
     _add_names(down)
     down.set_defaults(run=run_down)
 
-    node = subparsers.add_parser("node", help="power a node of the cluster off and on")
+    node = subparsers.add_parser("node", help="power a node of 'pyk up' off and on; remove a node for good")
     actions = node.add_subparsers(metavar="ACTION", required=True)
+    register_remove(actions)
     for action, run, text in (
         ("stop", run_node_stop, "pull the plug: everything on the node ends at once"),
         ("start", run_node_start, "boot the node again"),

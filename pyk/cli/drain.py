@@ -76,17 +76,24 @@ def _set_unschedulable(session: Session, name: str, *, unschedulable: bool) -> N
 
 def _drain(arguments: argparse.Namespace) -> int:
     session = Session(arguments)
-    deadline = _CLOCK.monotonic() + arguments.timeout if arguments.timeout else math.inf
     for name in (word.removeprefix("node/") for word in arguments.nodes):
-        _set_unschedulable(session, name, unschedulable=True)
-        listed = session.client.list(POD, field_selector=f"spec.nodeName={name}")
-        leaving, refusals = pods_to_move(listed.get("items") or [], arguments)
-        if refusals:
-            raise UserError(f"cannot drain node {name!r}: {'; '.join(refusals)}")
-        _evict_all(session, leaving, deadline)
+        drain_node(session, name)
+    return 0
+
+
+def drain_node(session: Session, name: str, *, wait: bool = True) -> None:
+    """Cordon the node, evict its pods by the command's options, and wait until they are gone. Raises `UserError`."""
+    arguments = session.arguments
+    deadline = _CLOCK.monotonic() + arguments.timeout if arguments.timeout else math.inf
+    _set_unschedulable(session, name, unschedulable=True)
+    listed = session.client.list(POD, field_selector=f"spec.nodeName={name}")
+    leaving, refusals = pods_to_move(listed.get("items") or [], arguments)
+    if refusals:
+        raise UserError(f"cannot drain node {name!r}: {'; '.join(refusals)}")
+    _evict_all(session, leaving, deadline)
+    if wait:
         _wait_until_gone(session, name, {uid_of(pod) for pod in leaving}, deadline)
         print(f"node/{name} drained")
-    return 0
 
 
 def _evict_all(session: Session, pods: list[Object], deadline: float) -> None:

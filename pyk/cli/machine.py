@@ -33,8 +33,8 @@ def run_server(arguments: argparse.Namespace) -> int:
     values = machine_options.read_file(ServerOptions, arguments.config)
     options = ServerOptions(**{**values, **machine_options.given(ServerOptions, arguments)})
     clock = RealClock()
-    plane, initial = server.prepare(options, clock)
-    cluster = server.Cluster(plane, initial, clock, lambda line: print(line, flush=True))
+    prepared = server.prepare(options, clock)
+    cluster = server.Cluster(prepared, clock, lambda line: print(line, flush=True))
     return run_component("server", cluster.run)
 
 

@@ -12,7 +12,7 @@ from pyk.cli.session import Session, add_connection_options
 from pyk.client.blocking import BlockingClient
 from pyk.errors import UserError
 from pyk.machine import tokens
-from pyk.machine.options import SERVER_CONFIG, ServerOptions, read_file
+from pyk.machine.options import ServerOptions
 from pyk.reconcile.clock import RealClock, timestamp
 
 
@@ -31,8 +31,13 @@ def register(subparsers: Any) -> None:
     create.add_argument(
         "--server", action="store_true", help="for a further control plane (on a control plane only; good for 2h)"
     )
-    create.add_argument("--config", type=Path, default=SERVER_CONFIG, help="of this control plane, with --server")
-    create.add_argument("--data-dir", metavar="DIR", help="of this control plane, with --server")
+    create.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(ServerOptions().data_dir),
+        metavar="DIR",
+        help="of this control plane, with --server",
+    )
     listing = actions.add_parser("list", help="show them, without their secrets")
     delete = actions.add_parser("delete", help="make it worthless at once")
     delete.add_argument("token", metavar="ID", help="the token, or its id")
@@ -64,10 +69,7 @@ def run_create(arguments: argparse.Namespace) -> int:
     else:
         from pyk.machine import controlplane, server
 
-        values = read_file(ServerOptions, arguments.config)
-        if arguments.data_dir:
-            values["data_dir"] = arguments.data_dir
-        plane = controlplane.resolve(ServerOptions(**values))
+        plane = controlplane.load(arguments.data_dir.absolute())
         made = tokens.create_for_servers(client, token, plane.pki_dir, server.join_settings(plane))
         command = f"pyk server --join {client.config.server} --token {made}"
     print(command if arguments.print_join_command else made)

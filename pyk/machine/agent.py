@@ -22,7 +22,7 @@ from pyk.errors import UserError
 from pyk.machine import join, lock, versions
 from pyk.machine.address import source_address
 from pyk.machine.authority import hash_of
-from pyk.machine.discovery import CannotJoin, Unreachable, discover
+from pyk.machine.discovery import CannotJoin, NotKnown, Unreachable, discover
 from pyk.machine.options import AgentOptions, check_agent, servers_of
 from pyk.machine.token import JoinToken, parse
 from pyk.reconcile.clock import Clock
@@ -89,7 +89,14 @@ def prepare(options: AgentOptions, clock: Clock) -> Prepared:
     servers = known_servers(folder, options)
     token = parse(options.token, options.ca_hash) if options.token else None
     ensure_joined(folder, servers, node, token, clock)
-    told = learn(folder, servers, node, clock)
+    try:
+        told = learn(folder, servers, node, clock)
+    except NotKnown:
+        if token is None:
+            raise
+        # It was a node once, and was removed; the token lets it be one again.
+        join_anew(folder, servers, node, token, clock)
+        told = learn(folder, servers, node, clock)
     address = options.node_ip or source_address(servers[0][0])
     pki.write_private(folder.servers, json.dumps([url_of(server) for server in servers]).encode())
     pki.write_kubeconfig(
@@ -134,6 +141,11 @@ def ensure_joined(folder: Folder, servers: Sequence[Server], node: str, token: J
             if held is None
             else f"the certificate of node {node} has expired: give --token, from 'pyk token create' on a control plane"
         )
+    join_anew(folder, servers, node, token, clock)
+
+
+def join_anew(folder: Folder, servers: Sequence[Server], node: str, token: JoinToken, clock: Clock) -> None:
+    """Have a certificate issued for the token. Raises `UserError`."""
     config = discover(servers, token, clock)
     versions.check(KUBERNETES_VERSION, join.server_version(config, clock))
     join.join(config, node, folder.installation(), folder.pki, folder.client_file, clock)

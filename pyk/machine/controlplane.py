@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pyk
 from pyk import pki
@@ -26,7 +27,9 @@ from pyk.machine.keeping import Program
 from pyk.machine.options import ServerOptions
 from pyk.reconcile.clock import Clock
 
-RECORD = "server.json"
+RECORD, OPTIONS = "server.json", "options.json"
+MEMBERS_SECONDS = 10
+"""How often an API server asks its etcd for further members."""
 AUDIT_POLICY = "audit-policy.yaml"
 _FIXED = ("cluster_cidr", "service_cidr", "node_cidr_mask", "cluster_domain", "store")
 _CLIENTS = {"controller-manager": "system:kube-controller-manager", "scheduler": "system:kube-scheduler"}
@@ -171,10 +174,35 @@ def write_files(plane: ControlPlane, clock: Clock) -> list[str]:
         pair = plane.pki_dir / f"{file}.crt", plane.pki_dir / f"{file}.key"
         pki.write_kubeconfig(plane.kubeconfig(file), plane.local_url, authority, *pair, user=user, embed=False)
     _write_admin(plane)
-    record = (json.dumps(asdict(plane.record), indent=1) + "\n").encode()
     if not (plane.data_dir / RECORD).exists():
-        pki.write_private(plane.data_dir / RECORD, record)
+        pki.write_private(plane.data_dir / RECORD, _json(plane.record))
+    pki.write_private(plane.data_dir / OPTIONS, _json(replace(plane.options, token="")))
     return restart
+
+
+def load(data_dir: Path) -> ControlPlane:
+    """The control plane as it was last started, for commands beside it. Raises `UserError` when there is none."""
+    record = read_record(data_dir)
+    try:
+        document = json.loads((data_dir / OPTIONS).read_bytes())
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
+        options = ServerOptions(**values)
+    except (OSError, ValueError, TypeError):
+        options = None
+    if record is None or options is None:
+        raise UserError(
+            f"{data_dir} has no control plane: run this on one, as root, or name its folder with --data-dir"
+        )
+    return ControlPlane(replace(options, data_dir=str(data_dir)), record)
+
+
+def record_document(record: Record) -> dict[str, object]:
+    """The record as JSON has it."""
+    return asdict(record)
+
+
+def _json(found: Record | ServerOptions) -> bytes:
+    return (json.dumps(asdict(found), indent=1) + "\n").encode()
 
 
 def server_names(plane: ControlPlane) -> list[str]:
@@ -203,7 +231,17 @@ def programs(plane: ControlPlane, etcd_endpoints: Sequence[str]) -> list[Program
     arguments = _python("controlplane.controllers", [*_flags(controllers), *elect])
     found.append(Program("controllers", arguments, environment))
     metrics = options.metrics_port + 1 if options.metrics_port else 0
-    scheduler = {"--kubeconfig": plane.kubeconfig("scheduler"), "--metrics-port": metrics}
+    scheduler: dict[str, object] = {"--kubeconfig": plane.kubeconfig("scheduler"), "--metrics-port": metrics}
+    if metrics:
+        scheduler |= {
+            "--secure-port": metrics + 1,
+            "--bind-address": options.advertise_address,
+            "--tls-cert-file": plane.pki_dir / "scheduler-server.crt",
+            "--tls-private-key-file": plane.pki_dir / "scheduler-server.key",
+            "--client-ca-file": plane.pki_dir / "ca.crt",
+        }
+    if options.scheduler_config:
+        scheduler["--config"] = options.scheduler_config
     found.append(Program("scheduler", _python("scheduler", [*_flags(scheduler), *elect]), environment))
     return found
 
@@ -236,6 +274,8 @@ def _apiserver(plane: ControlPlane, etcd_endpoints: Sequence[str]) -> list[str]:
         words += ["--bind", address]
     if plane.record.store == "etcd":
         words += ["--etcd-endpoints", ",".join(etcd_endpoints)]
+        if plane.has_member:
+            words += ["--etcd-sync-seconds", str(MEMBERS_SECONDS)]
         tls = etcd_tls(plane)
         if tls is not None:
             words += _flags(dict(zip(("--etcd-ca", "--etcd-cert", "--etcd-key"), tls, strict=True)))

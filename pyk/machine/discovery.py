@@ -54,6 +54,10 @@ class CannotJoin(UserError):
     """The machine cannot become part of the cluster; the text says why in one line."""
 
 
+class NotKnown(CannotJoin):
+    """The cluster does not accept what the machine shows."""
+
+
 class Unreachable(CannotJoin):
     """None of the servers answers."""
 

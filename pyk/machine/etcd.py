@@ -105,7 +105,7 @@ def command(settings: Settings, initial: Sequence[str], *, is_new: bool, listen:
         "--peer-client-cert-auth",
         f"--peer-trusted-ca-file={authority}",
         "--logger=zap",
-        "--log-level=warn",
+        "--log-level=error",
     ]
 
 
@@ -137,6 +137,10 @@ class Admin:
             self._context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
             raise EtcdFailure(f"cannot read the etcd client's certificate {certificate}: {error}") from None
+
+    def check_health(self) -> None:
+        """Raises `EtcdFailure` when none of the members answers, learner or not."""
+        self._ask("/v3/maintenance/status", {})
 
     def members(self) -> list[Member]:
         """All members. Raises `EtcdFailure`."""
@@ -180,6 +184,11 @@ class Admin:
         for endpoint in self._endpoints:
             try:
                 return self._ask_at(endpoint, path, body)
+            except EtcdFailure as error:
+                # A learner does not answer for the cluster; a voter may.
+                if "learner" not in str(error) or path.endswith("/promote"):
+                    raise
+                problem = str(error)
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{url_of(endpoint)}: {getattr(error, 'strerror', None) or error or type(error).__name__}"
         raise EtcdFailure(f"no etcd member answers: {problem}")

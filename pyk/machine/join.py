@@ -25,7 +25,7 @@ from pyk.api.status import ApiError
 from pyk.client.balancer import parse_server
 from pyk.client.blocking import BlockingClient, ServerUnreachable
 from pyk.client.config import ClientConfig
-from pyk.machine.discovery import CannotJoin, explain
+from pyk.machine.discovery import CannotJoin, NotKnown, explain
 from pyk.reconcile.clock import Clock
 
 ANSWER_SECONDS = 60
@@ -41,7 +41,7 @@ def ask(config: ClientConfig, clock: Clock, method: str, path: str, body: Any = 
         raise explain(parse_server(config.server), error.__cause__ or error, clock) from None
     except ApiError as error:
         if error.code == 401:
-            raise CannotJoin(f"{config.server} refuses what this machine shows: {error.message}") from None
+            raise NotKnown(f"{config.server} refuses this machine: {error.message}") from None
         raise
     finally:
         client.close()

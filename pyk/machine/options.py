@@ -62,7 +62,10 @@ class ServerOptions:
     token: str = _option("", "a token of 'pyk token create --server', to join with", "TOKEN")
     node_monitor_grace_seconds: float = _option(20.0, "silence after which a node is unreachable", "SECONDS")
     default_toleration_seconds: int = _option(300, "how long pods stay bound to a node that is gone", "SECONDS")
-    metrics_port: int = _option(10257, "of the controllers' metrics, on loopback; the scheduler has the next", "PORT")
+    scheduler_config: str = _option("", "a KubeSchedulerConfiguration", "FILE")
+    metrics_port: int = _option(
+        10257, "of the controllers' metrics, on loopback; the scheduler has the next two; 0 for none", "PORT"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyk import pki
@@ -43,14 +45,25 @@ RENEW_EVERY_SECONDS = 43_200.0
 _PROBE_SECONDS = 0.2
 _LONGEST_PROBE_SECONDS = 5.0
 _ETCD_SECONDS = 1.0
+_ADD_TRIES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a control plane starts with: `initial` are NAME=PEER-URL of the etcd members to begin with, `others` client
+    URLs of members elsewhere."""
+
+    plane: ControlPlane
+    initial: Sequence[str] = ()
+    others: Sequence[str] = ()
 
 
 class Cluster:
     """The running control plane."""
 
-    def __init__(self, plane: ControlPlane, initial: list[str], clock: Clock, tell: Callable[[str], None]) -> None:
-        self._plane = plane
-        self._initial = initial
+    def __init__(self, prepared: Prepared, clock: Clock, tell: Callable[[str], None]) -> None:
+        self._plane = prepared.plane
+        self._prepared = prepared
         self._clock = clock
         self._tell = tell
         self._keepers: dict[str, Keeper] = {}
@@ -80,7 +93,7 @@ class Cluster:
 
     def _etcd(self) -> Program:
         is_new = not self._plane.options.join
-        command = etcd.command(self._plane.member, self._initial, is_new=is_new)
+        command = etcd.command(self._plane.member, self._prepared.initial, is_new=is_new)
         return Program("etcd", command, controlplane.program_environment())
 
     async def _member_ready(self) -> list[str]:
@@ -88,7 +101,7 @@ class Cluster:
         member, told = self._plane.member, ""
         while True:
             try:
-                return await asyncio.to_thread(_take_part, self._plane)
+                return await asyncio.to_thread(_take_part, self._plane, self._prepared.others)
             except etcd.EtcdFailure as error:
                 if str(error) != told:
                     told = str(error)
@@ -139,8 +152,8 @@ class Cluster:
             client.close()
 
 
-def prepare(options: ServerOptions, clock: Clock) -> tuple[ControlPlane, list[str]]:
-    """Check, join if need be, and make every file: the control plane, and the etcd members to begin with.
+def prepare(options: ServerOptions, clock: Clock) -> Prepared:
+    """Check, join if need be, and make every file.
 
     The lock on the data folder is held until this process ends. Raises `UserError`.
     """
@@ -153,8 +166,10 @@ def prepare(options: ServerOptions, clock: Clock) -> tuple[ControlPlane, list[st
         etcd.program()
     _check_port(plane)
     controlplane.write_files(plane, clock)
-    initial = _join_etcd(plane, joined or {}) if plane.has_member else []
-    return plane, initial
+    if not plane.has_member:
+        return Prepared(plane)
+    others = (joined or {}).get("etcd-endpoints", "").split(",") if joined else []
+    return Prepared(plane, _join_etcd(plane, others), others)
 
 
 def admin_client(plane: ControlPlane) -> BlockingClient:
@@ -218,44 +233,56 @@ def _fetch_bundle(options: ServerOptions, data_dir: Path, clock: Clock) -> dict[
     return settings
 
 
-def _join_etcd(plane: ControlPlane, joined: dict[str, str]) -> list[str]:
+def _join_etcd(plane: ControlPlane, others: Sequence[str]) -> list[str]:
     """NAME=PEER-URL of the members to begin with; a further control plane makes itself known first."""
     member = plane.member
     own = f"{member.name}={member.peer_url}"
     if member.is_started() or not plane.options.join:
         return [own]
-    admin = _etcd_admin(plane, joined["etcd-endpoints"].split(","))
+    admin = etcd_admin(plane, others)
     present = admin.members()
-    if not any(member.peer_url in each.peer_urls for each in present):
-        admin.add_learner(member.peer_url)
+    for _ in range(_ADD_TRIES):
+        if any(member.peer_url in each.peer_urls for each in present):
+            break
+        try:
+            admin.add_learner(member.peer_url)
+        except etcd.EtcdFailure as error:
+            # etcd wants its members to have been together for some seconds, and takes one learner at a time.
+            if "unhealthy" not in str(error) and "too many learner" not in str(error):
+                raise
+            threading.Event().wait(_ETCD_SECONDS)
         present = admin.members()
+    else:
+        raise CannotJoin("etcd takes no further member now: is one of its members down, or just joining?")
     named = [f"{each.name}={url}" for each in present if each.name for url in each.peer_urls if url != member.peer_url]
     return [*named, own]
 
 
-def _take_part(plane: ControlPlane) -> list[str]:
-    """See that the own member is a voter with its present address: the client URLs. Raises `EtcdFailure`."""
+def _take_part(plane: ControlPlane, known: Sequence[str]) -> list[str]:
+    """See that the own member is a voter with its present address: the client URLs. Raises `EtcdFailure`.
+
+    A learner tells nothing of its cluster, so `known` members elsewhere are asked too.
+    """
     member = plane.member
-    own = _etcd_admin(plane, [f"https://127.0.0.1:{member.client_port}"])
-    try:
-        present = own.members()
-    except etcd.EtcdFailure:
-        raise etcd.EtcdFailure("it does not answer yet") from None
+    own = f"https://127.0.0.1:{member.client_port}"
+    etcd_admin(plane, [own]).check_health()
+    present = etcd_admin(plane, [own, *known]).members()
     others = [url for each in present if each.name != member.name for url in each.client_urls]
     mine = next((each for each in present if each.name == member.name), None)
     if mine is None:
         raise etcd.EtcdFailure("it has not heard of itself yet")
-    anybody = _etcd_admin(plane, [*others, f"https://127.0.0.1:{member.client_port}"])
+    anybody = etcd_admin(plane, [*others, own])
     if member.peer_url not in mine.peer_urls:
         log.warning("the address of etcd member %s is now %s", member.name, member.address)
         anybody.move(mine, member.peer_url)
     if mine.is_learner:
         anybody.promote(mine)
     voters = [url for each in present if each.name != member.name and not each.is_learner for url in each.client_urls]
-    return [f"https://127.0.0.1:{member.client_port}", *voters]
+    return [own, *voters]
 
 
-def _etcd_admin(plane: ControlPlane, endpoints: list[str]) -> etcd.Admin:
+def etcd_admin(plane: ControlPlane, endpoints: Sequence[str]) -> etcd.Admin:
+    """What is asked of the members at these client URLs."""
     folder = plane.pki_dir / "etcd"
     return etcd.Admin(endpoints, folder / "ca.crt", folder / "client.crt", folder / "client.key")
 

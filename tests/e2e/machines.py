@@ -21,7 +21,7 @@ from pyk.lab.teardown import unmount_below
 from tests.e2e.harness import BIN, KUBECTL, wait_for
 
 SUBNET = "10.77.0"
-QUICK = ("--node-monitor-grace-seconds", "8", "--default-toleration-seconds", "5", "--metrics-port", "0")
+QUICK = ("--node-monitor-grace-seconds", "8", "--default-toleration-seconds", "5")
 
 
 def _ip(*words: str) -> None:
@@ -160,6 +160,9 @@ class Machines:
 
     def close(self) -> None:
         """Leave nothing behind."""
+        for machine in self.all:  # all at once: a control plane without the others' etcd takes its time
+            for process in machine.processes.values():
+                process.terminate()
         for machine in self.all:
             for what in list(machine.processes):
                 with suppress(subprocess.TimeoutExpired):

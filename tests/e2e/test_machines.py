@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import BIN, wait_for
+from tests.e2e.harness import BIN, deployment_document, wait_for
 from tests.e2e.machines import Machine, Machines
 
 AS_ANOTHER = "import sys; {change}; from pyk.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -171,3 +171,35 @@ def test_a_control_plane_is_restarted_under_its_nodes(control: Machine, worker: 
     assert control.log("server").count("to add a machine") == 1, "a token is printed at the first start only"
     wait_for("the node is ready", lambda: control.is_ready(worker.name))
     assert container_pid(worker) == before
+
+
+def test_a_removed_node_gets_no_answer_until_it_joins_with_a_new_token(
+    machines: Machines, control: Machine, worker: Machine
+) -> None:
+    leaver = machines.add("leaver")
+    leaver.agent("--server", control.url, "--token", control.token())
+    wait_for("the node is ready", lambda: control.is_ready(leaver.name))
+    document = deployment_document("moving", 2)
+    (control.folder / "moving.json").write_text(json.dumps(document))
+    control.kubectl("cordon", worker.name)
+    control.kubectl("apply", "-f", str(control.folder / "moving.json"))
+    control.kubectl("rollout", "status", "deployment/moving", "--timeout=60s")
+    control.kubectl("uncordon", worker.name)
+    told = control.pyk("node", "rm", leaver.name).stdout
+    assert "drained" in told
+    assert f"node/{leaver.name} removed" in told
+    control.kubectl("rollout", "status", "deployment/moving", "--timeout=60s")
+    assert control.kubectl("get", "pods", "-l", "app=moving", "-o", "wide").count(worker.name) == 2
+    refused = leaver.run(
+        *(BIN / "kubectl", "--kubeconfig", leaver.folder / "agent" / "kubeconfig", "get", "--raw", "/api/v1/nodes"),
+        check=False,
+    )
+    assert "Unauthorized" in refused.stderr or "must be logged in" in refused.stderr, refused.stderr
+    assert leaver.name not in control.kubectl("get", "nodes,leases,csr", "-A")
+    leaver.stop("agent")
+    done = leaver.run(BIN / "pyk", "agent", *leaver.agent_options(), "--server", control.url, check=False)
+    assert done.returncode == 1
+    assert f"node {leaver.name} was removed from the cluster" in done.stderr
+    leaver.agent("--server", control.url, "--token", control.token())
+    wait_for("the node is ready again", lambda: control.is_ready(leaver.name))
+    leaver.stop("agent")

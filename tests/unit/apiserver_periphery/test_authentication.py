@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestServer, make_mocked_request
 
 from controlplane.apiserver.authentication import ANONYMOUS, Authenticator, UserInfo, user_of_subject
 from pyk import pki
+from pyk.api.signers import BACKDATE_SECONDS
 from pyk.api.status import ApiError
 
 TOKENS = 'secret-1,alice,u1,"dev,ops"\n\nsecret-2,bob,u2\n'
@@ -65,6 +67,47 @@ async def test_a_browser_shows_its_token_as_a_sub_protocol(authenticator: Authen
     protocols = f"base64url.bearer.authorization.k8s.io.{encoded}, v5.channel.k8s.io"
     user = await authenticator.authenticate(with_header(protocols, "Sec-WebSocket-Protocol"))
     assert user.name == "alice"
+
+
+class Shown:
+    """A request over a connection whose client showed a certificate."""
+
+    def __init__(self, user: str, not_before: str) -> None:
+        subject = ((("organizationName", "system:nodes"),), (("commonName", user),))
+        self._certificate = {"subject": subject, "notBefore": not_before, "issuer": (), "serialNumber": "1"}
+        self.transport = self
+        self.headers: dict[str, str] = {}
+
+    def get_extra_info(self, name: str) -> object:
+        return self._certificate if name == "peercert" else self
+
+    def getpeercert(self, binary_form: bool) -> bytes:
+        return b"the certificate"
+
+
+@pytest.mark.parametrize(
+    ("user", "made", "is_good"),
+    [
+        ("system:node:gone", "Nov 25 11:59:59 2026 GMT", False),
+        ("system:node:gone", "Nov 25 12:00:01 2026 GMT", True),
+        ("system:node:other", "Nov 25 11:59:59 2026 GMT", True),
+        ("gone", "Nov 25 11:59:59 2026 GMT", True),
+    ],
+)
+async def test_what_a_node_got_before_it_was_removed_is_void(
+    pki_dir: Path, user: str, made: str, is_good: bool
+) -> None:
+    removed_at = ssl.cert_time_to_seconds("Nov 25 12:00:00 2026 GMT")
+    authenticator = Authenticator(pki_dir / "ca.crt", voided_until={"gone": removed_at, "other": 0.0}.__getitem__)
+    not_before = ssl.cert_time_to_seconds(made) - BACKDATE_SECONDS
+    text = time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(not_before))
+    request = Shown(user, text)
+    if is_good:
+        assert (await authenticator.authenticate(request)).name == user  # type: ignore[arg-type]
+        return
+    with pytest.raises(ApiError, match="was removed from the cluster") as raised:
+        await authenticator.authenticate(request)  # type: ignore[arg-type]
+    assert raised.value.code == 401
 
 
 @pytest.mark.parametrize("row", ["token-only\n", "token,user\n", ",user,uid\n"])

@@ -115,7 +115,7 @@ def test_a_certificate_has_what_was_asked_for(authority: pki.RequestSigner) -> N
     assert signers.common_name(certificate) == "system:node:n1"  # type: ignore[arg-type]
     assert signers.alternative_names(certificate)[:2] == (["n1"], ["10.0.0.1"])  # type: ignore[arg-type]
     assert certificate.not_valid_after_utc.timestamp() == now + 3600
-    assert certificate.not_valid_before_utc.timestamp() == now - csrsigning.BACKDATE_SECONDS
+    assert certificate.not_valid_before_utc.timestamp() == now - signers.BACKDATE_SECONDS
     usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     assert (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign) == (True, True, False)
     purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

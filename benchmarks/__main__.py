@@ -13,6 +13,8 @@ PARTS = (
     ("API server, protobuf", ["benchmarks.bench_protobuf"]),
     ("scheduler", ["benchmarks.bench_scheduler"]),
     ("container runtime", ["benchmarks.bench_runtime"]),
+    ("DNS", ["benchmarks.bench_dns"]),
+    ("ingress", ["benchmarks.bench_ingress"]),
     ("cluster", ["benchmarks.cluster"]),
     ("recovery", ["benchmarks.recovery"]),
 )

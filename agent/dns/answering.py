@@ -8,6 +8,7 @@ that does not exist. Sources: RFC 1035, 2308 (negative answers), 6891 (EDNS), 84
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Sequence
 
 import dns.exception
@@ -21,7 +22,8 @@ import dns.rdatatype
 import dns.reversename
 import dns.rrset
 
-from agent.dns.forward import Forwarder, Reply
+from agent.dns.forward import Forwarder, Reply, seconds_to_live
+from agent.dns.kept import KeptAnswers
 from agent.dns.names import Answer, ClusterNames, rrsets
 from pyk.reconcile.clock import Clock
 
@@ -30,12 +32,14 @@ _PAYLOAD = 1232
 """The largest datagram that passes everywhere without being taken apart (DNS flag day 2020)."""
 _LEAST_PAYLOAD = 512
 _QUESTIONS = 1
+_SECOND = 1.0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Answering:
-    """Answers messages. `ranges` are those of the cluster's addresses, `is_ready` whether its caches are filled."""
+    """Answers messages. `ranges` are those of the cluster's addresses, `is_ready` whether its caches are filled,
+    `version` a count that every change of them raises."""
 
     def __init__(
         self,
@@ -44,12 +48,19 @@ class Answering:
         ranges: Sequence[Network],
         is_ready: Callable[[], bool],
         clock: Clock,
+        version: Callable[[], int],
     ) -> None:
         self._names = names
         self._forwarder = forwarder
         self._ranges = ranges
         self._is_ready = is_ready
         self._clock = clock
+        self._version = version
+        self._kept = KeptAnswers(version, clock.monotonic)
+
+    def known(self, wire: bytes) -> bytes | None:
+        """The answer to a datagram that has come before and whose answer still holds."""
+        return self._kept.get(wire)
 
     async def answer(self, wire: bytes, *, is_datagram: bool) -> bytes | None:
         """The answer to a message; None for what gets none (no header, or an answer itself)."""
@@ -59,14 +70,19 @@ class Answering:
             return _malformed(wire)
         if query.flags & dns.flags.QR:
             return None
+        version = self._version()
         response = dns.message.make_response(query, recursion_available=True, our_payload=_PAYLOAD)
-        await self._fill(query, response)
+        seconds = await self._fill(query, response)
         largest = 65535
         if is_datagram:
             largest = min(max(query.payload, _LEAST_PAYLOAD), _PAYLOAD) if query.edns >= 0 else _LEAST_PAYLOAD
-        return response.to_wire(max_size=largest, prefer_truncation=True)
+        answer = response.to_wire(max_size=largest, prefer_truncation=True)
+        if is_datagram and seconds and all(len(rrset) == 1 for rrset in response.answer):
+            self._kept.keep(wire, answer, version, seconds)
+        return answer
 
-    async def _fill(self, query: dns.message.Message, response: dns.message.Message) -> None:
+    async def _fill(self, query: dns.message.Message, response: dns.message.Message) -> float:
+        """Fill in the response; for how many seconds it holds while nothing changes in the cluster."""
         if query.edns > 0:
             response.set_rcode(dns.rcode.BADVERS)
         elif query.opcode() != dns.opcode.QUERY:
@@ -77,27 +93,32 @@ class Answering:
             response.set_rcode(dns.rcode.REFUSED)
         else:
             question = query.question[0]
-            await self._resolve(question.name, question.rdtype, response)
+            return await self._resolve(question.name, question.rdtype, response)
+        return 0.0
 
-    async def _resolve(self, name: dns.name.Name, kind: dns.rdatatype.RdataType, response: dns.message.Message) -> None:
-        """Follow a name through the aliases that lead on within the cluster, then out of it."""
+    async def _resolve(
+        self, name: dns.name.Name, kind: dns.rdatatype.RdataType, response: dns.message.Message
+    ) -> float:
+        """Follow a name through the aliases that lead on within the cluster, then out of it; seconds as `_fill`."""
         if kind == dns.rdatatype.ANY:
             response.answer.extend(rrsets([(name, dns.rdatatype.HINFO, '"RFC8482" ""')]))
-            return
+            return 0.0
         for _ in range(_MOST_ALIASES):
             address = self._own_address(name)
             if not self._names.is_ours(name) and address is None:
-                self._add_reply(response, await self._forwarder.resolve(name, kind))
-                return
+                reply = await self._forwarder.resolve(name, kind)
+                self._add_reply(response, reply)
+                return _SECOND if seconds_to_live(reply) > _SECOND else 0.0
             if not self._is_ready():
                 response.set_rcode(dns.rcode.SERVFAIL)
-                return
+                return 0.0
             answer = self._names.answer(name, kind) if address is None else self._reverse(name, kind, address)
             response.flags |= dns.flags.AA
             self._add(response, answer)
             if answer.target is None or kind == dns.rdatatype.CNAME:
-                return
+                return math.inf
             name = answer.target
+        return math.inf
 
     def _own_address(self, name: dns.name.Name) -> str | None:
         """The address that a reverse name is of, if it is one of the cluster's."""

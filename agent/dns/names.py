@@ -8,6 +8,7 @@ other state that could be behind them. A name that exists without records of the
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -283,5 +284,11 @@ def rrsets(records: Records, ttl: int = TTL_SECONDS) -> list[dns.rrset.RRset]:
         rrset = found.get((name, kind))
         if rrset is None:
             rrset = found[name, kind] = dns.rrset.RRset(name, dns.rdataclass.IN, kind)
-        rrset.add(dns.rdata.from_text(dns.rdataclass.IN, kind, text), ttl)
+        rrset.add(_rdata(kind, text), ttl)
     return list(found.values())
+
+
+@functools.lru_cache(maxsize=8192)
+def _rdata(kind: dns.rdatatype.RdataType, text: str) -> dns.rdata.Rdata:
+    """The data of a record, which never changes; reading it from text is half the work of an answer."""
+    return dns.rdata.from_text(dns.rdataclass.IN, kind, text)

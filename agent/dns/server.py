@@ -60,7 +60,10 @@ class DnsServer:
 
     def received(self, transport: asyncio.DatagramTransport, wire: bytes, client: Client) -> None:
         """A question by UDP."""
-        if len(self._tasks) < MOST_AT_ONCE:
+        known = self._answering.known(wire)
+        if known is not None:
+            transport.sendto(known, client)
+        elif len(self._tasks) < MOST_AT_ONCE:
             self._keep(asyncio.create_task(self._answer_datagram(transport, wire, client)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:

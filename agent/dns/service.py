@@ -15,6 +15,7 @@ from agent.dns.answering import Answering
 from agent.dns.forward import Forwarder
 from agent.dns.names import ClusterNames, service_addresses, slice_addresses, slice_service
 from agent.dns.server import PORT, DnsServer
+from pyk.api.objects import Object
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock
 
@@ -40,6 +41,7 @@ class NameServer:
         slices.add_index("address", slice_addresses)
         slices.add_index("dns", slice_service)
         caches = (services, slices, namespaces)
+        self._changes = 0
         self._forwarder = Forwarder(settings.resolv_conf, settings.addresses, clock)
         answering = Answering(
             ClusterNames(services, slices, namespaces, settings.domain),
@@ -47,8 +49,14 @@ class NameServer:
             [ipaddress.ip_network(text) for text in settings.ranges],
             lambda: all(cache.is_synced for cache in caches),
             clock,
+            lambda: self._changes,
         )
+        for cache in caches:
+            cache.add_handler(self._on_change)
         self._server = DnsServer(answering, settings.addresses, port=settings.port)
+
+    def _on_change(self, old: Object | None, new: Object | None) -> None:
+        self._changes += 1
 
     async def run(self) -> None:
         """Until cancelled. Raises OSError when an address cannot be listened at."""

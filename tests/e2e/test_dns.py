@@ -60,6 +60,10 @@ def test_an_answer_follows_a_change_at_once(cluster: Cluster, namespace: str) ->
     begun = time.monotonic()
     wait_for("a ready endpoint is in DNS", lambda: _lookup(cluster, namespace, "asker", "api"), seconds=1)
     assert time.monotonic() - begun < 1.5, "one look takes most of it"
+    cluster.kubectl("delete", "pod", "api", "-n", namespace, "--wait=false")
+    wait_for("an endpoint that ends is not", lambda: not _lookup(cluster, namespace, "asker", "api"), seconds=1)
+    cluster.apply(pod_document("api-2") | {"metadata": {"name": "api-2", "labels": {"app": "api"}}}, namespace)
+    wait_for("another takes its place", lambda: _lookup(cluster, namespace, "asker", "api"))
     cluster.kubectl("delete", "service", "api", "-n", namespace)
     wait_for("it is gone", lambda: not _lookup(cluster, namespace, "asker", "api"), seconds=2)
 

@@ -66,6 +66,7 @@ class Node:
         self.slices = Cache(slices, address=slice_addresses, dns=slice_service)
         namespaces = Cache([{"metadata": {"name": "shop"}}])
         self.is_ready = True
+        self.changes = 0
         clock = VirtualClock()
         self.answering = Answering(
             ClusterNames(self.services, self.slices, namespaces, "cluster.local"),
@@ -73,6 +74,7 @@ class Node:
             [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("10.96.0.0/16")],
             lambda: self.is_ready,
             clock,
+            lambda: self.changes,
         )
 
     async def ask(self, name: str, kind: str = "A", **options: Any) -> dns.message.Message:
@@ -213,3 +215,34 @@ async def test_what_is_no_good_question_is_told_so_or_gets_nothing(node: Node) -
 
 async def test_without_an_upstream_other_names_fail_and_are_not_denied(node: Node) -> None:
     assert (await node.ask("example.com")).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_an_answer_goes_out_again_until_something_changes(node: Node) -> None:
+    def question(name: str, number: int, kind: str = "A") -> bytes:
+        query = dns.message.make_query(name, kind, id=number)
+        return query.to_wire()
+
+    async def answered(name: str, kind: str = "A") -> bytes:
+        wire = await node.answering.answer(question(name, 1, kind), is_datagram=True)
+        assert wire is not None
+        return wire
+
+    name = "web.shop.svc.cluster.local"
+    assert node.answering.known(question(name, 1)) is None
+    wire = await answered(name)
+    assert node.answering.known(question(name, 7)) == (7).to_bytes(2, "big") + wire[2:]
+    assert node.answering.known(question(name.upper(), 7)) is None, "a client may check how its question was spelt"
+    await answered("db.shop.svc.cluster.local")
+    assert node.answering.known(question("db.shop.svc.cluster.local", 1)) is None, "the order is drawn each time"
+    missing = "example.com.shop.svc.cluster.local"
+    await answered(missing)
+    assert node.answering.known(question(missing, 2)) is not None
+    del node.services.objects["shop/web"]
+    node.changes += 1
+    assert node.answering.known(question(name, 3)) is None
+    assert dns.message.from_wire(await answered(name)).rcode() == dns.rcode.NXDOMAIN
+    assert node.answering.known(question(missing, 2)) is None
+    node.is_ready = False
+    node.changes += 1
+    await answered(name)
+    assert node.answering.known(question(name, 4)) is None, "a failure is not kept"

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 
 from agent.access import Access
 from agent.api import NodeAPI
 from agent.apiservers import ApiServers
-from agent.capacity import NodeResources, allocatable, for_pods, observations, pods_group_limits, total_reserved
+from agent.capacity import NodeResources, allocatable, for_pods, observations, pods_group_limits
 from agent.certificates import CertificateKeeper
 from agent.config import CLIENT_FILE, SERVING_FILE, AgentConfig, parse
+from agent.cpus.manager import BadState, CpuManager
+from agent.cpus.topology import parse_cpus, read_topology
 from agent.dns.service import DnsSettings, NameServer
 from agent.eviction.manager import EvictionManager, EvictionSettings
 from agent.eviction.thresholds import Observations
@@ -35,6 +38,7 @@ from agent.network.proxy import ServiceLoop, service_facts, slice_facts
 from agent.network.routes import route_facts
 from agent.network.rules import NodeRules
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
+from agent.oomwatch import follow_oom
 from agent.options import as_configuration
 from agent.pods.environment import ConfigError as CannotConfigure
 from agent.pods.manager import PodManager
@@ -62,7 +66,7 @@ _NO_CONTAINER = "none"
 """Asking for it costs the runtime next to nothing, and shows that it answers."""
 
 
-async def run(config: AgentConfig) -> None:
+async def run(config: AgentConfig, cpus: CpuManager) -> None:
     """Be the node until cancelled."""
     clock = RealClock()
     for folder in (config.state_dir, config.image_dir):
@@ -85,7 +89,7 @@ async def run(config: AgentConfig) -> None:
     resources = NodeResources(
         cgroups, config.cgroup_root, config.state_dir, config.image_dir, max_pods=options.max_pods
     )
-    reserved = total_reserved(options.kube_reserved, options.system_reserved)
+    reserved = options.reserved
     enforces = "pods" in options.enforce_node_allocatable
     balancer = ApiServers(config.servers_file, clock) if config.servers_file is not None else None
     async with (
@@ -156,6 +160,7 @@ async def run(config: AgentConfig) -> None:
             node=lambda: own_node.get(config.node_name),
             links=lambda pod: _links(pod, services),
             pressures=lambda: eviction.conditions,
+            cpus=cpus,
         )
         collector = ImageCollector(
             images,
@@ -232,6 +237,7 @@ async def run(config: AgentConfig) -> None:
         group.create_task(_serve(api, config, client, clock, group))
         group.create_task(collector.run())
         group.create_task(eviction.run())
+        group.create_task(follow_oom(config.cgroup_root, _oom_told(recorder, config.node_name)))
         group.create_task(follow_memory(MACHINE / "memory", eviction.wake))
         group.create_task(Heartbeat(client, config.node_name, clock=clock).run())
 
@@ -288,8 +294,17 @@ def _default_apparmor() -> str:
 
 def _image_trouble(recorder: EventRecorder, node_name: str) -> Callable[[str], None]:
     """Tells of a disk that cannot be freed, as an event of the node."""
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name, "uid": node_name}}
-    return lambda message: recorder.event(node, "Warning", "FreeDiskSpaceFailed", message)
+    return lambda message: recorder.event(node_reference(node_name), "Warning", "FreeDiskSpaceFailed", message)
+
+
+def _oom_told(recorder: EventRecorder, node_name: str) -> Callable[[str], None]:
+    """Tells of a node that ran out of memory, as an event of it."""
+    return lambda message: recorder.event(node_reference(node_name), "Warning", "SystemOOM", message)
+
+
+def node_reference(node_name: str) -> Object:
+    """The node as its events name it: by its name also where a UID is asked for, as the kubelet does."""
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name, "uid": node_name}}
 
 
 async def _keep_runtime(runtime: NativeRuntime, readiness: Readiness) -> None:
@@ -297,15 +312,26 @@ async def _keep_runtime(runtime: NativeRuntime, readiness: Readiness) -> None:
     await readiness.watch("container runtime", lambda: runtime.container(_NO_CONTAINER))
 
 
+def _open_cpus(config: AgentConfig) -> CpuManager:
+    """The processors of the node. Raises `BadState`, ValueError or OSError."""
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options, topology = config.options, read_topology(os.sched_getaffinity(0))
+    named = parse_cpus(options.reserved_system_cpus)
+    return CpuManager.open(
+        config.state_dir, options.cpu_manager_policy, topology, named, options.reserved.get("cpu", 0)
+    )
+
+
 def main() -> int:
     """Entry point: the exit status."""
     config = parse()
     try:
         load_kubeconfig(config.kubeconfig)
-    except ConfigError as error:
+        cpus = _open_cpus(config)
+    except (ConfigError, BadState, ValueError, OSError) as error:
         print(f"agent: {error}", file=sys.stderr)
         return 1
-    return run_component(f"agent {config.node_name}", lambda: run(config), verbose=config.verbose)
+    return run_component(f"agent {config.node_name}", lambda: run(config, cpus), verbose=config.verbose)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.capacity import parse_reservation
+from agent.cpus.manager import POLICIES
+from agent.cpus.topology import format_cpus, parse_cpus
 from pyk.api.duration import parse_go_duration
 from pyk.api.quantity import whole
 
@@ -35,6 +37,9 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
         "is there")  # fmt: skip
     add("--eviction-max-pod-grace-period", type=int, metavar="SECONDS", help="of pods ended by a soft threshold")
     add("--eviction-pressure-transition-period", type=_duration, metavar="5m0s", help="how long conditions hold on")
+    add("--cpu-manager-policy", choices=POLICIES, help="static: whole processors for guaranteed containers")
+    add("--reserved-cpus", type=_cpus, dest="reserved_system_cpus", metavar="0-1", help="processors that no "
+        "container has for itself")  # fmt: skip
     add("--max-pods", type=int, metavar="110")
     add("--pod-max-pids", type=int, dest="pod_pids_limit", metavar="4096", help="processes and threads of one pod")
     add("--container-log-max-size", type=_size, metavar="10Mi", help="of one file of a log")
@@ -80,6 +85,7 @@ _reservation = _told(lambda text: parse_reservation(_pairs(text, "=")))
 _periods = _told(lambda text: {name: parse_go_duration(value) for name, value in _pairs(text, "=").items()})
 _duration = _told(parse_go_duration)
 _size = _told(whole)
+_cpus = _told(lambda text: format_cpus(parse_cpus(text)))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -14,9 +14,12 @@ from typing import Any
 
 import yaml
 
-from agent.capacity import parse_reservation
+from agent.capacity import parse_reservation, total_reserved
+from agent.cpus.manager import POLICIES
+from agent.cpus.topology import format_cpus, parse_cpus
 from agent.eviction import thresholds as signals
 from agent.eviction.thresholds import Threshold, thresholds
+from agent.pods.resources import Amounts
 from pyk.api.duration import parse_go_duration
 from pyk.api.quantity import BadQuantity, whole
 
@@ -50,6 +53,8 @@ class NodeOptions:
     eviction_minimum_reclaim: Mapping[str, str] = field(default_factory=dict)
     eviction_max_pod_grace_period: int = 0
     eviction_pressure_transition_period: float = 300.0
+    cpu_manager_policy: str = "none"
+    reserved_system_cpus: str = ""
     max_pods: int = 110
     pod_pids_limit: int = 4096
     container_log_max_size: int = 10 << 20
@@ -58,6 +63,13 @@ class NodeOptions:
     image_gc_low_threshold_percent: int = 80
     image_minimum_gc_age: float = 120.0
     allowed_unsafe_sysctls: Sequence[str] = ()
+
+    @property
+    def reserved(self) -> Amounts:
+        """What is reserved altogether, in the units of capacities; named processors stand for the amount of cpu."""
+        total = total_reserved(self.kube_reserved, self.system_reserved)
+        cpus = parse_cpus(self.reserved_system_cpus)
+        return total | ({"cpu": 1000 * len(cpus)} if cpus else {})
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:
@@ -118,6 +130,8 @@ def _check(options: NodeOptions) -> None:
         _ = options.thresholds
     except ValueError as error:
         raise BadOptions(str(error)) from None
+    if options.cpu_manager_policy not in POLICIES:
+        raise BadOptions(f"cpuManagerPolicy {options.cpu_manager_policy!r} is not known: it is none or static")
     if not options.container_log_max_files >= 2:
         raise BadOptions("containerLogMaxFiles must be greater than 1")
     if options.container_log_max_size <= 0:
@@ -154,6 +168,10 @@ def _size(value: Any) -> int:
         raise ValueError(str(error)) from None
 
 
+def _cpus(value: Any) -> str:
+    return format_cpus(parse_cpus(str(value)))
+
+
 def _seconds(value: Any) -> float:
     return parse_go_duration(str(value))
 
@@ -171,6 +189,8 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "evictionMinimumReclaim": ("eviction_minimum_reclaim", _map),
     "evictionMaxPodGracePeriod": ("eviction_max_pod_grace_period", _integer),
     "evictionPressureTransitionPeriod": ("eviction_pressure_transition_period", _seconds),
+    "cpuManagerPolicy": ("cpu_manager_policy", str),
+    "reservedSystemCPUs": ("reserved_system_cpus", _cpus),
     "maxPods": ("max_pods", _integer),
     "podPidsLimit": ("pod_pids_limit", _integer),
     "containerLogMaxSize": ("container_log_max_size", _size),

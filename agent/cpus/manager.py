@@ -43,6 +43,11 @@ class CpuManager:
         self.changed: Callable[[], None] = lambda: None
 
     @staticmethod
+    def idle() -> CpuManager:
+        """One that confines nobody and remembers nothing."""
+        return CpuManager(Path(os.devnull), "none", {}, frozenset())
+
+    @staticmethod
     def open(
         state_dir: Path, policy: str, topology: Topology, named: Iterable[int], reserved_millicores: int
     ) -> CpuManager:
@@ -146,7 +151,8 @@ class CpuManager:
                 for uid, containers in entries.items()
             }
         except FileNotFoundError:
-            self._save()
+            if self.is_static:
+                self._save()
             return
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadState(f"{self._file} cannot be read ({error!r}): {advice}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from agent.cpus.assign import NotEnoughCpus
 from agent.eviction.ranking import refusal
 from agent.pods.admission import Rejection, Room, admit
 from agent.pods.admission_security import KernelFacts, admit_security
@@ -18,6 +19,7 @@ from agent.pods.record import PodRecord
 from agent.pods.resize import (
     DEFERRED,
     INFEASIBLE,
+    Pending,
     allocated_by_status,
     is_same,
     is_under_way,
@@ -26,9 +28,10 @@ from agent.pods.resize import (
     with_resources,
 )
 from agent.pods.resources import pod_limits
+from agent.pods.restart import all_containers
 from agent.pods.status import is_terminal
 from agent.runtime import apparmor
-from pyk.api.objects import is_deleting
+from pyk.api.objects import Object, is_deleting
 
 
 class Grants:
@@ -64,18 +67,27 @@ class Grants:
         was_accepted = bool((pod.get("status") or {}).get("startTime"))
         if was_accepted or is_deleting(pod) or is_terminal(pod) or node is None:
             return
+        record.rejection = self._refusal(record, node)
+        if record.rejection is not None:
+            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
+
+    def _refusal(self, record: PodRecord, node: Object) -> Rejection | None:
+        """Why the node does not take a new pod; None when it does, and then it has the processors that it may have."""
+        pod = record.pod
         if (refused := refusal(pod, self._parts.pressures())) is not None:
-            record.rejection = Rejection(EVICTED, refused)
-        else:
-            record.rejection = admit_security(pod, self._kernel_facts())
-        if record.rejection is not None:
-            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
-            return
-        record.rejection = admit(pod, node, self._room)
-        if record.rejection is not None:  # the room of those that have ended is counted as well, so look closely
-            record.rejection = admit(pod, node, self._room_beside(record))
-        if record.rejection is not None:
-            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
+            return Rejection(EVICTED, refused)
+        if (rejection := admit_security(pod, self._kernel_facts())) is not None:
+            return rejection
+        # The room of those that have ended is counted as well: where that says no, look closely.
+        rejection = admit(pod, node, self._room)
+        if rejection is not None and (rejection := admit(pod, node, self._room_beside(record))) is not None:
+            return rejection
+        try:
+            self._parts.cpus.allocate(pod)
+        except (NotEnoughCpus, OSError) as error:
+            text = f"Pod was rejected: Allocate failed due to {error}, which is unexpected"
+            return Rejection("UnexpectedAdmissionError", text)
+        return None
 
     def _kernel_facts(self) -> KernelFacts:
         settings = self._parts.settings
@@ -101,7 +113,7 @@ class Grants:
         asked = resources_of(wanted)
         pending = None
         if not is_same(asked, record.allocated):
-            pending = judge(wanted, self._parts.node(), self._room_beside(record))
+            pending = self._fixed_by_cpus(record) or judge(wanted, self._parts.node(), self._room_beside(record))
             if pending is None:
                 record.allocate(asked)
                 self._room.remove(record.uid)
@@ -114,6 +126,13 @@ class Grants:
         record.pending_resize, record.sized_generation = pending, generation
         if pending is not None:
             record.pod = with_resources(wanted, record.allocated)
+
+    def _fixed_by_cpus(self, record: PodRecord) -> Pending | None:
+        """Processors of its own are given to a pod once, for its life."""
+        names = [container["name"] for container in all_containers(record.pod)]
+        if not any(self._parts.cpus.has_own(record.uid, name) for name in names):
+            return None
+        return Pending(INFEASIBLE, "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy")
 
     def _room_beside(self, record: PodRecord) -> Room:
         others = (one for one in self._records.values() if one is not record and one.is_admitted and one.takes_room)

@@ -69,8 +69,13 @@ class Launcher:
     """Makes container configurations on this node."""
 
     def __init__(
-        self, volumes: VolumeManager, settings: PodSettings, links: Callable[[Object], Mapping[str, str]]
+        self,
+        volumes: VolumeManager,
+        settings: PodSettings,
+        links: Callable[[Object], Mapping[str, str]],
+        cpus_of: Callable[[str, str], str],
     ) -> None:
+        self._cpus_of = cpus_of
         self._volumes = volumes
         self._settings = settings
         self._links = links
@@ -114,6 +119,7 @@ class Launcher:
             memory_capacity=memory_capacity,
             localhost_seccomp=self._localhost_profile(pod, container),
             default_apparmor=self._settings.default_apparmor,
+            cpus=self._cpus_of(record.uid, name),
         )
         directory = self._volumes.pod_directory(record.uid)
         writable = directory / "rootfs" / identifier

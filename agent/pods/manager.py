@@ -18,12 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.cpus.manager import CpuManager
 from agent.images.store import ImageStore
 from agent.images.watch import follow_directory
 from agent.logfiles import LogKeeper
 from agent.network.contract import NetworkFailure, PodNetwork
 from agent.pods import adoption, probemetrics
 from agent.pods.actions import Action, Requeue
+from agent.pods.cpusharing import CpuSharing
 from agent.pods.decide import decide
 from agent.pods.downward import shows_itself
 from agent.pods.evicting import Evictor
@@ -93,6 +95,7 @@ class PodManager:
         node: Callable[[], Object | None] = lambda: None,
         links: Callable[[Object], Mapping[str, str]] = lambda pod: {},
         pressures: Callable[[], Sequence[str]] = lambda: (),
+        cpus: CpuManager | None = None,
     ) -> None:
         self._records: dict[str, PodRecord] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -123,6 +126,7 @@ class PodManager:
             handlers=Handlers(runtime, clock),
             node=node,
             links=links,
+            cpus=cpus or CpuManager.idle(),
             pressures=pressures,
             enqueue=self._controller.enqueue,
             spawn=self._spawn,
@@ -131,6 +135,7 @@ class PodManager:
         self._performer = Performer(self._parts)
         volumes.on_answer(self._on_reference)
         self._grants = Grants(self._records, self._parts)
+        self._cpu_sharing = CpuSharing(self._records, self._parts)
         self.evictor = Evictor(self._records, self._parts, self._controller.enqueue)
 
     # What others ask and tell
@@ -224,6 +229,7 @@ class PodManager:
                 group.create_task(self.informer.run())
                 group.create_task(self._follow_runtime())
                 group.create_task(self._log_keeper.run())
+                group.create_task(self._cpu_sharing.run())
                 group.create_task(follow_directory(self._parts.images.image_dir, self.images_changed))
                 group.create_task(self._static.run())
                 group.create_task(self._controller.run())  # static pods run before the API server is heard
@@ -236,6 +242,7 @@ class PodManager:
                 await adoption.restore_network(alive, self._parts)
                 leftovers = await adoption.find_leftovers(known, self._parts)
                 group.create_task(adoption.remove_leftovers(leftovers, self._parts))
+                self._parts.cpus.keep_only(known)
                 self._api_was_heard = True
                 for uid in list(self._records):  # what runs is counted before anything new is admitted
                     self._refresh(uid)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cpus.manager import CpuManager
 from agent.images.store import ImageStore
 from agent.network.contract import PodNetwork
 from agent.pods.downward import Facts
@@ -53,6 +54,7 @@ class Parts:
     handlers: Handlers
     node: Callable[[], Object | None]
     links: Callable[[Object], Mapping[str, str]]
+    cpus: CpuManager
     pressures: Callable[[], Sequence[str]]
     enqueue: Callable[[str], None]
     spawn: Callable[[PodRecord, str, Coroutine[Any, Any, None]], None]

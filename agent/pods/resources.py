@@ -21,6 +21,7 @@ _PERIOD_MICROSECONDS = 100_000
 _SMALLEST_QUOTA_MICROSECONDS = 1_000
 _OOM_GUARANTEED, _OOM_BEST_EFFORT = -997, 1000
 _CRITICAL_PRIORITY = 2_000_000_000
+HUGE_PAGES = "hugepages-"
 
 Amounts = dict[str, int]
 
@@ -81,6 +82,9 @@ def pod_limits(pod: Object) -> Amounts:
             before = [limits_of(c).get(resource) for c in init if not is_sidecar(c)]
             if all(before):
                 found[resource] = max([total, *(value for value in before if value)])
+    for limits in together:  # huge pages are never asked for beyond their limit
+        for resource in (name for name in limits if name.startswith(HUGE_PAGES)):
+            found[resource] = found.get(resource, 0) + limits[resource]
     overhead = amounts(spec.get("overhead"))
     return {resource: value + overhead.get(resource, 0) for resource, value in (found | own).items()}
 
@@ -148,7 +152,19 @@ def _cgroup_resources(requests: Amounts, limits: Amounts) -> dict[str, Any]:
         resources["cpu"] |= {"quota": quota, "period": _PERIOD_MICROSECONDS}
     if limit := limits.get("memory"):
         resources["memory"] = {"limit": limit}
+    pages = sorted(name for name in limits if name.startswith(HUGE_PAGES))
+    if pages:
+        resources["hugepageLimits"] = [{"pageSize": kernel_page_size(name), "limit": limits[name]} for name in pages]
     return resources
+
+
+def kernel_page_size(resource: str) -> str:
+    """`hugepages-2Mi` as the kernel names its files: `2MB`."""
+    size = whole(resource.removeprefix(HUGE_PAGES))
+    for suffix, unit in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)):
+        if size % unit == 0:
+            return f"{size // unit}{suffix}"
+    raise ValueError(f"{resource}: no page size")
 
 
 def oom_score_adj(pod: Object, container: Mapping[str, Any], memory_capacity: int) -> int:

@@ -46,7 +46,7 @@ class ContainerInputs:
     `environment` has the pod's variables only; `mounts` include the files that the node manages;
     `localhost_seccomp` is the content of a Localhost profile; `memory_capacity` the node's, in bytes. `target_pid` is a
     process whose PID namespace a container for debugging shares, 0 for none. `default_apparmor` is the name of the
-    node's own profile, where its kernel has AppArmor.
+    node's own profile, where its kernel has AppArmor. `cpus` are the processors that it may run on; empty for all.
     """
 
     image: Image
@@ -60,6 +60,7 @@ class ContainerInputs:
     localhost_seccomp: dict[str, Any] | None = None
     target_pid: int = 0
     default_apparmor: str = ""
+    cpus: str = ""
 
 
 def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerInputs) -> OCISpec:
@@ -88,6 +89,8 @@ def container_spec(pod: Object, container: Mapping[str, Any], inputs: ContainerI
         linux["gidMappings"] = [{"containerID": 0, "hostID": first, "size": userns.SIZE}]
     linux["cgroupsPath"] = inputs.cgroup
     linux["resources"] |= container_cgroup_resources(container)
+    if inputs.cpus:
+        linux["resources"]["cpu"]["cpus"] = inputs.cpus
     if privileged:
         linux["maskedPaths"] = linux["readonlyPaths"] = []
         linux["resources"]["devices"] = [{"allow": True, "access": "rwm"}]

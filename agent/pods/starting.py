@@ -17,7 +17,7 @@ from agent.pods.launch import Launcher, pod_labels
 from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
 from agent.pods.parts import Parts, container_named
 from agent.pods.record import PodRecord
-from agent.pods.resources import amounts, pod_cgroup, pod_cgroup_resources, pod_limits
+from agent.pods.resources import HUGE_PAGES, amounts, pod_cgroup, pod_cgroup_resources, pod_limits, pod_requests
 from agent.runtime.contract import RUNTIME_NOT_READY, RuntimeFailure, SandboxConfig
 from agent.volumes.claims import volumes_of_claims
 from agent.volumes.manager import Given
@@ -39,7 +39,7 @@ class Starter:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._launcher = Launcher(parts.volumes, parts.settings, parts.links)
+        self._launcher = Launcher(parts.volumes, parts.settings, parts.links, parts.cpus.cpus_of)
 
     async def make_sandbox(self, record: PodRecord) -> None:
         """The pod's cgroup with its limits, and the sandbox in it."""
@@ -132,7 +132,8 @@ class Starter:
         for volume in pod["spec"].get("volumes") or ():
             if volume.get("image") is not None:
                 layers[volume["name"]] = await self._layers(record, volume)
-        return Given(pod_limits(pod).get("memory"), persistent, layers)
+        pages = [name.removeprefix(HUGE_PAGES) for name in pod_requests(pod) if name.startswith(HUGE_PAGES)]
+        return Given(pod_limits(pod).get("memory"), persistent, layers, pages)
 
     async def _layers(self, record: PodRecord, volume: Mapping[str, Any]) -> Sequence[Path]:
         """The layers of an image volume. Raises `_BeingPulled` while they are on their way, by a task of its own."""

@@ -127,6 +127,7 @@ class Stopper:
             await asyncio.to_thread(self._parts.cgroups.remove, path)
         if with_logs:
             await asyncio.to_thread(remove_tree, log_directory(self._parts.settings, record.pod))
+        self._parts.cpus.release(record.uid)
         record.volumes = None
         record.has_remains = False
 

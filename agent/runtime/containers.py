@@ -241,6 +241,7 @@ class Containers:
         make_writable(record.writable, plan["first_id"])
         forker.cgroups.create(record.cgroup)
         forker.cgroups.apply(record.cgroup, plan["resources"])
+        forker.cgroups.end_together(record.cgroup)
         shown = forker.cgroups.view(record.cgroup)
         with contextlib.ExitStack() as held:
             namespaces, pid_namespace, joins = resolve_namespaces(plan["namespaces"]["join"], sandbox, held)
@@ -293,6 +294,7 @@ class Containers:
         forker = self._forker
         make_writable(record.writable, 0)
         forker.cgroups.create(record.cgroup)
+        forker.cgroups.end_together(record.cgroup)
         with contextlib.ExitStack() as held:
             streams = self.streams[record.id] = self._streams(record)
             stdio: list[int | None] = [None, None, None]

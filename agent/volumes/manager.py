@@ -44,11 +44,12 @@ _DIRECTORY_NAMES = {
 class Given:
     """What is known of a pod's volumes beside the pod: `memory_limit` (bytes) is the pod's, which bounds memory-backed
     volumes; by the volumes' names, `persistent` has the PersistentVolumes behind claims, `layers` the images of image
-    volumes, topmost layer first."""
+    volumes, topmost layer first. `page_sizes` (`2Mi`) are those of the huge pages that the pod asks for."""
 
     memory_limit: int | None = None
     persistent: Mapping[str, Object] = field(default_factory=dict)
     layers: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    page_sizes: Sequence[str] = ()
 
 
 class VolumeManager:
@@ -171,7 +172,7 @@ class VolumeManager:
             raise VolumeFailure(f"no volume plugin matched: {wanted}")
         path = directory / "volumes" / _DIRECTORY_NAMES[kind] / str(volume["name"])
         if kind == "emptyDir":
-            _empty_directory(path, volume["emptyDir"], given.memory_limit, group)
+            _empty_directory(path, volume["emptyDir"], given.memory_limit, group, given.page_sizes)
             return path
         assert kind in PROJECTED_SOURCES
         files = volume_files(volume, sources)
@@ -195,8 +196,11 @@ def _outside(pod: Object) -> str:
     return f"MountVolume.SetUp failed: one of the volumes ({', '.join([*paths, *claims]) or 'on the node itself'})"
 
 
-def _empty_directory(path: Path, source: Mapping[str, Any], memory_limit: int | None, group: int | None) -> None:
-    """Make it unless it is there: what containers wrote stays as it is."""
+def _empty_directory(
+    path: Path, source: Mapping[str, Any], memory_limit: int | None, group: int | None, page_sizes: Sequence[str]
+) -> None:
+    """Make it unless it is there: what containers wrote stays as it is. `page_sizes` are those of the huge pages that
+    the pod asks for."""
     medium = source.get("medium") or ""
     mode = 0o777 if source.get("mode") is None else int(source["mode"])
     if group is not None:
@@ -206,6 +210,14 @@ def _empty_directory(path: Path, source: Mapping[str, Any], memory_limit: int | 
         limits += [memory_limit] if memory_limit is not None else []
         path.mkdir(parents=True, exist_ok=True)
         mounts.mount_tmpfs(path, size=min(limits, default=None), mode=mode, group=group)
+        return
+    if medium.startswith("HugePages"):
+        size = medium.partition("-")[2] or (page_sizes[0] if len(page_sizes) == 1 else "")
+        if not size:
+            raise VolumeFailure("the pod's containers ask for huge pages of no size, or of several: name one in medium")
+        limit = whole(source["sizeLimit"]) if source.get("sizeLimit") else None
+        path.mkdir(parents=True, exist_ok=True)
+        mounts.mount_huge_pages(path, page_size=whole(size), size=limit, mode=mode, group=group)
         return
     if medium:
         raise VolumeFailure(f"emptyDir medium {medium!r} is not served by this node")

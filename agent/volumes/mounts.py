@@ -49,6 +49,17 @@ def mount_tmpfs(path: Path, *, size: int | None, mode: int, group: int | None = 
     syscalls.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, ",".join(options).encode())
 
 
+def mount_huge_pages(path: Path, *, page_size: int, size: int | None, mode: int, group: int | None = None) -> None:
+    """A file system whose files are in huge pages of `page_size` bytes, unless one is there already."""
+    if os.path.ismount(path):
+        return
+    options = [f"mode={mode:o}", f"pagesize={page_size}"]
+    options += [f"size={size}"] if size is not None else []
+    options += [f"gid={group}"] if group is not None else []
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    syscalls.mount(b"hugetlbfs", os.fsencode(path), b"hugetlbfs", flags, ",".join(options).encode())
+
+
 def mount_layers(path: Path, layers: Sequence[Path]) -> None:
     """The layers of an image, topmost first, read-only at `path`, unless they are there already."""
     if os.path.ismount(path):

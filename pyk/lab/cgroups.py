@@ -39,11 +39,15 @@ class LabCgroups:
             mount, _, kind = line.partition(" - ")
             filesystem, _, options = kind.split(" ", 2)
             point = Path(mount.split(" ")[4])
-            if filesystem == "cgroup2" and "memory" in (point / "cgroup.controllers").read_text().split():
-                return LabCgroups({"unified": point})
+            if filesystem == "cgroup2":
+                controllers = (point / "cgroup.controllers").read_text().split()
+                if "memory" in controllers:
+                    return LabCgroups({"unified": point})
+                if "hugetlb" in controllers:
+                    v1.setdefault("hugetlb", point)  # a v2 tree beside the v1 hierarchies
             if filesystem == "cgroup":
                 for option in options.split(","):
-                    if option in (*_ACCOUNTING, "cpuset", "freezer", "blkio"):
+                    if option in (*_ACCOUNTING, "cpuset", "freezer", "blkio", "hugetlb"):
                         v1.setdefault(option, point)
         if "memory" not in v1 or "pids" not in v1:
             raise OSError(errno.ENOENT, "no cgroup hierarchy with the memory and pids controllers is mounted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import ssl
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agent.cpus.topology import parse_cpus
 from tests.e2e.harness import Cluster, make_cluster, pod_document, wait_for
 
 SMALL = """
@@ -24,6 +26,7 @@ evictionPressureTransitionPeriod: 2s
 containerLogMaxSize: 20Ki
 containerLogMaxFiles: 50
 systemReserved: {cpu: 200m, memory: 12Mi}
+cpuManagerPolicy: static
 """
 FULL = """
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -67,6 +70,27 @@ def test_reservations_and_thresholds_are_not_allocatable(small: Cluster) -> None
         return [(status["capacity"][name], status["allocatable"][name]) for name in ("cpu", "memory")]
 
     wait_for("the new allocatable", lambda: shown() == [("2", "1800m"), ("512Mi", "260Mi")])
+
+
+def test_a_guaranteed_container_has_processors_of_its_own_and_the_others_share_the_rest(small: Cluster) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one processor cannot be divided")
+    amounts = {"cpu": "1", "memory": "16Mi"}
+    small.apply(on("node-1", "shares"), "t")
+    small.wait_ready("t", "shares")
+    small.apply(on("node-1", "owns", container={"resources": {"requests": amounts, "limits": amounts}}), "t")
+    small.wait_ready("t", "owns")
+
+    def allowed(pod: str) -> set[int]:
+        shown = small.kubectl("exec", "-n", "t", pod, "--", "grep", "Cpus_allowed_list", "/proc/1/status").stdout
+        return set(parse_cpus(shown.split()[1]))
+
+    (own,) = allowed("owns")
+    rest = set(os.sched_getaffinity(0)) - {own}
+    wait_for("the others share the rest", lambda: allowed("shares") == rest)
+    small.kubectl("delete", "pod", "-n", "t", "owns")
+    wait_for("the others share all", lambda: allowed("shares") == rest | {own})
+    small.kubectl("delete", "pod", "-n", "t", "shares", "--wait=false")
 
 
 def test_kubectl_logs_reads_through_the_files_of_a_log(small: Cluster) -> None:

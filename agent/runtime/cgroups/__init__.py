@@ -119,6 +119,10 @@ class Cgroups(ABC):
     def _own_limits(self, path: str, controller: str) -> Limits:
         """What the group's own files of this controller (cpu, memory, pids, cpuset) limit, no ancestor's."""
 
+    @abstractmethod
+    def end_together(self, path: str) -> None:
+        """Have the OOM killer end all processes of the group when it ends one, where the kernel can."""
+
     def add_process(self, path: str, pid: int) -> None:
         """Move a process, with all its threads, into the group."""
         for file in self.process_files(path):
@@ -194,15 +198,20 @@ def detect(root: str = "/sys/fs/cgroup", mountinfo: str = "/proc/self/mountinfo"
     if "memory" in read(f"{root}/cgroup.controllers", "").split():
         return CgroupsV2(root)
     hierarchies: dict[str, str] = {}
+    unified = ""
     for line in read(mountinfo).splitlines():
         mount, _, kind = line.partition(" - ")
         filesystem, _, options = kind.split(" ", 2)
+        if filesystem == "cgroup2" and not unified:
+            unified = mount.split(" ")[4]
         if filesystem == "cgroup":
             for option in options.split(","):
                 hierarchies.setdefault(option, mount.split(" ")[4])
     if "memory" not in hierarchies:
         raise OSError(errno.ENOENT, f"no cgroup hierarchy with the memory controller is mounted below {root}")
-    return CgroupsV1(hierarchies)
+    # A v1 host may have its v2 tree beside the others, with what no v1 hierarchy has.
+    has_huge_pages = "hugetlb" in read(f"{unified}/cgroup.controllers", "").split() if unified else False
+    return CgroupsV1(hierarchies, unified if has_huge_pages else "")
 
 
 def wait_for_death(pids: Sequence[int], timeout: float) -> None:

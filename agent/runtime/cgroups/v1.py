@@ -30,15 +30,18 @@ _KILL_ROUNDS = 1000
 
 
 class CgroupsV1(Cgroups):
-    """`hierarchies` maps each controller to where its hierarchy is mounted."""
+    """`hierarchies` maps each controller to where its hierarchy is mounted; `unified` is a v2 tree beside them that has
+    the controller of huge pages."""
 
     version = 1
 
-    def __init__(self, hierarchies: Mapping[str, str]) -> None:
+    def __init__(self, hierarchies: Mapping[str, str], unified: str = "") -> None:
+        self._unified = unified
+        self._huge = unified or hierarchies.get("hugetlb", "")
         self._roots = {name: hierarchies[name] for name in (*_ALWAYS, *_ON_DEMAND) if name in hierarchies}
         # Several controllers may share one mount (cpu,cpuacct): a group is made and joined there once.
         self._always = list(dict.fromkeys(self._roots[name] for name in _ALWAYS if name in self._roots))
-        self._all = list(dict.fromkeys(self._roots.values()))
+        self._all = list(dict.fromkeys([*self._roots.values(), *filter(None, [self._huge])]))
 
     def create(self, path: str) -> None:
         for root in self._always:
@@ -51,12 +54,14 @@ class CgroupsV1(Cgroups):
         return [root + path for root in self._all]
 
     def view(self, path: str) -> list[tuple[str, str]]:
-        directories = ((os.path.basename(root), root + path) for root in self._all)
+        directories = ((os.path.basename(root), root + path) for root in self._all if root != self._huge)
         return [(name, directory) for name, directory in directories if os.path.isdir(directory)]
 
     def process_files(self, path: str) -> list[str]:
         cpuset = self._roots.get("cpuset", "")
         extra = [cpuset] if cpuset not in ("", *self._always) and os.path.isdir(cpuset + path) else []
+        if self._huge and os.path.isdir(self._huge + path):
+            extra.append(self._huge)
         return [f"{root}{path}/cgroup.procs" for root in [*self._always, *extra]]
 
     def apply(self, path: str, resources: dict[str, Any]) -> None:
@@ -64,11 +69,18 @@ class CgroupsV1(Cgroups):
         self._write_if_given(path, "cpu", "cpu.shares", cpu.get("shares"))
         self._apply_quota(path, cpu.get("quota"), cpu.get("period"))
         if "cpuset" in self._roots and (cpu.get("cpus") or cpu.get("mems")):
+            is_new = not os.path.isdir(self._directory(path, "cpuset"))
             group = self._make_cpuset(path)
             for key in ("cpus", "mems"):
                 if cpu.get(key):
                     write(f"{group}/cpuset.{key}", cpu[key])
+            if is_new:  # who was in the group when it was not yet one of this hierarchy
+                for pid in self.processes(path):
+                    with contextlib.suppress(ProcessLookupError):
+                        write(f"{group}/cgroup.procs", str(pid))
         self._apply_memory(path, resources.get("memory") or {})
+        for pages in resources.get("hugepageLimits") or () if self._huge else ():
+            self._limit_huge_pages(path, pages["pageSize"], pages["limit"])
         limit = (resources.get("pids") or {}).get("limit")
         if limit is not None:
             self._write(path, "pids", "pids.max", str(limit) if limit > 0 else "max")
@@ -166,6 +178,19 @@ class CgroupsV1(Cgroups):
                 self._write(path, "cpu", "cpu.cfs_quota_us", str(quota))
                 self._write(path, "cpu", "cpu.cfs_period_us", str(period))
         self._write_if_given(path, "cpu", "cpu.cfs_quota_us", quota)
+
+    def end_together(self, path: str) -> None:
+        """v1 cannot: the others of the container learn of it by themselves."""
+
+    def _limit_huge_pages(self, path: str, size: str, limit: int) -> None:
+        """Only pods that have huge pages get groups in this hierarchy."""
+        group = self._huge
+        for name in path.strip("/").split("/"):
+            if self._unified:
+                write(f"{group}/cgroup.subtree_control", "+hugetlb")
+            group = f"{group}/{name}"
+            _make(group)
+        write(f"{group}/hugetlb.{size}.{'max' if self._unified else 'limit_in_bytes'}", str(limit))
 
     def _make_cpuset(self, path: str) -> str:
         """A new group in this hierarchy has neither cpus nor nodes, and takes no process until it has both."""

@@ -53,8 +53,8 @@ class CgroupsV2(Cgroups):
     def apply(self, path: str, resources: dict[str, Any]) -> None:
         group = self._root + path
         for file, value in writes(resources):
-            if file == "memory.swap.max" and not os.path.exists(f"{group}/{file}"):
-                continue  # the kernel counts no swap
+            if file.startswith(("memory.swap.", "hugetlb.")) and not os.path.exists(f"{group}/{file}"):
+                continue  # the kernel counts no swap, or has no huge pages
             write(f"{group}/{file}", value)
         if resources.get("devices") is not None:
             attach_v2(group, resources["devices"])
@@ -84,6 +84,11 @@ class CgroupsV2(Cgroups):
         group = self._root + path
         events = read(f"{group}/memory.events.local", "") or read(f"{group}/memory.events", "")
         return flat_keyed(events).get("oom_kill", 0)
+
+    def end_together(self, path: str) -> None:
+        file = f"{self._root}{path}/memory.oom.group"
+        if os.path.exists(file):
+            write(file, "1")
 
     def freeze(self, path: str, frozen: bool) -> None:
         write(f"{self._root}{path}/cgroup.freeze", "1" if frozen else "0")
@@ -133,6 +138,8 @@ def writes(resources: dict[str, Any]) -> list[tuple[str, str]]:
         # OCI's swap is memory plus swap; v2's file is swap alone. Without one for swap there is none, as in v1.
         total = memory.get("swap", limit)
         found.append(("memory.swap.max", str(max(0, total - limit)) if total > 0 and limit > 0 else "max"))
+    for pages in resources.get("hugepageLimits") or ():
+        found.append((f"hugetlb.{pages['pageSize']}.max", str(pages["limit"])))
     pids = (resources.get("pids") or {}).get("limit")
     if pids is not None:
         found.append(("pids.max", str(pids) if pids > 0 else "max"))

@@ -46,6 +46,50 @@ def test_limits_are_written_and_read_back(control: Cgroups, group: str) -> None:
     assert (found.cpu_millicores, found.memory_bytes) == (None, 128 * MIB)
 
 
+def test_processors_are_taken_from_processes_that_run_and_given_back(control: Cgroups, group: str) -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    child = subprocess.Popen(["sleep", "100"])
+    try:
+        control.add_process(group, child.pid)
+        control.apply(group, {"cpu": {"cpus": str(usable[-1])}})
+        assert os.sched_getaffinity(child.pid) == {usable[-1]}
+        control.apply(group, {"cpu": {"cpus": ",".join(map(str, usable))}})
+        assert os.sched_getaffinity(child.pid) == set(usable)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_huge_pages_are_limited_where_the_kernel_has_them(control: Cgroups, group: str) -> None:
+    limits = [{"pageSize": "2MB", "limit": 4 * MIB}]
+    control.create(f"{group}/c")
+    control.apply(f"{group}/c", {"hugepageLimits": limits})
+    names = ("hugetlb.2MB.max", "hugetlb.2MB.limit_in_bytes")
+    files = [Path(place) / name for place in control.directories(f"{group}/c") for name in names]
+    found = [file.read_text().strip() for file in files if file.exists()]
+    assert found == ([str(4 * MIB)] if Path("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() else [])
+
+
+def test_details_and_own_limits_are_read(control: Cgroups, group: str) -> None:
+    control.apply(group, {"memory": {"limit": 64 * MIB}})
+    child = subprocess.Popen(["sh", "-c", "read go; while :; do :; done"], stdin=subprocess.PIPE)
+    assert child.stdin
+    try:
+        control.add_process(group, child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        deadline = time.monotonic() + 20
+        while not control.details(group)["cpu_user_ns"]:
+            assert time.monotonic() < deadline
+        details = control.details(group)
+        assert details.keys() >= {"memory_rss", "page_faults", "cpu_throttled_periods"}
+        assert control.own_limits(group).memory_bytes == 64 * MIB
+        assert control.own_limits(group).cpu_millicores is None
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_a_process_is_moved_counted_and_found(control: Cgroups, group: str) -> None:
     script = "read go; x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo done; sleep 100"
     child = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

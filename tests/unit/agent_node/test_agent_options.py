@@ -25,6 +25,12 @@ def test_nothing_said_means_kubernetes_defaults() -> None:
     assert (options.container_log_max_size, options.container_log_max_files) == (10 << 20, 5)
 
 
+def test_named_processors_stand_for_the_reserved_amount() -> None:
+    reserved = {"kubeReserved": {"cpu": "100m", "memory": "1Gi"}, "systemReserved": {"cpu": "200m"}}
+    assert of(reserved).reserved == {"cpu": 300, "memory": 1 << 30}
+    assert of(reserved | {"reservedSystemCPUs": "0-1"}).reserved == {"cpu": 2000, "memory": 1 << 30}
+
+
 def test_later_files_win_over_earlier_ones_and_flags_over_both() -> None:
     options = of(
         {"maxPods": 10, "podPidsLimit": 20, "evictionHard": {"memory.available": "1Gi"}},
@@ -49,6 +55,8 @@ def test_later_files_win_over_earlier_ones_and_flags_over_both() -> None:
         ({"containerLogMaxSize": "big"}, "file0: containerLogMaxSize: quantities must match"),
         ({"imageGCLowThresholdPercent": 90}, "imageGCLowThresholdPercent must be less"),
         ({"enforceNodeAllocatable": ["all"]}, "'all' is not known here"),
+        ({"cpuManagerPolicy": "dynamic"}, "cpuManagerPolicy 'dynamic' is not known"),
+        ({"reservedSystemCPUs": "all"}, "file0: reservedSystemCPUs: "),
     ],
 )
 def test_what_cannot_be_followed_is_refused_in_one_line(document: dict[str, Any], wrong: str) -> None:

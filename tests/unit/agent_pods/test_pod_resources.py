@@ -9,6 +9,7 @@ import pytest
 from agent.pods.admission import Room, admit
 from agent.pods.resources import (
     container_cgroup_resources,
+    kernel_page_size,
     oom_score_adj,
     pod_cgroup,
     pod_cgroup_resources,
@@ -137,3 +138,20 @@ def test_the_node_takes_no_more_pods_than_it_may(pod: Any) -> None:
 def test_required_node_affinity(pod: Any, term: Any, fits: bool) -> None:
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     assert (admit(pod(affinity={"nodeAffinity": required}), NODE, Room()) is None) == fits
+
+
+@pytest.mark.parametrize(
+    ("resource", "size"), [("hugepages-2Mi", "2MB"), ("hugepages-1Gi", "1GB"), ("hugepages-64Ki", "64KB")]
+)
+def test_page_sizes_are_called_as_the_kernel_calls_them(resource: str, size: str) -> None:
+    assert kernel_page_size(resource) == size
+
+
+def test_huge_pages_are_limited_for_containers_and_for_the_pod(pod: Any) -> None:
+    pages = {"hugepages-2Mi": "4Mi", "cpu": "1", "memory": "1Gi"}
+    found = pod(container("a", limits=pages), container("b", limits=pages), container("c"))
+    assert container_cgroup_resources(found["spec"]["containers"][0])["hugepageLimits"] == [
+        {"pageSize": "2MB", "limit": 4 << 20}
+    ]
+    assert pod_cgroup_resources(found, None)["hugepageLimits"] == [{"pageSize": "2MB", "limit": 8 << 20}]
+    assert "hugepageLimits" not in pod_cgroup_resources(pod(container("c")), None)

@@ -39,7 +39,7 @@ class TestDetection:
         lines = [
             "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:5 - cgroup cgroup rw,cpu,cpuacct",
             "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory",
-            "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw",
+            "41 31 0:38 / /nowhere/unified rw,relatime - cgroup2 cgroup2 rw",
         ]
         fill(tmp_path, {"mounts": "\n".join(lines)})
         found = cgroups.detect(str(tmp_path), str(tmp_path / "mounts"))

@@ -69,10 +69,11 @@ class NodeFacts:
 
 @dataclass(slots=True)
 class Figures:
-    """What nodes really use, by name: (millicores, bytes). `version` grows with every change."""
+    """What nodes really use, by name: millicores, bytes, and the share of the time (0-1) in which something waited for
+    cpu, memory or the disk, whichever is most. `version` grows with every change."""
 
     version: int = 0
-    used: dict[str, tuple[float, float]] = field(default_factory=dict)
+    used: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

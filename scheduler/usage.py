@@ -1,18 +1,23 @@
 """Optional: a score by what nodes really use, so that a node whose pods request too little is avoided.
 
 In: the figures of metrics.k8s.io, asked for every `PERIOD_SECONDS`, and only where a profile enables the plugin
-`NodeRealUsage`. They are smoothed, since a decision lasts longer than a peak. Out: 100 less the percentage of the
-allocatable cpu or memory that is in use, whichever is more. Nodes without figures count like the mean of the others.
+`NodeRealUsage`: cpu and memory in use, and, where the nodes' kernels tell it, pressure stall information. They are
+smoothed, since a decision lasts longer than a peak. Out: 100 less the percentage of the allocatable cpu or memory that
+is in use, or of the time that something waited for cpu, memory or the disk, whichever is most. Nodes without figures
+count like the mean of the others.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
+from pyk.api.metrics import PRESSURES
+from pyk.api.objects import annotations_of
 from pyk.api.quantity import BadQuantity, millicores, whole
 from pyk.api.status import ApiError
 from pyk.client.client import Client, ClientUnavailable
@@ -38,14 +43,24 @@ def take_in(snapshot: Snapshot, items: list[dict[str, Any]]) -> None:
     for item in items:
         name, usage = item["metadata"]["name"], item.get("usage") or {}
         try:
-            now = (float(millicores(str(usage.get("cpu") or "0"))), float(whole(str(usage.get("memory") or "0"))))
-        except BadQuantity as error:
+            cpu, memory = millicores(str(usage.get("cpu") or "0")), whole(str(usage.get("memory") or "0"))
+            now = (float(cpu), float(memory), _stalled(annotations_of(item)))
+        except (BadQuantity, ValueError) as error:
             log.warning("the usage of node %s cannot be read: %s", name, error)
             continue
         old = before.get(name, now)
-        cpu, memory = (new * WEIGHT_OF_NEWEST + was * (1 - WEIGHT_OF_NEWEST) for new, was in zip(now, old, strict=True))
-        figures.used[name] = (cpu, memory)
+        figures.used[name] = (_smoothed(now[0], old[0]), _smoothed(now[1], old[1]), _smoothed(now[2], old[2]))
     figures.version += 1
+
+
+def _stalled(annotations: Mapping[str, str]) -> float:
+    """The most that something waited, as a share of the time; 0 where that is not known. Raises ValueError."""
+    shares = [float(annotations[name]) / 100 for name in PRESSURES.values() if name in annotations]
+    return min(1.0, max(0.0, *shares)) if shares else 0.0
+
+
+def _smoothed(new: float, old: float) -> float:
+    return new * WEIGHT_OF_NEWEST + old * (1 - WEIGHT_OF_NEWEST)
 
 
 async def follow(client: Client, clock: Clock, snapshot: Snapshot) -> None:
@@ -61,7 +76,7 @@ async def follow(client: Client, clock: Clock, snapshot: Snapshot) -> None:
 
 
 class RealUsage:
-    """The less of cpu and memory is in use, the better."""
+    """The less of cpu and memory is in use, and the less anything waits for them, the better."""
 
     name = "NodeRealUsage"
 
@@ -70,13 +85,14 @@ class RealUsage:
 
     def normalized(self, feasible: Bools) -> Numbers:
         snapshot = self._snapshot
-        used = np.full((2, len(feasible)), np.nan)
+        used = np.full((3, len(feasible)), np.nan)
         for name, amounts in snapshot.figures.used.items():
             row = snapshot.rows.get(name)
             if row is not None:
                 used[:, row] = amounts
         columns = [snapshot.resource_index[CPU], snapshot.resource_index[MEMORY]]
-        share = (used / np.maximum(snapshot.allocatable[columns, : len(feasible)], 1)).max(axis=0)
+        used[:2] /= np.maximum(snapshot.allocatable[columns, : len(feasible)], 1)
+        share = used.max(axis=0)
         known = ~np.isnan(share)
         share[~known] = share[known].mean() if known.any() else 0
         score: Numbers = np.floor(MAX_NODE_SCORE * np.clip(1 - share, 0, 1))

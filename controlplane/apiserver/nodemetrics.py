@@ -19,6 +19,7 @@ from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.request import ListOptions
 from controlplane.apiserver.watchcache import Entry, WatchCache, selection
 from pyk.api.kinds import NODE, NODE_METRICS, POD, Kind
+from pyk.api.metrics import PRESSURES
 from pyk.api.objects import Object, condition_of, labels_of, name_of
 from pyk.api.status import ApiError, not_found
 from pyk.reconcile.clock import Clock
@@ -138,11 +139,17 @@ class NodeMetricsReader:
 
 
 def node_metrics(node: Object, summary: Summary, window: float) -> Object:
-    """The NodeMetrics of a node, from its summary; `window` is in seconds."""
+    """The NodeMetrics of a node, from its summary; `window` is in seconds.
+
+    Annotations tell for which percentage of the last 10 seconds something waited for each resource, if that is known.
+    """
+    metadata = _metadata(node, summary["node"]["cpu"]["time"])
+    if pressure := pressure_of(summary["node"]):
+        metadata["annotations"] = pressure
     return {
         "kind": "NodeMetrics",
         "apiVersion": NODE_METRICS.api_version,
-        "metadata": _metadata(node, summary["node"]["cpu"]["time"]),
+        "metadata": metadata,
         "timestamp": summary["node"]["cpu"]["time"],
         "window": go_duration(window),
         "usage": usage_of(summary["node"]),
@@ -165,6 +172,16 @@ def pod_metrics(pod: Object, stats: Summary, window: float) -> Object:
 def _metadata(obj: Object, at: str) -> dict[str, Any]:
     kept = {"name": name_of(obj), "namespace": obj["metadata"].get("namespace"), "labels": labels_of(obj)}
     return {key: value for key, value in kept.items() if value} | {"creationTimestamp": at}
+
+
+def pressure_of(stats: Summary) -> dict[str, str]:
+    """The pressure stall information of the stats, as annotations."""
+    found = {}
+    for resource in PRESSURES:
+        share = (((stats.get(resource) or {}).get("psi") or {}).get("some") or {}).get("avg10")
+        if share is not None:
+            found[PRESSURES[resource]] = f"{share:.2f}"
+    return found
 
 
 def usage_of(stats: Summary) -> dict[str, str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pyk.api.base import Model, Quantity, Time
 from pyk.api.meta import ObjectMeta
 
+PRESSURES = {resource: f"pressure.pyk.io/{resource}" for resource in ("cpu", "memory", "io")}
+"""Annotations of NodeMetrics: for which percentage of the last 10 seconds something waited for the resource."""
+
 
 class ContainerMetrics(Model):
     name: str

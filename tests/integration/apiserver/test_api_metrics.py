@@ -33,6 +33,7 @@ class Node:
         self.pods: dict[str, str] = {}
         self.asked = 0
         self.hangs = False
+        self.pressure: dict[str, float] = {}
 
     async def summary(self, request: web.Request) -> web.Response:
         self.asked += 1
@@ -48,7 +49,10 @@ class Node:
             }
             for name, uid in self.pods.items()
         ]
-        return web.json_response({"node": {"nodeName": self.name, **amounts(500_000_000, 1 << 30)}, "pods": pods})
+        node: dict[str, Any] = {"nodeName": self.name, **amounts(500_000_000, 1 << 30)}
+        if self.pressure:
+            node["memory"] = {**node["memory"], "psi": {"some": {"total": 1, **self.pressure}}}
+        return web.json_response({"node": node, "pods": pods})
 
 
 @pytest.fixture
@@ -99,6 +103,7 @@ async def test_what_pods_and_nodes_use_is_read_by_selectors_and_names(api: Any, 
     assert (await api("GET", f"{PODS}/on-n1")).body["kind"] == "PodMetrics"
     node = (await api("GET", f"{ROOT}/nodes/n1")).body
     assert (node["kind"], node["usage"]) == ("NodeMetrics", {"cpu": "500000000n", "memory": "1048576Ki"})
+    assert "annotations" not in node["metadata"], "its kernel tells no pressure"
     table = (await api("GET", PODS, headers=TABLE)).body
     assert [row["cells"] for row in table["rows"]] == [
         [name, "250000001n", "65537Ki", "500ms"] for name in ("on-n1", "on-n2")
@@ -154,3 +159,9 @@ async def test_kubectl_top_shows_nodes_pods_and_containers(server: Any, nodes: d
 )
 def test_windows_are_told_as_go_tells_durations(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
+
+
+async def test_a_node_s_metrics_tell_how_much_waits_where_its_kernel_does(api: Any, nodes: dict[str, Node]) -> None:
+    nodes["n2"].pressure = {"avg10": 12.346, "avg60": 1.0, "avg300": 1.0}
+    node = (await api("GET", f"{ROOT}/nodes/n2")).body
+    assert node["metadata"]["annotations"] == {"pressure.pyk.io/memory": "12.35"}

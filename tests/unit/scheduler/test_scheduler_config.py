@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pyk.api.metrics import PRESSURES
 from pyk.errors import UserError
 from scheduler.config import BadConfiguration, Configuration, load, parse
 from scheduler.decide import Decider
@@ -166,3 +167,31 @@ def test_a_node_that_is_really_busy_is_avoided_where_the_profile_asks_for_it(clu
     figures[0]["usage"] = {"cpu": "0", "memory": "0"}
     take_in(cluster.snapshot, figures)
     assert cluster.snapshot.figures.used["lying"][0] == 1950  # smoothed
+
+
+def test_a_node_where_work_waits_is_avoided_however_little_its_pods_request_and_use(cluster: Any) -> None:
+    cluster.node("stalled", cpu="4")
+    cluster.node("honest", cpu="4")
+    cluster.place("honest", cpu="2", memory="2Gi")
+    cluster.decider = Decider(
+        cluster.snapshot, profile(plugins={"score": {"enabled": [{"name": "NodeRealUsage", "weight": 3}]}})
+    )
+
+    def told(stalled: str, resource: str = "memory") -> None:
+        waits = {PRESSURES[resource]: stalled}
+        usage = {"cpu": "400m", "memory": "1Gi"}
+        figures = [{"metadata": {"name": name}, "usage": usage} for name in ("stalled", "honest")]
+        figures[0]["metadata"]["annotations"] = waits  # type: ignore[index]
+        take_in(cluster.snapshot, figures)
+
+    told("0.00")
+    assert cluster.schedule(cpu="100m").node == "stalled"
+    told("95.00")
+    assert cluster.snapshot.figures.used["stalled"][2] == 0.475  # a peak counts half
+    told("95.00")
+    assert cluster.schedule(cpu="100m").node == "honest"
+    for _ in range(8):
+        told("0.00", "io")
+    assert cluster.schedule(cpu="100m").node == "stalled"
+    told("many")  # what cannot be read is as if the node had told nothing
+    assert "stalled" not in cluster.snapshot.figures.used

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from pyk.api.tolerations import accepts
 from scheduler.columns import ABSENT, Bools, Lookup, Numbers, Rows
 from scheduler.resources import PODS
 from scheduler.rules import Filter, NodeRule, Reasons, RowNumbers, UsageRule
@@ -85,13 +86,7 @@ def _tolerates(toleration: Toleration, taint: Taint) -> bool:
         return False
     if toleration.key and toleration.key != taint.key:
         return False
-    match toleration.operator:
-        case "Exists":
-            return True
-        case "Equal":
-            return toleration.value == taint.value
-        case _:
-            return False
+    return accepts(toleration.operator, toleration.value, taint.value)
 
 
 class NamedNodes(NodeRule):

@@ -2,8 +2,8 @@
 
 In: the pod as JSON. Out: immutable terms; equal terms of different pods are equal, so that pods can be counted once for
 all who ask about the same. Source: the Kubernetes documentation on inter-pod affinity and on topology spread
-constraints (`namespaces` and `namespaceSelector` together are alternatives, both missing means the pod's own namespace;
-the labels named by `matchLabelKeys` are required with the pod's values, those by `mismatchLabelKeys` excluded).
+constraints (`namespaces` and `namespaceSelector` together are alternatives, both missing: the pod's own namespace).
+What `matchLabelKeys` and `mismatchLabelKeys` ask for is in the selectors of a pod that the API server has stored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyk.api.objects import Object, is_deleting, labels_of, namespace_of
-from pyk.api.selectors import BadSelector, LabelSelector, Requirement, from_document, matches
+from pyk.api.selectors import BadSelector, LabelSelector, from_document, matches
 
 HOSTNAME = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
@@ -110,19 +110,19 @@ def relations_of(pod: Object, siblings: LabelSelector = (), defaults: DefaultSpr
     """What the pod asks about others. `siblings` select the pods of its owner and services; empty when it has none."""
     spec = pod.get("spec") or {}
     affinity = spec.get("affinity") or {}
-    own, namespace = labels_of(pod), namespace_of(pod)
+    namespace = namespace_of(pod)
     attract, repel = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
 
     def required(rules: Mapping[str, Any]) -> tuple[PeerTerm, ...]:
         listed = rules.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
-        return tuple(_term(term, namespace, own) for term in listed)
+        return tuple(_term(term, namespace) for term in listed)
 
     def preferred(rules: Mapping[str, Any], sign: int) -> Iterable[tuple[int, PeerTerm]]:
         for entry in rules.get("preferredDuringSchedulingIgnoredDuringExecution") or ():
-            yield sign * int(entry["weight"]), _term(entry["podAffinityTerm"], namespace, own)
+            yield sign * int(entry["weight"]), _term(entry["podAffinityTerm"], namespace)
 
     stated = spec.get("topologySpreadConstraints") or ()
-    spread = tuple(_constraint(each, namespace, own) for each in stated)
+    spread = tuple(_constraint(each, namespace) for each in stated)
     if not stated and siblings:
         peers = PeerSelector(frozenset((namespace,)), None, siblings)
         spread = tuple(SpreadConstraint(key, skew, peers, is_hard) for key, skew, is_hard in defaults.constraints)
@@ -137,17 +137,17 @@ def relations_of(pod: Object, siblings: LabelSelector = (), defaults: DefaultSpr
     return NO_RELATIONS if empty else found
 
 
-def _term(term: Mapping[str, Any], namespace: str, own: Mapping[str, str]) -> PeerTerm:
-    selector = _selector(term.get("labelSelector"), term, own)
+def _term(term: Mapping[str, Any], namespace: str) -> PeerTerm:
+    selector = _selector(term.get("labelSelector"))
     namespaces = frozenset(term.get("namespaces") or ())
-    by_label = _selector(term.get("namespaceSelector"), {}, {})
+    by_label = _selector(term.get("namespaceSelector"))
     if not namespaces and term.get("namespaceSelector") is None:
         namespaces = frozenset((namespace,))
     return PeerTerm(term.get("topologyKey") or "", PeerSelector(namespaces, by_label, selector))
 
 
-def _constraint(constraint: Mapping[str, Any], namespace: str, own: Mapping[str, str]) -> SpreadConstraint:
-    selector = _selector(constraint.get("labelSelector"), constraint, own)
+def _constraint(constraint: Mapping[str, Any], namespace: str) -> SpreadConstraint:
+    selector = _selector(constraint.get("labelSelector"))
     return SpreadConstraint(
         constraint["topologyKey"],
         int(constraint["maxSkew"]),
@@ -159,16 +159,9 @@ def _constraint(constraint: Mapping[str, Any], namespace: str, own: Mapping[str,
     )
 
 
-def _selector(document: Any, keys: Mapping[str, Any], own: Mapping[str, str]) -> LabelSelector | None:
-    """The selector with what `matchLabelKeys` and `mismatchLabelKeys` add to it; None, which selects nothing."""
+def _selector(document: Any) -> LabelSelector | None:
+    """The selector; None, which selects nothing, for one that is missing or cannot be understood."""
     try:
-        selector = from_document(document)
+        return from_document(document)
     except BadSelector:
         return None
-    if selector is None:
-        return None
-    more = [Requirement(key, "=", frozenset((own[key],))) for key in keys.get("matchLabelKeys") or () if key in own]
-    more += [
-        Requirement(key, "notin", frozenset((own[key],))) for key in keys.get("mismatchLabelKeys") or () if key in own
-    ]
-    return (*selector, *more)

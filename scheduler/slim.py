@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyk.api.objects import Object, controller_of
+from scheduler.volumes import PLACED_SOURCES
 
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels")
 _NODE_METADATA = ("name", "uid", "resourceVersion", "labels")
@@ -26,7 +27,7 @@ _SPEC = (
     "resources",
     "topologySpreadConstraints",
 )
-_VOLUME = ("name", "persistentVolumeClaim", "ephemeral", "csi", "image")
+_VOLUME = ("name", "image", *PLACED_SOURCES)
 _CONTAINER = ("image", "resources", "ports", "restartPolicy")
 
 

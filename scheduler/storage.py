@@ -1,7 +1,8 @@
 """Claims, volumes and classes, as the rules about volumes read them, and which claims are in use on which rows.
 
-In: PersistentVolumeClaims, PersistentVolumes, StorageClasses and CSINodes as their informers tell of them. Volumes that
-have been promised to a claim whose binding is under way count as taken (`promise`). `version` grows with every change.
+In: PersistentVolumeClaims, PersistentVolumes, StorageClasses, CSINodes, CSIDrivers and CSIStorageCapacities as their
+informers tell of them. Volumes that have been promised to a claim whose binding is under way count as taken
+(`promise`). `version` grows with every change.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pyk.api.objects import Object, annotations_of, is_deleting, key_of, labels_
 from pyk.api.quantity import BadQuantity, whole
 from pyk.api.selectors import BadSelector, LabelSelector, from_document
 from scheduler.signature import Term, parse_term
-from scheduler.volumes import VolumesWanted
+from scheduler.volumes import DiskWanted, VolumesWanted
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
@@ -54,6 +55,7 @@ class Volume:
     labels: dict[str, str]
     driver: str
     handle: str
+    resource_version: str = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,15 @@ class StorageClass:
     provisioner: str
     waits: bool
     topologies: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCapacity:
+    """How large a volume of a class can be made, in bytes, on nodes with certain labels; None for nowhere."""
+
+    storage_class: str
+    most: int
+    nodes: LabelSelector | None
 
 
 @dataclass(slots=True)
@@ -75,6 +86,9 @@ class Storage:
     classes: dict[str, StorageClass] = field(default_factory=dict)
     limits: dict[str, dict[str, int]] = field(default_factory=dict)
     """How many volumes of each driver a node takes, by node and driver."""
+    tells_capacity: dict[str, bool] = field(default_factory=dict)
+    """CSI drivers with whether CSIStorageCapacities tell where they can make volumes."""
+    capacities: dict[str, StorageCapacity] = field(default_factory=dict)
     promised: dict[str, str] = field(default_factory=dict)
     """Volumes by name with the claim that is about to be bound to each."""
 
@@ -91,10 +105,16 @@ class Storage:
                 kept, key, read = self.volumes, name_of(obj), _volume
             case "StorageClass":
                 kept, key, read = self.classes, name_of(obj), _class
+            case "CSIDriver":
+                kept, key, read = self.tells_capacity, name_of(obj), _tells_capacity
+            case "CSIStorageCapacity":
+                kept, key, read = self.capacities, key_of(obj), _capacity
             case _:
                 kept, key, read = self.limits, name_of(obj), _limits
         now: Any = None if new is None else read(new)
         if kept.get(key) == now:
+            if now is not None:
+                kept[key] = now
             return False
         self.version += 1
         if now is None:
@@ -116,13 +136,17 @@ class Storage:
 
 
 class ClaimUses:
-    """How many placed pods use each claim on each row, and inline volumes by driver. `version` grows with changes."""
+    """How many placed pods use each claim on each row, and each disk, and inline volumes by driver.
+
+    `version` grows with changes.
+    """
 
     def __init__(self) -> None:
         self.version = 0
         self._claims: dict[str, dict[int, int]] = {}
         self._on_row: dict[int, dict[str, int]] = {}
         self._inline: dict[int, dict[str, int]] = {}
+        self._disks: dict[DiskWanted, dict[int, int]] = {}
 
     def account(self, row: int, volumes: VolumesWanted, amount: int) -> None:
         """One pod more (or, with -1, less) is on the row."""
@@ -132,6 +156,13 @@ class ClaimUses:
             _add(self._on_row, row, claim.key, amount)
         for driver in volumes.inline_drivers:
             _add(self._inline, row, driver, amount)
+        for disk in volumes.disks:
+            _add(self._disks, disk, row, amount)
+
+    def rows_with_conflicts(self, disk: DiskWanted) -> set[int]:
+        """The rows where the disk is in use in a way that keeps others from it."""
+        rows = set(self._disks.get(DiskWanted(disk.name, False), ()))
+        return rows if disk.reads_only else rows.union(self._disks.get(DiskWanted(disk.name, True), ()))
 
     def users(self, claim: str) -> int:
         """How many placed pods use the claim, anywhere."""
@@ -201,6 +232,7 @@ def _volume(obj: Object) -> Volume:
         dict(labels_of(obj)),
         csi.get("driver") or "",
         csi.get("volumeHandle") or "",
+        obj["metadata"].get("resourceVersion") or "",
     )
 
 
@@ -218,3 +250,18 @@ def _limits(obj: Object) -> dict[str, int]:
     drivers = (obj.get("spec") or {}).get("drivers") or ()
     counts = ((each["name"], (each.get("allocatable") or {}).get("count")) for each in drivers)
     return {name: int(count) for name, count in counts if count is not None}
+
+
+def _tells_capacity(obj: Object) -> bool:
+    return bool((obj.get("spec") or {}).get("storageCapacity"))
+
+
+def _capacity(obj: Object) -> StorageCapacity:
+    most = obj.get("maximumVolumeSize") or obj.get("capacity")
+    nodes: LabelSelector | None = None
+    if obj.get("nodeTopology") is not None:
+        try:
+            nodes = from_document(obj["nodeTopology"])
+        except BadSelector:
+            nodes = None
+    return StorageCapacity(obj.get("storageClassName") or "", _size({"storage": most}) if most else -1, nodes)

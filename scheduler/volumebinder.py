@@ -55,7 +55,7 @@ class VolumeBinder:
             elif claim.selected_node != node:
                 namespace, name = split_key(each.claim)
                 patch = {"metadata": {"uid": claim.uid, "annotations": {SELECTED_NODE: node}}}
-                await self._client.patch(PERSISTENT_VOLUME_CLAIM, name, namespace, patch)
+                self._storage.changed(None, await self._client.patch(PERSISTENT_VOLUME_CLAIM, name, namespace, patch))
 
     async def _give(self, volume: str, claim: Claim) -> None:
         namespace, name = split_key(claim.key)
@@ -66,10 +66,14 @@ class VolumeBinder:
             "name": name,
             "uid": claim.uid,
         }
-        patch = {
-            "metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
-            "spec": {"claimRef": reference},
+        present = self._storage.volumes.get(volume)
+        if present is None:
+            raise VolumesLost(f"volume {volume} is gone")
+        metadata = {
+            "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"},
+            "resourceVersion": present.resource_version,  # refused when another has got it meanwhile
         }
+        patch = {"metadata": metadata, "spec": {"claimRef": reference}}
         await self._client.patch(PERSISTENT_VOLUME, volume, "", patch)
 
     def are_bound(self, signature: Signature, planned: list[PlannedClaim], node: str) -> bool:
@@ -80,7 +84,8 @@ class VolumeBinder:
                 raise VolumesLost(f"claim {wanted.key} is gone")
             if not claim.is_bound:
                 is_provided = any(each.claim == claim.key and not each.volume for each in planned)
-                if is_provided and claim.selected_node not in ("", node):
-                    raise VolumesLost(f"claim {wanted.key} is to be on {claim.selected_node}")
+                if is_provided and claim.selected_node != node:  # a provisioner that gives up takes it away
+                    where = f"is to be on {claim.selected_node}" if claim.selected_node else f"has no volume on {node}"
+                    raise VolumesLost(f"claim {wanted.key} {where}")
                 return False
         return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyk.api.selectors import matches
+from pyk.api.selectors import LabelSelector, matches
 from scheduler.columns import Bools
 from scheduler.filters import TermMatcher
 from scheduler.rules import Reasons, RowNumbers, WideFilter
@@ -22,6 +22,7 @@ from scheduler.snapshot import Snapshot
 from scheduler.storage import NO_PROVISIONER, Claim, Volume
 
 NOT_BOUND = "pod has unbound immediate PersistentVolumeClaims"
+_OPERATORS = {"=": "In", "in": "In", "!=": "NotIn", "notin": "NotIn", "exists": "Exists", "!": "DoesNotExist"}
 _ZONE_LABELS = (
     "topology.kubernetes.io/zone",
     "topology.kubernetes.io/region",
@@ -41,7 +42,7 @@ class PlannedClaim:
 def volume_filters(signature: Signature, snapshot: Snapshot) -> Iterator[WideFilter]:
     """The rules about volumes that concern the pod."""
     volumes = signature.volumes
-    if volumes.claims:
+    if volumes.claims or volumes.disks:
         yield VolumeRestrictions(signature, snapshot)
     if volumes.claims or volumes.inline_drivers:
         yield NodeVolumeLimits(signature, snapshot)
@@ -68,20 +69,27 @@ class _AboutVolumes(WideFilter):
 
 
 class VolumeRestrictions(_AboutVolumes):
-    """A claim that only one pod may use (ReadWriteOncePod) is used by no other."""
+    """No other pod writes to a disk of the pod on the node, nor uses a claim that is for one pod (ReadWriteOncePod)."""
 
     name = "VolumeRestrictions"
 
     def _admitted(self, size: int) -> Bools:
         uses = self._snapshot.claims
+        self._in_use = np.zeros(size, np.bool_)
+        for disk in self._wanted.disks:
+            self._in_use[[row for row in uses.rows_with_conflicts(disk) if row < size]] = True
         taken = any("ReadWriteOncePod" in claim.modes and uses.users(claim.key) for claim in self._claims())
-        return np.full(size, not taken, np.bool_)
+        return ~self._in_use & (not taken)
 
     def is_final(self, rows: RowNumbers) -> Bools:
         return np.zeros(len(rows), np.bool_)
 
     def reasons(self, rows: RowNumbers) -> Reasons:
-        yield "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode", rows
+        self._current()
+        if len(found := rows[self._in_use[rows]]):
+            yield "node(s) had no available disk", found
+        if len(found := rows[~self._in_use[rows]]):
+            yield "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode", found
 
 
 class NodeVolumeLimits(_AboutVolumes):
@@ -174,6 +182,7 @@ class VolumeBinding(_AboutVolumes):
         self._gone = np.zeros(size, np.bool_)
         self._elsewhere = np.zeros(size, np.bool_)
         self._without = np.zeros(size, np.bool_)
+        self._too_small = np.zeros(size, np.bool_)
         if self.at_once():
             return np.zeros(size, np.bool_)
         for claim in self._claims():
@@ -183,9 +192,10 @@ class VolumeBinding(_AboutVolumes):
                     self._gone[:] = True
                 elif volume.terms is not None:
                     self._elsewhere |= ~self._can_be_had(volume, size)
-        for ok, _ in self._for_waiting(size):
+        for ok, has_space, _ in self._for_waiting(size):
             self._without |= ~ok
-        refused: Bools = self._gone | self._elsewhere | self._without
+            self._too_small |= ~has_space
+        refused: Bools = self._gone | self._elsewhere | self._without | self._too_small
         return ~refused
 
     def reasons(self, rows: RowNumbers) -> Reasons:
@@ -197,6 +207,7 @@ class VolumeBinding(_AboutVolumes):
             (self._gone, "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"),
             (self._elsewhere, "node(s) didn't match PersistentVolume's node affinity"),
             (self._without, "node(s) didn't find available persistent volumes to bind"),
+            (self._too_small, "node(s) did not have enough free storage"),
         ):
             if len(found := rows[mask[rows]]):
                 yield text, found
@@ -205,7 +216,7 @@ class VolumeBinding(_AboutVolumes):
         """What is to become of the pod's claims that wait for it, now that it goes to this node."""
         row = self._snapshot.rows[node]
         waiting = sorted((each for each in self._claims() if not each.is_bound), key=lambda each: each.size)
-        chosen = [choice[row] for _, choice in self._for_waiting(self._snapshot.size)]
+        chosen = [choice[row] for _, _, choice in self._for_waiting(self._snapshot.size)]
         names = list(self._snapshot.storage.volumes)
         return [
             PlannedClaim(claim.key, names[index] if index >= 0 else "")
@@ -224,8 +235,9 @@ class VolumeBinding(_AboutVolumes):
             met |= TermMatcher(term, self._snapshot).matches(slice(0, size))
         return met
 
-    def _for_waiting(self, size: int) -> Iterator[tuple[Bools, np.ndarray[tuple[int, ...], np.dtype[np.intp]]]]:
-        """For each claim that waits, the smallest first: where it can be met, and by which volume (-1: a new one)."""
+    def _for_waiting(self, size: int) -> Iterator[tuple[Bools, Bools, RowNumbers]]:
+        """For each claim that waits, the smallest first: where it can be met, where there is space for that, and by
+        which volume (-1: a new one)."""
         storage = self._snapshot.storage
         indexed = {name: index for index, name in enumerate(storage.volumes)}
         taken: dict[str, Bools] = {}
@@ -237,7 +249,8 @@ class VolumeBinding(_AboutVolumes):
                 choice[can] = indexed[volume.name]
                 chosen |= can
                 taken[volume.name] = taken.get(volume.name, np.zeros(size, np.bool_)) | can
-            yield chosen | (~chosen & self._can_be_provided(claim, size)), choice
+            can_be_provided = self._can_be_provided(claim, size)
+            yield chosen | can_be_provided, chosen | ~can_be_provided | self._has_space(claim, size), choice
 
     def _matching(self, claim: Claim) -> list[Volume]:
         """The free volumes that would do for the claim: one made for it first, then the smallest first."""
@@ -275,6 +288,23 @@ class VolumeBinding(_AboutVolumes):
                 allowed |= TermMatcher(term, snapshot).matches(rows) if term else True
             can &= allowed
         return can
+
+    def _has_space(self, claim: Claim, size: int) -> Bools:
+        """Where a volume for the claim could be made, as far as its driver tells it by CSIStorageCapacities."""
+        storage = self._snapshot.storage
+        if not storage.tells_capacity.get(storage.classes[claim.storage_class].provisioner):
+            return np.ones(size, np.bool_)
+        enough = np.zeros(size, np.bool_)
+        for capacity in storage.capacities.values():
+            if capacity.storage_class == claim.storage_class and capacity.most >= claim.size:
+                enough |= self._selected(capacity.nodes, size)
+        return enough
+
+    def _selected(self, selector: LabelSelector | None, size: int) -> Bools:
+        if not selector:
+            return np.full(size, selector is not None, np.bool_)
+        term = tuple(NodeRequirement(each.key, _OPERATORS[each.operator], tuple(each.values)) for each in selector)
+        return TermMatcher(term, self._snapshot).matches(slice(0, size))
 
 
 def plan_volumes(signature: Signature, snapshot: Snapshot, node: str) -> list[PlannedClaim]:

@@ -24,7 +24,7 @@ from scheduler.slim import is_finished, slim_owner
 from scheduler.snapshot import Snapshot, reservation
 
 _OWNERS = ("ReplicaSet", "StatefulSet", "ReplicationController")
-_STORAGE = ("PersistentVolumeClaim", "PersistentVolume", "StorageClass", "CSINode")
+_STORAGE = ("PersistentVolumeClaim", "PersistentVolume", "StorageClass", "CSINode", "CSIDriver", "CSIStorageCapacity")
 
 
 @dataclass(slots=True)

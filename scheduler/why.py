@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from pyk.api.labelkeys import merge_label_keys
 from pyk.api.objects import Object, condition_of, key_of, name_of, namespace_of
 from pyk.api.quantity import BadQuantity
 from pyk.errors import UserError
@@ -153,9 +154,9 @@ def _is_waiting(pod: Object) -> bool:
 
 
 def _pods_of(obj: Object) -> Iterator[Object]:
-    """The pods that an object stands for: itself, or as many of its template as it asks for."""
+    """The pods that an object stands for, as they would be stored: itself, or as many of its template as it wants."""
     if obj["kind"] == "Pod":
-        yield obj
+        yield _stored(obj)
         return
     spec = obj.get("spec") or {}
     if obj["kind"] == "CronJob":
@@ -170,7 +171,13 @@ def _pods_of(obj: Object) -> Iterator[Object]:
             "name": f"{name_of(obj)}-{index}",
             "namespace": namespace_of(obj),
         }
-        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec") or {}}
+        yield _stored({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec") or {}})
+
+
+def _stored(pod: Object) -> Object:
+    pod = {**pod, "spec": dict(pod.get("spec") or {})}
+    merge_label_keys(pod)
+    return pod
 
 
 def _place_all(model: Model, title: str, pods: list[Object], show_all: bool) -> list[str]:

@@ -17,6 +17,7 @@ from controlplane.controllers.nodetaints import Taint, taints_of
 from controlplane.controllers.pods import is_terminated, node_of
 from pyk.api.kinds import POD
 from pyk.api.objects import Object, is_deleting, key_of, name_of, namespace_of, uid_of
+from pyk.api.tolerations import accepts
 from pyk.client.client import STRATEGIC_MERGE_PATCH, Client
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
@@ -86,7 +87,7 @@ def tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
         return False
     if not toleration.get("key") and operator != "Exists":
         return False
-    return operator == "Exists" or (toleration.get("value") or "") == (taint.get("value") or "")
+    return accepts(operator, toleration.get("value") or "", taint.get("value") or "")
 
 
 class TaintEvictionLoop:

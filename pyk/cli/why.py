@@ -38,6 +38,8 @@ HELPFUL = (
     ("v1", "PersistentVolume"),
     ("storage.k8s.io/v1", "StorageClass"),
     ("storage.k8s.io/v1", "CSINode"),
+    ("storage.k8s.io/v1", "CSIDriver"),
+    ("storage.k8s.io/v1", "CSIStorageCapacity"),
 )
 """What some rules read besides; whoever may not list it gets an answer without it, and is told."""
 

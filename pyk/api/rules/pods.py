@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pyk.api.kinds import Rules
+from pyk.api.labelkeys import merge_label_keys
 from pyk.api.objects import Object
 from pyk.api.rules.pods_columns import COLUMNS
 from pyk.api.rules.pods_defaults import default_pod
@@ -21,6 +22,7 @@ def _validate(pod: Object, old: Object | None) -> Iterable[FieldError]:
 
 def _prepare(pod: Object, old: Object | None) -> None:
     if old is None:
+        merge_label_keys(pod)
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(pod.get("spec") or {})}
 
 

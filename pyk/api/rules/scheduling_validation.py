@@ -14,6 +14,7 @@ from pyk.api.rules.common import (
     some,
 )
 from pyk.api.status import FieldError
+from pyk.api.tolerations import COMPARISONS, whole_number
 
 Document = dict[str, Any]
 
@@ -54,8 +55,12 @@ def _check_toleration(toleration: Document, path: str) -> Iterator[FieldError]:
     elif operator == "Exists":
         if toleration.get("value"):
             yield FieldError.invalid(f"{path}.operator", toleration, "value must be empty when `operator` is 'Exists'")
+    elif operator in COMPARISONS:
+        if whole_number(toleration.get("value") or "") is None:
+            detail = "must be a valid decimal integer in canonical form"
+            yield FieldError.invalid(f"{path}.value", toleration.get("value") or "", detail)
     else:
-        yield FieldError.not_supported(f"{path}.operator", operator, ("Equal", "Exists"))
+        yield FieldError.not_supported(f"{path}.operator", operator, ("Equal", "Exists", *COMPARISONS))
     yield from check_choice(toleration, path, "effect", EFFECTS)
 
 
@@ -137,6 +142,33 @@ def _check_pod_term(term: Document, path: str) -> Iterator[FieldError]:
         if (problem := names.dns_label(namespace)) is not None:
             yield FieldError.invalid(f"{path}.namespace", namespace, problem)
     yield from _check_topology_key(term, path)
+    yield from _check_label_keys(term, path, "matchLabelKeys")
+    yield from _check_label_keys(term, path, "mismatchLabelKeys")
+    for index, key in enumerate(term.get("matchLabelKeys") or ()):
+        if key in (term.get("mismatchLabelKeys") or ()):
+            detail = "exists in both matchLabelKeys and mismatchLabelKeys"
+            yield FieldError.invalid(f"{path}.matchLabelKeys[{index}]", key, detail)
+
+
+def _check_label_keys(term: Document, path: str, field: str) -> Iterator[FieldError]:
+    keys = term.get(field) or ()
+    if keys and term.get("labelSelector") is None:
+        yield FieldError.forbidden(f"{path}.{field}", "must not be specified when labelSelector is not set")
+    for index, key in enumerate(keys):
+        if (problem := names.qualified_name(key)) is not None:
+            yield FieldError.invalid(f"{path}.{field}[{index}]", key, problem)
+
+
+def _check_keys_of_spread(constraint: Document, path: str) -> Iterator[FieldError]:
+    """A key that is to be matched may be in the selector only as it is put there when the pod is created."""
+    yield from _check_label_keys(constraint, path, "matchLabelKeys")
+    selector = constraint.get("labelSelector") or {}
+    for index, key in enumerate(constraint.get("matchLabelKeys") or ()):
+        said = [each for each in some(selector, "matchExpressions") if each["key"] == key]
+        merged = len(said) == 1 and said[0].get("operator") == "In" and len(said[0].get("values") or ()) == 1
+        if key in (selector.get("matchLabels") or {}) or (said and not merged):
+            detail = "exists in both matchLabelKeys and labelSelector"
+            yield FieldError.invalid(f"{path}.matchLabelKeys[{index}]", key, detail)
 
 
 def _check_spread(constraints: list[Document], path: str) -> Iterator[FieldError]:
@@ -165,3 +197,4 @@ def _check_spread(constraints: list[Document], path: str) -> Iterator[FieldError
         for field in ("nodeAffinityPolicy", "nodeTaintsPolicy"):
             yield from check_choice(constraint, where, field, ("Honor", "Ignore"))
         yield from check_label_selector(constraint.get("labelSelector"), f"{where}.labelSelector")
+        yield from _check_keys_of_spread(constraint, where)

@@ -294,6 +294,22 @@ async def test_a_pod_group_keeps_no_field_of_a_feature_that_is_off_and_its_statu
     assert moved.status == 422
 
 
+async def test_label_keys_are_in_the_selectors_of_a_stored_pod_and_stay_as_they_were(api: Any) -> None:
+    term = {"topologyKey": "zone", "labelSelector": {}, "matchLabelKeys": ["hash"]}
+    spread = {**term, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    spec = {"containers": [{"name": "c", "image": "i"}], "affinity": affinity, "topologySpreadConstraints": [spread]}
+    path = "/api/v1/namespaces/default/pods"
+    made = await api("POST", path, {"metadata": {"name": "p", "labels": {"hash": "1"}}, "spec": spec})
+    assert made.status == 201, made.body
+    merged = {"matchExpressions": [{"key": "hash", "operator": "In", "values": ["1"]}]}
+    (stored,) = made.body["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (constraint,) = made.body["spec"]["topologySpreadConstraints"]
+    assert (stored["labelSelector"], constraint["labelSelector"]) == (merged, merged)
+    changed = await api.patch(f"{path}/p", {"metadata": {"labels": {"hash": "2"}}})
+    assert (changed.status, changed.body["spec"]) == (200, made.body["spec"])
+
+
 async def test_kubectl_finds_the_priorities_and_the_groups(server: Any, api: Any) -> None:
     status, out, err = await server.kubectl("api-resources", "--api-group=scheduling.k8s.io", "-o", "name")
     assert (status, sorted(out.split())) == (

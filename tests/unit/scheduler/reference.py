@@ -33,23 +33,26 @@ def amount(resource: str, text: str) -> int:
     return millicores(text) if resource == "cpu" else whole(text)
 
 
-def container_requests(container: Json, *, for_scoring: bool) -> Counter[str]:
+def container_requests(container: Json, defaults: dict[str, int]) -> Counter[str]:
     stated = {name: amount(name, text) for name, text in container.get("resources", {}).get("requests", {}).items()}
-    if for_scoring:
-        stated.setdefault("cpu", 100)
-        stated.setdefault("memory", 200 * 1024 * 1024)
-    return Counter(stated)
+    return Counter({**defaults, **stated})
 
 
 def requests(pod: Json, *, for_scoring: bool = False) -> Counter[str]:
     spec = pod["spec"]
+    for_all = {name: amount(name, text) for name, text in spec.get("resources", {}).get("requests", {}).items()}
+    defaults = {}
+    if for_scoring:
+        known = requests(pod) if for_all else Counter[str]()
+        usual = {"cpu": 100, "memory": 200 * 1024 * 1024}
+        defaults = {name: value for name, value in usual.items() if name not in known}
     running: Counter[str] = Counter()
     for container in spec["containers"]:
-        running.update(container_requests(container, for_scoring=for_scoring))
+        running.update(container_requests(container, defaults))
     peak: Counter[str] = Counter()
     sidecars: Counter[str] = Counter()
     for container in spec.get("initContainers", []):
-        own = container_requests(container, for_scoring=for_scoring)
+        own = container_requests(container, defaults)
         if container.get("restartPolicy") == "Always":
             running.update(own)
             sidecars.update(own)
@@ -58,6 +61,7 @@ def requests(pod: Json, *, for_scoring: bool = False) -> Counter[str]:
             at_this_time = own + sidecars
         peak |= at_this_time
     total = running | peak
+    total.update({name: value - total[name] for name, value in for_all.items()})
     for name, text in spec.get("overhead", {}).items():
         total[name] += amount(name, text)
     return +total
@@ -69,9 +73,18 @@ def tolerated(taint: Json, tolerations: list[Json]) -> bool:
             continue
         if toleration.get("key") and toleration["key"] != taint["key"]:
             continue
-        if toleration.get("operator", "Equal") == "Exists" or toleration.get("value", "") == taint.get("value", ""):
+        if value_tolerated(toleration, taint.get("value", "")):
             return True
     return False
+
+
+def value_tolerated(toleration: Json, value: str) -> bool:
+    operator, wanted = toleration.get("operator", "Equal"), toleration.get("value", "")
+    if operator == "Gt":
+        return bool(wanted.isdigit() and value.isdigit() and int(value) > int(wanted))
+    if operator == "Lt":
+        return bool(wanted.isdigit() and value.isdigit() and int(value) < int(wanted))
+    return bool(operator == "Exists" or wanted == value)
 
 
 def requirement_holds(requirement: Json, values: dict[str, str]) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pyk.api.labelkeys import merge_label_keys
 from scheduler.decide import INFEASIBLE, Decider
 from scheduler.explain import unschedulable_message
 from scheduler.signature import Signatures
@@ -36,15 +38,15 @@ QUANTITIES = some(
 TAINTS = st.lists(
     st.fixed_dictionaries(
         {"key": st.sampled_from(["k", "l"]), "effect": st.sampled_from(EFFECTS)},
-        optional={"value": st.sampled_from(["v", "w"])},
+        optional={"value": st.sampled_from(["v", "w", "3", "10"])},
     ),
     max_size=3,
 )
 TOLERATIONS = st.lists(
     some(
         key=st.sampled_from(["k", "l", ""]),
-        operator=st.sampled_from(["Equal", "Exists"]),
-        value=st.sampled_from(["v", "w", ""]),
+        operator=st.sampled_from(["Equal", "Exists", "Gt", "Lt"]),
+        value=st.sampled_from(["v", "w", "", "3", "9"]),
         effect=st.sampled_from([*EFFECTS, ""]),
     ),
     max_size=3,
@@ -187,6 +189,7 @@ POD = st.fixed_dictionaries(
             optional={
                 "initContainers": st.lists(INIT, max_size=3),
                 "overhead": some(cpu=CPU, memory=MEMORY),
+                "resources": some(requests=some(cpu=CPU, memory=MEMORY)),
                 "nodeSelector": st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=1),
                 "tolerations": TOLERATIONS,
                 "affinity": some(nodeAffinity=AFFINITY),
@@ -285,6 +288,13 @@ def test_affinity_between_pods_and_spreading_are_those_of_the_reference(
     compare(first_nodes, templates, history, seed)
 
 
+def as_stored(pod: Json) -> Json:
+    """The pod as the API server keeps it."""
+    stored = copy.deepcopy(pod)
+    merge_label_keys(stored)
+    return stored
+
+
 def compare(first_nodes: list[Json], templates: list[Json], history: list[tuple[str, Any]], seed: int) -> None:
     """Play the history on both, and hold every decision of the scheduler to the reference."""
     rng = random.Random(seed)
@@ -294,7 +304,7 @@ def compare(first_nodes: list[Json], templates: list[Json], history: list[tuple[
     decider = Decider(snapshot)
     nodes: dict[str, Json] = {}
     placed_pods: dict[str, tuple[str, Json]] = {}
-    alive = [signatures.of(pod) for pod in templates]
+    alive = [signatures.of(as_stored(pod)) for pod in templates]
     for number, (what, value) in enumerate([*(("node", node) for node in first_nodes), *history]):
         key = f"default/{number}"
         match what:

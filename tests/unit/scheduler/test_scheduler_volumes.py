@@ -173,3 +173,50 @@ def test_a_volume_with_a_zone_label_keeps_the_pod_in_its_zone(cluster: Any) -> N
     volume(cluster, "v", phase="Bound", labels={"topology.kubernetes.io/zone": "zone-a__zone-b"})
     claim(cluster, "data", volume="v")
     assert cluster.schedule(**with_claims("data")).feasible == 2
+
+
+def capacity(cluster: Any, name: str, zone: str | None, **amounts: str) -> None:
+    topology = {"nodeTopology": {"matchLabels": {"topology.kubernetes.io/zone": zone}}} if zone else {}
+    metadata = {"namespace": "kube-system", "name": name}
+    cluster.storage(
+        {"kind": "CSIStorageCapacity", "metadata": metadata, "storageClassName": "late", **topology, **amounts}
+    )
+
+
+def test_a_volume_is_made_where_its_driver_has_space_for_it(cluster: Any) -> None:
+    nodes(cluster, "a", "b", "c")
+    storage_class(cluster, "late", provisioner="x/y")
+    capacity(cluster, "in-a", "zone-a", capacity="100Mi")
+    capacity(cluster, "in-b", "zone-b", capacity="10Gi")
+    capacity(cluster, "in-c", "zone-c", capacity="10Gi", maximumVolumeSize="500Mi")
+    capacity(cluster, "nowhere", None, capacity="10Gi")
+    claim(cluster, "data")
+    assert cluster.schedule(**with_claims("data")).feasible == 3, "the driver does not say that it tells of space"
+    cluster.storage({"kind": "CSIDriver", "metadata": {"name": "x/y"}, "spec": {"storageCapacity": True}})
+    assert cluster.schedule(**with_claims("data")).node == "b"
+    claim(cluster, "large", size="20Gi")
+    assert cluster.message(**with_claims("large")) == (
+        "0/3 nodes are available: 3 node(s) did not have enough free storage."
+    )
+    volume(cluster, "there-already", node="a", size="30Gi")
+    assert cluster.schedule(**with_claims("large")).node == "a", "a volume that is there needs no space"
+
+
+def disk(kind: str, **source: Any) -> Json:
+    return {"volumes": [{"name": "disk", kind: source}]}
+
+
+def test_a_disk_is_on_a_node_for_one_writer_or_for_readers(cluster: Any) -> None:
+    nodes(cluster, "a")
+    told = "0/1 nodes are available: 1 node(s) had no available disk."
+    for kind, name in (("gcePersistentDisk", {"pdName": "d"}), ("iscsi", {"iqn": "iqn.2026-01.x:d"})):
+        readers = disk(kind, **name, readOnly=True)
+        assert cluster.schedule(**readers).node == "a"
+        assert cluster.schedule(**readers).node == "a"
+        assert cluster.message(**disk(kind, **name)) == told
+        assert cluster.schedule(**disk(kind, **{key: f"{value}2" for key, value in name.items()})).node == "a"
+    assert cluster.schedule(**disk("awsElasticBlockStore", volumeID="v", readOnly=True)).node == "a"
+    assert cluster.message(**disk("awsElasticBlockStore", volumeID="v", readOnly=True)) == told
+    cluster.place("a", **disk("rbd", monitors=["m1", "m2"], image="i"))
+    assert cluster.message(**disk("rbd", monitors=["m2", "m3"], pool="rbd", image="i", readOnly=True)) == told
+    assert cluster.schedule(**disk("rbd", monitors=["m3"], image="i")).node == "a"

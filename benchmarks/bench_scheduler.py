@@ -3,6 +3,7 @@
     python benchmarks/bench_scheduler.py [--nodes 5000] [--pods 10000]            decisions alone
     python benchmarks/bench_scheduler.py --end-to-end [--nodes 1000] [--pods 5000]  bound through an API server
     python benchmarks/bench_scheduler.py --end-to-end --sociable                   ... with spreading and anti-affinity
+    python benchmarks/bench_scheduler.py --preemption 1000                           others make way, the same way
     python benchmarks/bench_scheduler.py --growth docs/scheduler-growth.svg          time against nodes, as a plot
 
 Decisions alone: no server; a tenth of the nodes are tainted, pods have required and preferred node affinity over
@@ -25,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ import uvloop
 
 from benchmarks.drawing import drawing
 from pyk import pki
-from pyk.api.kinds import NODE, POD
+from pyk.api.kinds import NODE, POD, PRIORITY_CLASS
 from pyk.api.status import ApiError
 from pyk.client.client import Client, ClientUnavailable
 from pyk.client.config import load_kubeconfig
@@ -206,13 +208,9 @@ def decisions_alone(nodes: int, pods: int) -> None:
     print(f"  memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
-async def end_to_end(nodes: int, pods: int, *, sociable: bool = False) -> None:
-    """Print pods bound a second, and what the two processes used."""
-
-    def make(number: int) -> Json:
-        name = f"p{number}"
-        return make_sociable_pod(name, number % 5) if sociable else make_pod(name, "100m", "500Mi")
-
+@asynccontextmanager
+async def api_server() -> AsyncIterator[tuple[Client, subprocess.Popen[bytes], Callable[[], subprocess.Popen[bytes]]]]:
+    """An API server on SQLite, an administrator's client, and what starts a scheduler; all ended afterwards."""
     with tempfile.TemporaryDirectory(prefix="pyk-bench-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -232,25 +230,98 @@ async def end_to_end(nodes: int, pods: int, *, sociable: bool = False) -> None:
             "controlplane.apiserver", "--data-dir", folder, "--pki-dir", str(certificates), "--port", str(port)
         )
         processes = [server]
+
+        def start_scheduler() -> subprocess.Popen[bytes]:
+            processes.append(start("scheduler", "--kubeconfig", str(data / "kube-scheduler")))
+            return processes[-1]
+
         try:
             async with Client(load_kubeconfig(data / "admin")) as client:
                 await answering(client)
-                await in_flight(32, (client.create(NODE, make_node(number)) for number in range(nodes)))
-                await in_flight(32, (client.create(POD, make(n)) for n in range(pods)))
-                before = await client.list(POD, limit=1)
-                used = cpu_seconds(server)
-                started = time.perf_counter()
-                processes.append(start("scheduler", "--kubeconfig", str(data / "kube-scheduler")))
-                await until_bound(client, before.resource_version, pods)
-                seconds = time.perf_counter() - started
-            print(f"end to end, {nodes:,} nodes, {pods:,} pods: {pods / seconds:,.0f} pods/s bound in {seconds:.1f} s")
-            for name, process, earlier in (("API server", server, used), ("scheduler", processes[1], 0.0)):
-                used, peak = cpu_seconds(process) - earlier, peak_mebibytes(process)
-                print(f"  {name:<10} {used:5.1f} s of cpu, {peak:.0f} MB at most")
+                yield client, server, start_scheduler
         finally:
             for process in reversed(processes):
                 process.terminate()
                 process.wait(10)
+
+
+async def end_to_end(nodes: int, pods: int, *, sociable: bool = False) -> None:
+    """Print pods bound a second, and what the two processes used."""
+
+    def make(number: int) -> Json:
+        name = f"p{number}"
+        return make_sociable_pod(name, number % 5) if sociable else make_pod(name, "100m", "500Mi")
+
+    async with api_server() as (client, server, start_scheduler):
+        await in_flight(32, (client.create(NODE, make_node(number)) for number in range(nodes)))
+        await in_flight(32, (client.create(POD, make(n)) for n in range(pods)))
+        before = await client.list(POD, limit=1)
+        used = cpu_seconds(server)
+        started = time.perf_counter()
+        scheduler = start_scheduler()
+        await until_bound(client, before.resource_version, pods)
+        seconds = time.perf_counter() - started
+        print(f"end to end, {nodes:,} nodes, {pods:,} pods: {pods / seconds:,.0f} pods/s bound in {seconds:.1f} s")
+        print_used(server, used, scheduler, 0.0)
+
+
+async def preemption_end_to_end(count: int, low: int = 8) -> None:
+    """Print how long it takes until so many pods are bound to as many full nodes, where half of the pods must go.
+
+    The lower pods end at once when they are deleted, as no agent is there to end them; the pods that want their room
+    come when the scheduler knows the cluster.
+    """
+    names = [node["metadata"]["name"] for node in map(make_node, range(3 * count)) if not node["spec"]][:count]
+
+    def full_node(name: str) -> Json:
+        made = make_node(int(name.rpartition("-")[2]))
+        made["metadata"]["labels"]["topology.kubernetes.io/zone"] = "zone-0"
+        return made
+
+    def lower(number: int) -> Json:
+        made = make_pod(f"low-{number}", "4", "4Gi")
+        made["spec"] |= {"nodeName": names[number // low], "terminationGracePeriodSeconds": 0}
+        return made
+
+    def higher(number: int) -> Json:
+        made = make_pod(f"high-{number}", "16", "16Gi")
+        made["spec"]["priorityClassName"] = "high"
+        return made
+
+    async with api_server() as (client, server, start_scheduler):
+        await client.create(PRIORITY_CLASS, {"metadata": {"name": "high"}, "value": 1000})
+        await in_flight(32, (client.create(NODE, full_node(name)) for name in names))
+        await in_flight(32, (client.create(POD, lower(number)) for number in range(low * count)))
+        scheduler = start_scheduler()
+        probe = make_pod("probe", "1m", "1Mi")
+        before = await client.list(POD, limit=1)
+        await client.create(POD, probe)
+        await until_told(client, before.resource_version, "probe")
+        before = await client.list(POD, limit=1)
+        used, used_scheduler, started = cpu_seconds(server), cpu_seconds(scheduler), time.perf_counter()
+        await in_flight(32, (client.create(POD, higher(number)) for number in range(count)))
+        await until_bound(client, before.resource_version, count, "high")
+        seconds = time.perf_counter() - started
+        left = sum(pod["metadata"]["name"].startswith("low") for pod in (await client.list(POD)).items)
+        what = f"preemption end to end, {count:,} pods on {count:,} full nodes"
+        print(f"{what}: {seconds:.1f} s, {low * count - left} victims")
+        print_used(server, used, scheduler, used_scheduler)
+
+
+async def until_told(client: Client, resource_version: str, name: str) -> None:
+    """Follow the pods until something has been decided about this one."""
+    async for event in client.watch(POD, resource_version=resource_version):
+        pod = event.object
+        if pod["metadata"]["name"] == name and (pod["spec"].get("nodeName") or pod["status"].get("conditions")):
+            return
+
+
+def print_used(
+    server: subprocess.Popen[bytes], before: float, scheduler: subprocess.Popen[bytes], scheduler_before: float
+) -> None:
+    for name, process, earlier in (("API server", server, before), ("scheduler", scheduler, scheduler_before)):
+        used, peak = cpu_seconds(process) - earlier, peak_mebibytes(process)
+        print(f"  {name:<10} {used:5.1f} s of cpu, {peak:.0f} MB at most")
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -279,12 +350,13 @@ async def in_flight(limit: int, requests: Iterable[Any]) -> None:
     await asyncio.gather(*(work() for _ in range(limit)))
 
 
-async def until_bound(client: Client, resource_version: str, pods: int) -> None:
-    """Follow the pods until so many have a node."""
+async def until_bound(client: Client, resource_version: str, pods: int, prefix: str = "") -> None:
+    """Follow the pods until so many, of those whose names begin so, have a node."""
     bound: set[str] = set()
     async for event in client.watch(POD, resource_version=resource_version):
-        if event.type == "MODIFIED" and event.object["spec"].get("nodeName"):
-            bound.add(event.object["metadata"]["name"])
+        name = event.object["metadata"]["name"]
+        if event.type == "MODIFIED" and event.object["spec"].get("nodeName") and name.startswith(prefix):
+            bound.add(name)
             if len(bound) == pods:
                 return
 
@@ -305,10 +377,13 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=10_000)
     parser.add_argument("--end-to-end", action="store_true")
     parser.add_argument("--sociable", action="store_true")
+    parser.add_argument("--preemption", type=int, metavar="N", help="N pods on N full nodes, through an API server")
     parser.add_argument("--growth", type=Path, metavar="FILE")
     options = parser.parse_args()
     if options.end_to_end:
         uvloop.run(end_to_end(options.nodes, options.pods, sociable=options.sociable))
+    elif options.preemption:
+        uvloop.run(preemption_end_to_end(options.preemption))
     elif options.growth:
         growth(options.growth)
     else:

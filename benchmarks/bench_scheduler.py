@@ -286,6 +286,7 @@ async def preemption_end_to_end(count: int, low: int = 8) -> None:
     def higher(number: int) -> Json:
         made = make_pod(f"high-{number}", "16", "16Gi")
         made["spec"]["priorityClassName"] = "high"
+        made["metadata"]["labels"] = {"makes": "room"}
         return made
 
     async with api_server() as (client, server, start_scheduler):
@@ -299,8 +300,9 @@ async def preemption_end_to_end(count: int, low: int = 8) -> None:
         await until_told(client, before.resource_version, "probe")
         before = await client.list(POD, limit=1)
         used, used_scheduler, started = cpu_seconds(server), cpu_seconds(scheduler), time.perf_counter()
-        await in_flight(32, (client.create(POD, higher(number)) for number in range(count)))
-        await until_bound(client, before.resource_version, count, "high")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(until_bound(client, before.resource_version, count, "makes=room"))
+            group.create_task(in_flight(32, (client.create(POD, higher(number)) for number in range(count))))
         seconds = time.perf_counter() - started
         left = sum(pod["metadata"]["name"].startswith("low") for pod in (await client.list(POD)).items)
         what = f"preemption end to end, {count:,} pods on {count:,} full nodes"
@@ -350,13 +352,14 @@ async def in_flight(limit: int, requests: Iterable[Any]) -> None:
     await asyncio.gather(*(work() for _ in range(limit)))
 
 
-async def until_bound(client: Client, resource_version: str, pods: int, prefix: str = "") -> None:
-    """Follow the pods until so many, of those whose names begin so, have a node."""
+async def until_bound(client: Client, resource_version: str, pods: int, label_selector: str = "") -> None:
+    """Follow the pods until so many, of those that are selected, have a node."""
     bound: set[str] = set()
-    async for event in client.watch(POD, resource_version=resource_version):
-        name = event.object["metadata"]["name"]
-        if event.type == "MODIFIED" and event.object["spec"].get("nodeName") and name.startswith(prefix):
-            bound.add(name)
+    async for event in client.watch(POD, resource_version=resource_version, label_selector=label_selector):
+        if event.type == "ERROR":
+            raise SystemExit(f"the watch broke off: {event.object.get('message')}")
+        if event.type == "MODIFIED" and event.object["spec"].get("nodeName"):
+            bound.add(event.object["metadata"]["name"])
             if len(bound) == pods:
                 return
 

@@ -269,13 +269,23 @@ class Scheduler:
     def _bring_back(self, now: float) -> None:
         """Bring back parked pods that what has changed could let fit."""
         for key in self._nominations.waiting_for(self._helped_rows):
-            self._queue.bring_back(key, now)
+            if self._may_fit_there(key):
+                self._queue.bring_back(key, now)
         rows = list(self._snapshot.rows.values()) if self._helps_all else self._helped_rows
         rooms = {name: decider.room(rows) for name, decider in self._deciders.items()}
         self._queue.wake(lambda pod: rooms[pod.profile](pod.signature), now)
         self._helped_rows.clear()
         self._helps_all = False
         self._peers_seen = self._snapshot.peers.changes
+
+    def _may_fit_there(self, key: str) -> bool:
+        """Whether a nominated pod may have its room: not before its last victim has ended, unless it fits without."""
+        node, pod = self._nominations.node(key), self._queue.waiting(key)
+        if pod is None or not self._victims_are_there(node, pod):
+            return True
+        row = self._snapshot.rows.get(node)
+        with self._nominations.lifted(key):
+            return row is not None and self._deciders[pod.profile].room([row])(pod.signature) > 0
 
     def _decide_batch(self) -> None:
         now = self._clock.monotonic()
@@ -412,6 +422,9 @@ class Scheduler:
         row = self._snapshot.rows.get(node)
         if row is None or row not in diagnosis.open_rows:
             return False
+        return self._victims_are_there(node, pod)
+
+    def _victims_are_there(self, node: str, pod: QueuedPod) -> bool:
         return any(each.makes_way and each.priority < pod.priority for each in self._snapshot.on_node(node))
 
     def _make_way(self, pod: QueuedPod, candidate: Candidate) -> None:

@@ -6,6 +6,7 @@ the room. It does not count for itself, nor for pods of higher priority.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ class Nominations:
         self._snapshot = snapshot
         self._nodes: dict[str, str] = {}
         self._on_node: dict[str, dict[str, int]] = {}
+        self._priorities: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -32,7 +34,10 @@ class Nominations:
         """The pod is nominated for this node only; the row that it was nominated for before, if that is another."""
         freed = self.drop(pod) if self._nodes.get(pod) not in (None, node) else None
         self._nodes[pod] = node
-        self._on_node.setdefault(node, {})[pod] = priority
+        if (known := self._on_node.setdefault(node, {}).get(pod)) is not None:
+            self._uncount(known)
+        self._on_node[node][pod] = priority
+        self._priorities[priority] += 1
         self._snapshot.place(reservation(pod), node, signature, priority)
         return freed
 
@@ -41,10 +46,15 @@ class Nominations:
         node = self._nodes.pop(pod, None)
         if node is None:
             return None
-        del self._on_node[node][pod]
+        self._uncount(self._on_node[node].pop(pod))
         if not self._on_node[node]:
             del self._on_node[node]
         return self._snapshot.remove(reservation(pod))
+
+    def _uncount(self, priority: int) -> None:
+        self._priorities[priority] -= 1
+        if not self._priorities[priority]:
+            del self._priorities[priority]
 
     def waiting_for(self, rows: Iterable[int]) -> list[str]:
         """The pods nominated for the nodes of these rows."""
@@ -55,18 +65,19 @@ class Nominations:
 
     @contextmanager
     def lifted(self, pod: str, below: int | None = None) -> Iterator[bool]:
-        """Without the pod's own reservation and, given a priority, those below it; whether there were any.
+        """Without the pod's own reservation and, given a priority, those below it; whether there were any of these.
 
         At the end they are as before, except of pods that have got a node or another nomination meanwhile.
         """
         away: list[Placed] = []
-        for name in [pod] if below is None else list(self._nodes):
+        are_lower = below is not None and min(self._priorities, default=below) < below
+        for name in list(self._nodes) if are_lower else [pod]:
             placed = self._snapshot.placed(reservation(name))
             if placed is not None and (name == pod or (below is not None and placed.priority < below)):
                 self._snapshot.remove(placed.pod)
                 away.append(placed)
         try:
-            yield bool(away)
+            yield any(each.pod != reservation(pod) for each in away)
         finally:
             for placed in away:
                 name = placed.pod[1:]

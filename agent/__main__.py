@@ -31,12 +31,14 @@ from agent.images.store import ImageStore
 from agent.measuring import Meter
 from agent.metricspages import MetricsPages
 from agent.network.announce import Announcer
+from agent.network.api import NetworkAPI
 from agent.network.bridge import BridgeNetwork
 from agent.network.loop import NetworkLoop
 from agent.network.podrules import PodRules, pod_document_facts
 from agent.network.proxy import ServiceLoop, service_facts, slice_facts
 from agent.network.routes import route_facts
 from agent.network.rules import NodeRules
+from agent.network.station import Station
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
 from agent.oomwatch import follow_oom
 from agent.options import as_configuration
@@ -186,6 +188,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
             clock=clock,
         )
         meter = Meter(cgroups, config.cgroup_root, config.state_dir, config.image_dir, pods.evictor.active, clock=clock)
+        station = Station(network, config.node_name, clock)
         api = NodeAPI(
             pods,
             runtime,
@@ -197,6 +200,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
             access=Access(client, config.node_name, clock=clock),
             metrics_pages=MetricsPages(meter, resources.capacity, config.node_name),
             configuration=as_configuration(options),
+            more=NetworkAPI(network, station, clock, domain=config.cluster_domain).routes(),
         )
         name_server = NameServer(
             services,
@@ -226,6 +230,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
             group.create_task(name_server.run())
         group.create_task(_keep_runtime(runtime, readiness))
         group.create_task(network_loop.run())
+        group.create_task(station.run())
         group.create_task(pod_rules.run())
         group.create_task(service_loop.run())
         group.create_task(registrar.run())

@@ -51,7 +51,8 @@ class Pods(Protocol):
 
 
 class NodeAPI:
-    """Serves the node API at `address`:`port` until cancelled. `memory_capacity` gives the node's, in bytes."""
+    """Serves the node API at `address`:`port` until cancelled. `memory_capacity` gives the node's, in bytes.
+    `more` are what other parts of the agent answer."""
 
     def __init__(
         self,
@@ -66,7 +67,9 @@ class NodeAPI:
         access: Access,
         metrics_pages: MetricsPages,
         configuration: Mapping[str, Any],
+        more: Sequence[web.RouteDef] = (),
     ) -> None:
+        self._more = more
         self._access = access
         self._metrics_pages = metrics_pages
         self._configuration = configuration
@@ -96,6 +99,7 @@ class NodeAPI:
                 web.get("/portForward/{namespace}/{pod}", self._port_forward),
                 web.put("/localVolumes/{volume}", self._make_volume),
                 web.delete("/localVolumes/{volume}", self._remove_volume),
+                *self._more,
                 web.route("*", "/podProxy/{namespace}/{pod}/{scheme}/{port}/{path:.*}", self._pod_proxy),
             ]
         )

@@ -118,6 +118,15 @@ class BridgeNetwork:
         """How the other nodes' pods are reached, as last made so."""
         return list(self._ways)
 
+    @property
+    def pod_mtu(self) -> int:
+        """The MTU of pods that start now, in bytes."""
+        return self._mtu()
+
+    def attached(self) -> int:
+        """How many pods have addresses."""
+        return len(self._pool.records())
+
     async def start(self) -> None:
         """Cover the ranges, let the node forward, and take up the pod CIDRs known from before.
 

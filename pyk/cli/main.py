@@ -42,6 +42,7 @@ COMMANDS = {
     "uncordon": "drain",
     "drain": "drain",
     "top": "top",
+    "net": "net",
     "why": "why",
     "image": "image",
     "version": "version",

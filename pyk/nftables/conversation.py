@@ -9,7 +9,18 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from pyk.netlink import visit
-from pyk.nftables.values import Data, FoundRule, Message, NftablesFailure, Verdict
+from pyk.nftables.values import (
+    INTERVAL,
+    Chain,
+    Data,
+    Expression,
+    FoundRule,
+    Message,
+    NftablesFailure,
+    ReadRule,
+    ReadSet,
+    Verdict,
+)
 from pyk.nftables.wire import (
     DIGEST,
     DONE,
@@ -24,8 +35,10 @@ from pyk.nftables.wire import (
     REQUEST,
     SUBSYSTEM,
     attributes_of,
+    datum,
     fields_of,
     messages_in,
+    nested,
     string,
     string_of,
 )
@@ -119,6 +132,58 @@ class Nftables:
                 comment = notes.get(0, b"").rstrip(b"\0").decode(errors="replace")
                 found.setdefault(string_of(fields[2]), []).append(FoundRule(comment, notes.get(DIGEST, b"")))
         return found
+
+    def base_chains(self, table: str) -> list[Chain]:
+        """The chains that packets enter by themselves, in the order in which they do at each hook."""
+        found = []
+        for body in self._dump(GETCHAIN, b""):
+            fields = fields_of(body)
+            if string_of(fields[1]) == table and 4 in fields:
+                hook = fields_of(fields[4])
+                number, priority = struct.unpack(">I", hook[1])[0], struct.unpack(">i", hook[2])[0]
+                found.append(Chain(string_of(fields[3]), number, priority, string_of(fields[7])))
+        return sorted(found, key=lambda chain: (chain.hook or 0, chain.priority))
+
+    def read_rules(self, table: str) -> dict[str, list[ReadRule]]:
+        """The rules of each chain that has some, in order, with what they do."""
+        found: dict[str, list[ReadRule]] = {}
+        for body in self._dump(GETRULE, string(1, table)):
+            fields = fields_of(body)
+            if string_of(fields[1]) == table:
+                notes = _user_data(fields.get(7, b""))
+                comment = notes.get(0, b"").rstrip(b"\0").decode(errors="replace")
+                parts = (fields_of(value) for _, value in attributes_of(fields.get(4, b"")))
+                made = tuple(Expression(string_of(part[1]), fields_of(part.get(2, b""))) for part in parts)
+                found.setdefault(string_of(fields[2]), []).append(ReadRule(comment, made))
+        return found
+
+    def read_sets(self, table: str) -> dict[str, ReadSet]:
+        """The sets and maps by name."""
+        found = {}
+        for body in self._dump(GETSET, string(1, table)):
+            fields = fields_of(body)
+            if string_of(fields[1]) == table:
+                name, flags = string_of(fields[2]), struct.unpack(">I", fields.get(3, bytes(4)))[0]
+                length = struct.unpack(">I", fields[5])[0]
+                found[name] = ReadSet(name, length, bool(flags & INTERVAL))
+        return found
+
+    def element(self, table: str, name: str, key: bytes) -> tuple[Data] | None:
+        """The data of one element of a set or map (None in a set), in a tuple; None when there is no such element."""
+        wanted = nested(3, nested(1, datum(1, key)))
+        number, encoded = self._encode(GETELEMENT, 0, string(1, table) + string(2, name) + wanted)
+        self._socket.send(encoded)
+        while True:
+            for found, sequence, content in messages_in(self._socket.recv(1 << 16)):
+                if sequence != number:
+                    continue
+                if found == ERROR:
+                    code = -struct.unpack_from("=i", content)[0]
+                    if code == errno.ENOENT:
+                        return None
+                    raise NftablesFailure(code, f"look into {name}")
+                _, element = next(iter(attributes_of(fields_of(content[4:]).get(3, b""))))
+                return (_element_data(fields_of(element).get(2)),)
 
     def sets(self, table: str) -> set[str]:
         found = (fields_of(body) for body in self._dump(GETSET, string(1, table)))

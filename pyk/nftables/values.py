@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 INTERVAL, MAP, TIMEOUT, DYNAMIC = 0x4, 0x8, 0x10, 0x20
@@ -53,6 +54,31 @@ class FoundRule:
 
     comment: str
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """An expression of a rule as the kernel has it: its name, and its attributes by number."""
+
+    name: str
+    fields: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRule:
+    """A rule as the kernel has it, whole."""
+
+    comment: str
+    expressions: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSet:
+    """A set as the kernel has it. `key_length` in bytes."""
+
+    name: str
+    key_length: int
+    is_interval: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ the space on disk, is counted at most once a minute for each pod. What ends whil
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from agent.pods.evicting import ActivePod
 from agent.runtime.cgroups import Cgroups, Limits, Usage
 from agent.runtime.contract import ContainerState
 from agent.stalls import MACHINE, RESOURCES, read_pressure
+from agent.volumes.patience import Patience
+from agent.volumes.projection import VolumeFailure
 from pyk.api.objects import namespace_of
 from pyk.reconcile.clock import Clock
 
@@ -42,6 +45,17 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """A file system, in bytes and inodes."""
+
+    capacity: int
+    available: int
+    used: int
+    inodes: int
+    inodes_free: int
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuredContainer:
     """A running container."""
 
@@ -60,17 +74,8 @@ class MeasuredPod:
     containers: Sequence[MeasuredContainer]
     interfaces: Sequence[Interface] = ()
     space: PodSpace | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """A file system, in bytes and inodes."""
-
-    capacity: int
-    available: int
-    used: int
-    inodes: int
-    inodes_free: int
+    volume_disks: Mapping[str, Disk] = field(default_factory=dict)
+    """By name, of those volumes that have a file system of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,33 +112,50 @@ class Meter:
         self.pods = pods
         self._clock = clock
         self._spaces: dict[str, tuple[float, PodSpace]] = {}
+        self._patience = Patience(clock)
 
     async def take(self, *, in_detail: bool) -> Snapshot:
         """Look once; without `in_detail` at processor and memory, and the node's stalls, only. Raises OSError."""
-        return await asyncio.to_thread(self._take, self.pods(), in_detail)
+        pods = self.pods()
+        snapshot = await asyncio.to_thread(self._take, pods, in_detail)
+        if not in_detail:
+            return snapshot
+        disks = {pod.uid: await self._volume_disks(pod) for pod in pods}
+        return replace(snapshot, pods=[replace(pod, volume_disks=disks[pod.active.uid]) for pod in snapshot.pods])
 
-    def claim_disks(self, pods: Sequence[ActivePod]) -> list[tuple[str, str, dict[str, int]]]:
-        """The file systems behind the claims of pods, each once. Blocks."""
+    async def claim_disks(self, pods: Sequence[ActivePod]) -> list[tuple[str, str, dict[str, int]]]:
+        """The file systems behind the claims of pods, each once; those that do not answer are left out."""
         found = {}
         for pod in pods:
+            disks = await self._volume_disks(pod)
             for volume in pod.pod["spec"].get("volumes") or ():
                 claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
-                path = pod.volumes.get(volume["name"])
-                if not claim or path is None:
-                    continue
-                try:
-                    disk = disk_of(path)
-                except OSError:
-                    continue  # it was taken away a moment ago
-                found[namespace_of(pod.pod), claim] = {
-                    "available_bytes": disk.available,
-                    "capacity_bytes": disk.capacity,
-                    "used_bytes": disk.used,
-                    "inodes": disk.inodes,
-                    "inodes_free": disk.inodes_free,
-                    "inodes_used": disk.inodes - disk.inodes_free,
-                }
+                disk = disks.get(volume["name"])
+                if claim and disk is not None:
+                    found[namespace_of(pod.pod), claim] = {
+                        "available_bytes": disk.available,
+                        "capacity_bytes": disk.capacity,
+                        "used_bytes": disk.used,
+                        "inodes": disk.inodes,
+                        "inodes_free": disk.inodes_free,
+                        "inodes_used": disk.inodes - disk.inodes_free,
+                    }
         return [(namespace, claim, numbers) for (namespace, claim), numbers in found.items()]
+
+    async def _volume_disks(self, pod: ActivePod) -> dict[str, Disk]:
+        """The file systems of a pod's claims and of its emptyDirs in memory, by the volumes' names."""
+        found = {}
+        for volume in pod.pod["spec"].get("volumes") or ():
+            path = pod.volumes.get(volume["name"])
+            has_own = volume.get("persistentVolumeClaim") or (volume.get("emptyDir") or {}).get("medium")
+            if not has_own or path is None:
+                continue
+            try:
+                look = functools.partial(disk_of, path)
+                found[volume["name"]] = await self._patience.run(f"{pod.uid} {volume['name']}", str(path), look)
+            except (VolumeFailure, OSError):
+                continue  # it does not answer, or was taken away a moment ago
+        return found
 
     def _take(self, pods: Sequence[ActivePod], in_detail: bool) -> Snapshot:
         measured = [found for pod in pods if (found := self._pod(pod, in_detail)) is not None]

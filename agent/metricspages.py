@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -35,7 +34,7 @@ class MetricsPages:
 
     async def _own(self, request: web.Request) -> web.Response:
         pods = self._meter.pods()
-        claims = await asyncio.to_thread(self._meter.claim_disks, pods)
+        claims = await self._meter.claim_disks(pods)
         return _page(metrics.exposition() + kubelet_metrics(self._node_name, pods, claims))
 
     async def _cadvisor(self, request: web.Request) -> web.Response:

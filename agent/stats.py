@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.eviction.localstorage import PodSpace, Space
 from agent.interfaces import Interface
-from agent.measuring import Disk, Group, MeasuredContainer, MeasuredPod, Meter, Snapshot, disk_of
+from agent.measuring import Disk, Group, MeasuredContainer, MeasuredPod, Meter, Snapshot
 from agent.runtime.cgroups import Usage
 from agent.stalls import summary_psi
 from pyk.api.objects import name_of, namespace_of, uid_of
@@ -189,19 +189,12 @@ class _Page:
             claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
             if name in space.volumes:
                 found.append({**self._space(space.volumes[name]), "name": name})
-            elif (claim or volume.get("emptyDir")) and (path := pod.active.volumes.get(name)) is not None:
-                shown = {**self.disk(_disk_or_none(path)), "name": name}
+            elif (disk := pod.volume_disks.get(name)) is not None:
+                shown = {**self.disk(disk), "name": name}
                 if claim:
                     shown["pvcRef"] = {"name": claim, "namespace": namespace_of(pod.active.pod)}
                 found.append(shown)
         return found
-
-
-def _disk_or_none(path: Path) -> Disk:
-    try:
-        return disk_of(path)
-    except OSError:
-        return Disk(0, 0, 0, 0, 0)
 
 
 def _part(root: str, name: str) -> str:

@@ -176,7 +176,11 @@ def make_qos_tree(parts: Parts) -> None:
     parts.cgroups.apply(qos_cgroup(root, BEST_EFFORT), {"cpu": {"shares": cpu_shares(0)}})
 
 
-def weigh_burstable(parts: Parts, millicores: int) -> None:
-    """Give the burstable pods together the weight of what they request."""
-    group = qos_cgroup(parts.settings.cgroup_root, BURSTABLE)
-    parts.cgroups.apply(group, {"cpu": {"shares": cpu_shares(millicores)}})
+def weigh(parts: Parts, burstable_millicores: int, burstable_memory: int, memory: int) -> None:
+    """Give the burstable pods together the weight of what they request, and them and all pods together the protection
+    of the memory that they request."""
+    root = parts.settings.cgroup_root
+    group = qos_cgroup(root, BURSTABLE)
+    parts.cgroups.apply(group, {"cpu": {"shares": cpu_shares(burstable_millicores)}})
+    parts.cgroups.protect(group, burstable_memory)
+    parts.cgroups.protect(qos_cgroup(root, GUARANTEED), memory)

@@ -26,6 +26,8 @@ Status = dict[str, Any]
 Sort = Literal["main", "init", "ephemeral"]
 
 CRASH_LOOP = "CrashLoopBackOff"
+HOOK_FAILED = "failed: "
+"""How what is known of a postStart hook begins that has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,10 @@ def _waiting_to_restart(scene: Scene, container: Container, not_before: float) -
         return failure
     if container["name"] not in scene.observed.containers:  # in a new sandbox, or a new run of the pod
         return _waiting(scene, container)
+    ended = scene.observed.containers[container["name"]]
+    hook = scene.observed.post_start.get(ended.id, "")
+    if hook.startswith(HOOK_FAILED):
+        return {"reason": "PostStartHookError", "message": hook.removeprefix(HOOK_FAILED)}
     return None
 
 

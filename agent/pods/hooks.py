@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agent.pods.container_status import HOOK_FAILED
 from agent.pods.observed import CONTAINER_NAME
 from agent.pods.parts import Parts, container_named, find_container, target_of
 from agent.pods.record import PodRecord
@@ -65,6 +66,6 @@ async def _post_start(record: PodRecord, parts: Parts, name: str, container_id: 
         except OSError as error:
             log.warning("the postStart hook of %s is done, which cannot be noted: %s", name, error)
         return
-    record.post_start[container_id] = f"failed: {outcome.output}"
+    record.post_start[container_id] = f"{HOOK_FAILED}{outcome.output}"
     text = f"PostStartHook failed: {outcome.output}"
     parts.event(record, "Warning", "FailedPostStartHook", text, name)

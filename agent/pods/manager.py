@@ -45,7 +45,7 @@ from agent.pods.parts import Parts
 from agent.pods.perform import Performer
 from agent.pods.probing import follow_probes
 from agent.pods.record import PodRecord
-from agent.pods.resources import BURSTABLE, qos_class
+from agent.pods.resources import BEST_EFFORT, qos_class
 from agent.pods.restart import Backoff
 from agent.pods.settings import PodSettings
 from agent.pods.static import MIRROR, StaticPods, is_static, own_uid
@@ -373,8 +373,8 @@ class PodManager:
                 log.warning("pod %s: %s; again in %.1f s", key_of(record.pod), error, delay)
                 return Result(delay)
             record.failures.pop(_NODE, None)
-            if had_sandbox != (record.sandbox is not None) and qos_class(record.pod) == BURSTABLE:
-                self._weigh_burstable()
+            if had_sandbox != (record.sandbox is not None) and qos_class(record.pod) != BEST_EFFORT:
+                self._weigh()
                 self._retry_deferred()
             record = self._refresh(uid)
             if not changed and record is not None:
@@ -383,9 +383,12 @@ class PodManager:
         log.error("pod %s does not come to rest: %s", uid, actions)
         return Result(UNREST_SECONDS)
 
-    def _weigh_burstable(self) -> None:
-        running = (record for record in self._records.values() if record.sandbox is not None)
-        adoption.weigh_burstable(self._parts, sum(record.burstable_millicores() for record in running))
+    def _weigh(self) -> None:
+        running = [record for record in self._records.values() if record.sandbox is not None]
+        millicores = sum(record.burstable_requests().get("cpu", 0) for record in running)
+        burstable_memory = sum(record.burstable_requests().get("memory", 0) for record in running)
+        memory = sum(record.requests().get("memory", 0) for record in running)
+        adoption.weigh(self._parts, millicores, burstable_memory, memory)
 
     def _refresh(self, uid: str) -> PodRecord | None:
         """The pod's record with the API object as it is now; None when there is nothing left to do for it."""

@@ -94,7 +94,7 @@ class PodRecord:
     deleted_version: str = ""
     """The resourceVersion at which the API object was last deleted."""
     _requests: Mapping[str, int] | None = None
-    _burstable: int | None = None
+    _burstable: Mapping[str, int] | None = None
 
     @property
     def takes_room(self) -> bool:
@@ -117,10 +117,10 @@ class PodRecord:
             self._requests = pod_requests(self.pod)
         return self._requests
 
-    def burstable_millicores(self) -> int:
+    def burstable_requests(self) -> Mapping[str, int]:
         """What the pod adds to the weight of the burstable ones, computed once."""
         if self._burstable is None:
-            self._burstable = self.requests().get("cpu", 0) if qos_class(self.pod) == BURSTABLE else 0
+            self._burstable = self.requests() if qos_class(self.pod) == BURSTABLE else {}
         return self._burstable
 
     def allocate(self, allocated: dict[str, Resources]) -> None:

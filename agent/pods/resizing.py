@@ -11,7 +11,14 @@ from agent.pods.observed import RESIZE
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
 from agent.pods.resize import ERROR, changed, needs_restart
-from agent.pods.resources import container_cgroup_resources, limits_of, pod_cgroup, pod_cgroup_resources, pod_limits
+from agent.pods.resources import (
+    container_cgroup_resources,
+    limits_of,
+    pod_cgroup,
+    pod_cgroup_resources,
+    pod_limits,
+    requests_of,
+)
 from agent.pods.restart import Container, init_containers, main_containers
 from agent.runtime.contract import Phase, RuntimeFailure
 
@@ -31,6 +38,7 @@ class Resizer:
             for container in [*init_containers(pod), *main_containers(pod)]:
                 await self._resize_container(record, container, cgroup)
             self._parts.cgroups.apply(cgroup, pod_cgroup_resources(pod, pids))
+            self._parts.cgroups.protect(cgroup, record.requests().get("memory", 0))
         except (OSError, RuntimeFailure) as error:
             self._parts.fail(record, RESIZE, ERROR, str(error))
             self._parts.event(record, "Warning", "ResizeError", f"Pod resize error: {error}")
@@ -51,4 +59,5 @@ class Resizer:
         if limit is not None and "memory" in differing and in_use > limit:
             raise OSError(f"attempting to set container memory limit ({limit}) below current usage ({in_use})")
         await self._parts.runtime.update_container(identifier, container_cgroup_resources(container))
+        self._parts.cgroups.protect(f"{cgroup}/{identifier}", requests_of(container).get("memory", 0))
         record.actual[identifier] = wanted

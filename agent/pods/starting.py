@@ -17,7 +17,15 @@ from agent.pods.launch import Launcher, pod_labels
 from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
 from agent.pods.parts import Parts, container_named
 from agent.pods.record import PodRecord
-from agent.pods.resources import HUGE_PAGES, amounts, pod_cgroup, pod_cgroup_resources, pod_limits, pod_requests
+from agent.pods.resources import (
+    HUGE_PAGES,
+    amounts,
+    pod_cgroup,
+    pod_cgroup_resources,
+    pod_limits,
+    pod_requests,
+    requests_of,
+)
 from agent.runtime.contract import RUNTIME_NOT_READY, RuntimeFailure, SandboxConfig
 from agent.volumes.claims import volumes_of_claims
 from agent.volumes.manager import Given
@@ -51,6 +59,7 @@ class Starter:
             handler = await self._handler(spec)
             self._parts.cgroups.create(cgroup)
             self._parts.cgroups.apply(cgroup, pod_cgroup_resources(pod, self._parts.settings.pod_pids_limit))
+            self._parts.cgroups.protect(cgroup, record.requests().get("memory", 0))
             sandbox = await self._parts.runtime.run_sandbox(
                 SandboxConfig(
                     id=record.uid,
@@ -265,6 +274,8 @@ class Starter:
                 text = f"Keys {skipped} were skipped since they are not valid names of environment variables."
                 self._parts.event(record, "Warning", "InvalidEnvironmentVariableNames", text, name)
             state = await self._parts.runtime.create_container(config)
+            group = config.spec["linux"]["cgroupsPath"]
+            self._parts.cgroups.protect(group, requests_of(container).get("memory", 0))
         except (ConfigError, ReferenceUnavailable, VolumeFailure) as error:
             self._launch_failed(record, name, "CreateContainerConfigError", str(error))
             return

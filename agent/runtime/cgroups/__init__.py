@@ -120,6 +120,10 @@ class Cgroups(ABC):
         """What the group's own files of this controller (cpu, memory, pids, cpuset) limit, no ancestor's."""
 
     @abstractmethod
+    def protect(self, path: str, memory_bytes: int) -> None:
+        """Let the kernel take memory from others before it takes these bytes from the group, where it can."""
+
+    @abstractmethod
     def end_together(self, path: str) -> None:
         """Have the OOM killer end all processes of the group when it ends one, where the kernel can."""
 

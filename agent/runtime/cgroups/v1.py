@@ -179,6 +179,9 @@ class CgroupsV1(Cgroups):
                 self._write(path, "cpu", "cpu.cfs_period_us", str(period))
         self._write_if_given(path, "cpu", "cpu.cfs_quota_us", quota)
 
+    def protect(self, path: str, memory_bytes: int) -> None:
+        """v1 cannot: its soft limit says who gives memory first, which is not who asked for none."""
+
     def end_together(self, path: str) -> None:
         """v1 cannot: the others of the container learn of it by themselves."""
 

@@ -85,6 +85,10 @@ class CgroupsV2(Cgroups):
         events = read(f"{group}/memory.events.local", "") or read(f"{group}/memory.events", "")
         return flat_keyed(events).get("oom_kill", 0)
 
+    def protect(self, path: str, memory_bytes: int) -> None:
+        """A group is protected by as much as its ancestors are at most: each of them needs the sum of those in it."""
+        write(f"{self._root}{path}/memory.low", str(memory_bytes))
+
     def end_together(self, path: str) -> None:
         file = f"{self._root}{path}/memory.oom.group"
         if os.path.exists(file):

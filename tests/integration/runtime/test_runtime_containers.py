@@ -98,6 +98,19 @@ async def test_an_out_of_memory_kill_is_reported(node: Node) -> None:
     assert (state.exit_code, state.signal) == (137, signal.SIGKILL)
 
 
+async def test_an_out_of_memory_kill_is_told_of_the_container_whose_process_it_was(node: Node) -> None:
+    sandbox = await node.sandbox()
+    limited = {"memory": {"limit": 32 << 20}, "pids": {"limit": 64}}
+    script = "(head -c 64000000 /dev/zero | tail -c 63000000 >/dev/null); echo after; exec sleep {}"
+    for name, seconds in (("hungry", 1), ("modest", 1)):
+        command = script.format(seconds) if name == "hungry" else f"exec sleep {seconds}"
+        await node.start(name, ["/bin/sh", "-c", command], sandbox, resources=limited)
+    hungry, modest = [await node.exited(name) for name in ("hungry", "modest")]
+    assert (hungry.oom_killed, modest.oom_killed) == (True, False)
+    if node.cgroups.version == 1:  # v2 ends all processes of the container together
+        assert node.output("hungry") == "after\n"
+
+
 async def test_the_pids_limit_holds(node: Node) -> None:
     limited = {"pids": {"limit": 5}}
     state, _ = await node.run("for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; wait", resources=limited)

@@ -172,6 +172,10 @@ def test_a_post_start_hook_holds_up_the_containers_after_it(pod: Any, observed: 
     assert decided(asked, done) == [do.Launch("b", 0, 0.0)]
     (stop,) = decided(pod(hooked), observed(view("a"), post_start={"id-a-0": "failed: x"}))
     assert isinstance(stop, do.StopContainer)
+    ended = observed(view("a", "exited", exit_code=137, at=NOW), post_start={"id-a-0": "failed: x"})
+    (shown,) = status(pod(hooked), ended)["containerStatuses"]
+    assert shown["state"] == {"waiting": {"reason": "PostStartHookError", "message": "x"}}
+    assert shown["lastState"]["terminated"]["exitCode"] == 137
 
 
 def test_an_unhealthy_container_is_stopped_with_the_probe_s_own_grace(pod: Any, observed: Any, view: Any) -> None:

@@ -203,6 +203,15 @@ class TestV2:
         assert (tmp_path / "g/cgroup.kill").read_text() == "1"
         assert (tmp_path / "g/cgroup.freeze").read_text() == "1"
 
+    def test_memory_is_protected_and_a_container_ends_as_a_whole(self, v2: CgroupsV2, tmp_path: Path) -> None:
+        fill(tmp_path / "g", {"memory.low": "0", "memory.oom.group": "0", "hugetlb.2MB.max": ""})
+        v2.protect("/g", 4096)
+        v2.end_together("/g")
+        pages = [{"pageSize": "2MB", "limit": 8}, {"pageSize": "1GB", "limit": 8}]  # of the second the kernel has none
+        v2.apply("/g", {"hugepageLimits": pages})
+        names = ("memory.low", "memory.oom.group", "hugetlb.2MB.max")
+        assert [(tmp_path / "g" / name).read_text() for name in names] == ["4096", "1", "8"]
+
     def test_processes_are_those_of_the_whole_tree(self, v2: CgroupsV2, tmp_path: Path) -> None:
         fill(tmp_path, {"g/cgroup.procs": "5\n3\n", "g/h/cgroup.procs": "9\n"})
         assert v2.processes("/g") == [3, 5, 9]

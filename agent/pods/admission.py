@@ -1,4 +1,4 @@
-"""Whether this node takes a pod that was bound to it: a pure check of selector, affinity and room.
+"""Whether this node takes a pod that was bound to it: a pure check of selector, affinity, room and host ports.
 
 The scheduler has checked already, but on what it knew then; and a pod can be bound by hand. A rejected pod gets phase
 Failed with the reason, as from the kubelet, and is never run here.
@@ -7,7 +7,7 @@ Failed with the reason, as from the kubelet, and is never run here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pyk.api.objects import Object, labels_of, name_of
 from pyk.api.selectors import BadSelector, from_document, from_labels, matches
 
 _COUNTED = ("cpu", "memory", "ephemeral-storage")
+_ALL = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,30 @@ def admit(pod: Object, node: Object, running: Room) -> Rejection | None:
         if wanted and used + wanted > room and (resource in allocatable or resource not in _COUNTED):
             return _out_of(resource, wanted, used, room)
     return None
+
+
+def admit_ports(pod: Object, others: Iterable[Object]) -> Rejection | None:
+    """None when no other pod of the node has a host port that this one wants."""
+    wanted = set(_host_ports(pod["spec"]))
+    for other in others if wanted else ():
+        for address, protocol, port in _host_ports(other["spec"]):
+            if any(
+                (protocol, port) == (its_protocol, its_port) and ("" in (address, its) or address == its)
+                for its, its_protocol, its_port in wanted
+            ):
+                return Rejection("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free "
+                                 "ports for the requested pod ports")  # fmt: skip
+    return None
+
+
+def _host_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """The address (empty for all), protocol and number of each port of the host that a pod takes while it runs."""
+    sidecars = [each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"]
+    for container in (*sidecars, *spec["containers"]):
+        for port in container.get("ports") or ():
+            if port.get("hostPort"):
+                address = port.get("hostIP") or ""
+                yield "" if address in _ALL else address, port.get("protocol") or "TCP", port["hostPort"]
 
 
 def _out_of(resource: str, wanted: int, used: int, room: int) -> Rejection:

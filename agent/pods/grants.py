@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from agent.cpus.assign import NotEnoughCpus
 from agent.eviction.ranking import refusal
-from agent.pods.admission import Rejection, Room, admit
+from agent.pods.admission import Rejection, Room, admit, admit_ports
 from agent.pods.admission_security import KernelFacts, admit_security
 from agent.pods.downward import shows_itself
 from agent.pods.evicted import EVICTED
@@ -82,6 +82,8 @@ class Grants:
         rejection = admit(pod, node, self._room)
         if rejection is not None and (rejection := admit(pod, node, self._room_beside(record))) is not None:
             return rejection
+        if (rejection := admit_ports(pod, (other.pod for other in self._beside(record)))) is not None:
+            return rejection
         try:
             self._parts.cpus.allocate(pod)
         except (NotEnoughCpus, OSError) as error:
@@ -135,5 +137,10 @@ class Grants:
         return Pending(INFEASIBLE, "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy")
 
     def _room_beside(self, record: PodRecord) -> Room:
-        others = (one for one in self._records.values() if one is not record and one.is_admitted and one.takes_room)
-        return Room({other.uid: other.requests() for other in others})
+        return Room({other.uid: other.requests() for other in self._beside(record)})
+
+    def _beside(self, record: PodRecord) -> Iterator[PodRecord]:
+        """The other pods that this node has taken and that may still run something."""
+        for one in self._records.values():
+            if one is not record and one.is_admitted and one.rejection is None and one.takes_room:
+                yield one

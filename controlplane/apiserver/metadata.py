@@ -23,6 +23,7 @@ _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _SUFFIX_LENGTH = 5
 _LONGEST_GENERATED = 63 - _SUFFIX_LENGTH
 _KEPT = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName")
+_MAY_BE_EMPTY = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
 _CLIENTS_MAY_NOT_SET = ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation")
 
 
@@ -56,12 +57,20 @@ def prepare_creation(kind: Kind, metadata: dict[str, Any], clock: Clock) -> None
         raise bad_request("resourceVersion should not be set on objects to be created")
     for field in _CLIENTS_MAY_NOT_SET:
         metadata.pop(field, None)
+    _drop_empty(metadata)
     if not metadata.get("name") and metadata.get("generateName"):
         metadata["name"] = generated_name(metadata["generateName"], clock)
     metadata["uid"] = str(uuid.UUID(int=clock.random.getrandbits(128), version=4))
     metadata["creationTimestamp"] = timestamp(clock.time())
     if kind.has_generation:
         metadata["generation"] = 1
+
+
+def _drop_empty(metadata: dict[str, Any]) -> None:
+    """What is empty is left out, as by clients and servers written in Go."""
+    for field in _MAY_BE_EMPTY:
+        if field in metadata and not metadata[field]:
+            del metadata[field]
 
 
 def prepare_update(kind: Kind, new: Object, old: Object) -> None:
@@ -74,6 +83,7 @@ def prepare_update(kind: Kind, new: Object, old: Object) -> None:
     if version and version != before["resourceVersion"]:
         raise conflict(kind.group, kind.plural, before["name"], MODIFIED)
     metadata["resourceVersion"] = before["resourceVersion"]
+    _drop_empty(metadata)
     for field in ("selfLink", "managedFields"):
         metadata.pop(field, None)
     for field in _KEPT:

@@ -259,16 +259,18 @@ class CronJobLoop:
         now = self._clock.time()
         gone = await self._gone(cron_job, jobs)
         actions = decide(Observed(cron_job, jobs, now, gone))
+        noted: list[Action] = []
         for action in actions:
             match action:
                 case Create(job):
                     if not await self._create(cron_job, job, actions):
                         return None
-                case UpdateStatus():
-                    pass
+                case UpdateStatus() | Emit(reason="SawCompletedJob" | "MissingJob"):
+                    noted.append(action)
                 case _:
                     await apply(self._client, self._recorder, [action])
-        await apply(self._client, self._recorder, [each for each in actions if isinstance(each, UpdateStatus)])
+        noted.sort(key=lambda action: isinstance(action, Emit))  # told once the status knows, so never twice
+        await apply(self._client, self._recorder, noted)
         return Result(seconds_to_next(cron_job, self._clock.time()))
 
     async def _create(self, cron_job: Object, job: Object, actions: Sequence[Action]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -84,14 +84,25 @@ def _base64(value: object) -> str:
 
 
 def _time(value: object) -> str:
+    return _canonical(value, 20, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _micro_time(value: object) -> str:
+    return _canonical(value, 27, "%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _canonical(value: object, length: int, form: str) -> str:
     if not isinstance(value, str):
         raise ValueError("must be RFC 3339 text")
     try:
-        if datetime.fromisoformat(value).tzinfo is None:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
             raise ValueError("has no time zone")
-    except ValueError as error:
+        if len(value) == length and value[10] == "T" and value[-1] == "Z":
+            return value
+        return moment.astimezone(UTC).strftime(form).rjust(length, "0")  # the C library does not pad years
+    except (ValueError, OverflowError) as error:
         raise ValueError(f'"{value}" is not an RFC 3339 time: {error}') from None
-    return value
 
 
 _MACHINERY = "io.k8s.apimachinery.pkg"
@@ -100,6 +111,6 @@ Quantity = Annotated[str, BeforeValidator(_quantity), SchemaName(f"{_MACHINERY}.
 IntOrString = Annotated[int | str, BeforeValidator(_int_or_string), SchemaName(f"{_MACHINERY}.util.intstr.IntOrString")]
 Base64 = Annotated[str, BeforeValidator(_base64), SchemaName("byte")]
 Time = Annotated[str, BeforeValidator(_time), SchemaName(f"{_MACHINERY}.apis.meta.v1.Time")]
-"""RFC 3339 with seconds."""
-MicroTime = Annotated[str, BeforeValidator(_time), SchemaName(f"{_MACHINERY}.apis.meta.v1.MicroTime")]
-"""RFC 3339 with microseconds."""
+"""RFC 3339 in UTC with seconds, whatever the zone and the fraction are that a client writes."""
+MicroTime = Annotated[str, BeforeValidator(_micro_time), SchemaName(f"{_MACHINERY}.apis.meta.v1.MicroTime")]
+"""RFC 3339 in UTC with microseconds."""

@@ -54,6 +54,15 @@ async def test_names_and_namespaces_that_contradict_the_path(api, new_config):
     assert wrong_kind.status == 400
 
 
+async def test_empty_lists_and_maps_of_metadata_are_left_out(api, new_config):
+    made = await api("POST", CONFIGS, new_config("a", labels={}, finalizers=[], ownerReferences=[], annotations={}))
+    assert {"labels", "finalizers", "ownerReferences", "annotations"}.isdisjoint(made.body["metadata"])
+    held = await api.patch(f"{CONFIGS}/a", {"metadata": {"finalizers": ["example.com/hold"], "labels": {"k": "v"}}})
+    free = {**held.body, "metadata": {**held.body["metadata"], "finalizers": [], "labels": {}}}
+    freed = await api("PUT", f"{CONFIGS}/a", free)
+    assert {"finalizers", "labels"}.isdisjoint(freed.body["metadata"])
+
+
 async def test_a_creation_with_a_version_is_refused(api, new_config):
     answer = await api("POST", CONFIGS, new_config("a", resourceVersion="5"))
     assert answer.message == "resourceVersion should not be set on objects to be created"

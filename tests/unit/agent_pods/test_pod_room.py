@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.pods.admission import admit_ports
 from agent.pods.observed import CONTAINER_NAME
 from agent.pods.record import PodRecord
 from agent.runtime.contract import ContainerState, Phase
@@ -41,3 +42,23 @@ def record(*phases: Phase, deleting: bool = False, policy: str = "Always", gone:
 )
 def test_a_pod_takes_room_while_it_may_run_something(seen: PodRecord, takes_room: bool) -> None:
     assert seen.takes_room is takes_room
+
+
+def with_ports(*ports: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "ports": list(ports)}]}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "is_taken"),
+    [
+        ({"hostPort": 80}, {"hostPort": 80}, True),
+        ({"hostPort": 80, "hostIP": "192.0.2.1"}, {"hostPort": 80, "hostIP": "0.0.0.0"}, True),
+        ({"hostPort": 80, "hostIP": "192.0.2.1"}, {"hostPort": 80, "hostIP": "192.0.2.2"}, False),
+        ({"hostPort": 80}, {"hostPort": 80, "protocol": "UDP"}, False),
+        ({"hostPort": 80}, {"hostPort": 81}, False),
+        ({"containerPort": 80}, {"containerPort": 80}, False),
+    ],
+)
+def test_a_pod_is_rejected_whose_host_port_is_taken(wanted: Any, taken: Any, is_taken: bool) -> None:
+    rejection = admit_ports(with_ports(wanted), [with_ports(taken)])
+    assert (rejection is not None and rejection.reason == "NodePorts") is is_taken

@@ -15,7 +15,7 @@ from controlplane.apiserver.encoding import decode, encode, resplice, splice
 from controlplane.apiserver.jsonwords import problem_of
 from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.protobuf import parse_protobuf
-from pyk.api.kinds import CONFIG_MAP, DEPLOYMENT, POD
+from pyk.api.kinds import CONFIG_MAP, DEPLOYMENT, LEASE, POD
 from pyk.api.status import ApiError
 
 
@@ -32,6 +32,29 @@ def test_nulls_are_left_out_and_quantities_become_canonical():
     found, warnings = check(POD, document)
     assert warnings == []
     assert found["spec"]["containers"] == [{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "1024"}}}]
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        ("2026-01-02T05:04:05.678+02:00", "2026-01-02T03:04:05Z"),
+        ("0001-01-01T00:00:00+00:00", "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_times_are_kept_in_one_form_whatever_a_client_writes(written, kept):
+    lease = {"metadata": {"creationTimestamp": written}, "spec": {"renewTime": written}}
+    found = check(LEASE, lease)[0]
+    assert found["metadata"]["creationTimestamp"] == kept
+    assert found["spec"]["renewTime"][:19] == kept[:19]
+    assert len(found["spec"]["renewTime"]) == len("2026-01-02T03:04:05.000000Z")
+
+
+@pytest.mark.parametrize("wrong", ["yesterday", "2026-01-02T03:04:05", "0001-01-01T00:00:00+01:00"])
+def test_what_is_no_time_is_refused(wrong):
+    with pytest.raises(ApiError) as caught:
+        check(POD, {"metadata": {"creationTimestamp": wrong}, "spec": {"containers": []}})
+    assert caught.value.code == 400
 
 
 @pytest.mark.parametrize(

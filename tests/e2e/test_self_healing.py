@@ -82,11 +82,14 @@ def is_new(pid: int, old: int) -> bool:
 def test_a_dead_nodes_pods_come_back_elsewhere(cluster: Cluster, namespace: str) -> None:
     cluster.apply(deployment_document("mover", 3), namespace)
     cluster.kubectl("rollout", "status", "deployment/mover", "-n", namespace, "--timeout=60s")
+    cluster.kubectl("expose", "deployment/mover", "-n", namespace, "--port=80")
+    wait_for("its endpoints", lambda: len(endpoint_nodes(cluster, namespace, "mover")) == 3)
     victim = cluster.get("pods", "-n", namespace)["items"][0]["spec"]["nodeName"]
     for pid in cgroup_processes(cluster, victim):
         os.kill(pid, signal.SIGKILL)
     try:
         wait_for("the node is not ready", lambda: not node_is_ready(cluster, victim), seconds=30)
+        wait_for("nobody is led there", lambda: victim not in endpoint_nodes(cluster, namespace, "mover"), seconds=2)
         wait_for("3 pods ready on other nodes", lambda: len(ready_elsewhere(cluster, namespace, victim)) == 3)
     finally:
         cluster.node("start", victim)
@@ -95,6 +98,12 @@ def test_a_dead_nodes_pods_come_back_elsewhere(cluster: Cluster, namespace: str)
         "the old pods are gone",
         lambda: all(p["spec"].get("nodeName") != victim for p in cluster.get("pods", "-n", namespace)["items"]),
     )
+
+
+def endpoint_nodes(cluster: Cluster, namespace: str, service: str) -> list[str]:
+    """The nodes of the ready addresses behind a Service."""
+    subsets = cluster.get("endpoints", service, "-n", namespace).get("subsets") or ()
+    return [str(address["nodeName"]) for subset in subsets for address in subset.get("addresses") or ()]
 
 
 def node_is_ready(cluster: Cluster, name: str) -> bool:

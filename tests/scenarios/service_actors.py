@@ -221,7 +221,7 @@ def _names(text: str) -> list[str]:
 def _told(obj: Object, *, is_counted: bool) -> str:
     if obj["kind"] == "Endpoints":
         parts = []
-        for subset in obj["subsets"]:
+        for subset in obj.get("subsets") or ():
             ready = [each["ip"] for each in subset.get("addresses") or ()]
             others = [f"({each['ip']})" for each in subset.get("notReadyAddresses") or ()]
             parts.append(f"{' '.join([*ready, *others])} {_ports(subset.get('ports'))}")

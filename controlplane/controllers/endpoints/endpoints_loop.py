@@ -95,6 +95,7 @@ def decide(service: Object | None, pods: Iterable[Object], present: Object | Non
     if not is_for_pods(service):
         return []
     subsets, is_over = subsets_of(service, pods)
+    content = {"subsets": subsets} if subsets else {}
     labels = {key: value for key, value in labels_of(service).items() if key != HEADLESS_LABEL}
     labels[MANAGED_BY] = MANAGER
     if is_headless(service["spec"]):
@@ -108,12 +109,13 @@ def decide(service: Object | None, pods: Iterable[Object], present: Object | Non
         if is_same and labels_of(present) == labels and annotations_of(present) == annotations:
             return []
         metadata = {**present["metadata"], "labels": labels, "annotations": annotations}
-        return [Update({**present, "metadata": metadata, "subsets": subsets})]
+        kept = {field: value for field, value in present.items() if field != "subsets"}
+        return [Update({**kept, "metadata": metadata, **content})]
     metadata = {"name": name_of(service), "namespace": namespace_of(service), "labels": labels}
     if annotations:
         metadata["annotations"] = annotations
     document = {"apiVersion": ENDPOINTS.api_version, "kind": ENDPOINTS.kind}
-    return [Create({**document, "metadata": metadata, "subsets": subsets})]
+    return [Create({**document, "metadata": metadata, **content})]
 
 
 class EndpointsLoop:

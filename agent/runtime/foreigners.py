@@ -80,7 +80,7 @@ class Foreigners:
                 sandbox.pidfd,
                 forker.host_mounts,
                 arguments,
-                hierarchies=forker.cgroups.directories(""),
+                hierarchies=forker.cgroups.hierarchies(),
                 own_shm=own_shm,
             )
 
@@ -109,7 +109,7 @@ class Foreigners:
         return foreign.command(plan["oci"]["path"], self._state, log, *words)
 
     def _plain(self, identifier: str, arguments: list[str]) -> Callable[[child_process.Child], None]:
-        bundle, hierarchies = self.bundle(identifier), self._forker.cgroups.directories("")
+        bundle, hierarchies = self.bundle(identifier), self._forker.cgroups.hierarchies()
         return lambda child: child_process.foreign_command(child, arguments, bundle, hierarchies)
 
     def _problem(self, identifier: str, status: int) -> str:

@@ -80,6 +80,10 @@ class Cgroups(ABC):
     def directories(self, path: str) -> list[str]:
         """The group's directory in every hierarchy in which it may exist."""
 
+    def hierarchies(self) -> list[str]:
+        """Where the hierarchies are mounted that another runtime is to know of."""
+        return self.directories("")
+
     @abstractmethod
     def view(self, path: str) -> list[tuple[str, str]]:
         """What a container in the group sees at its /sys/fs/cgroup: (name there, directory); the name is empty when the

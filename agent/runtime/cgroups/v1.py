@@ -53,6 +53,10 @@ class CgroupsV1(Cgroups):
     def directories(self, path: str) -> list[str]:
         return [root + path for root in self._all]
 
+    def hierarchies(self) -> list[str]:
+        """Not the v2 tree: some runtimes refuse a host that has controllers in both."""
+        return [root for root in self._all if root != self._unified]
+
     def view(self, path: str) -> list[tuple[str, str]]:
         directories = ((os.path.basename(root), root + path) for root in self._all if root != self._huge)
         return [(name, directory) for name, directory in directories if os.path.isdir(directory)]

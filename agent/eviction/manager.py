@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from agent.counters import EVICTIONS
 from agent.diskusage import pod_space
 from agent.eviction.decide import Past, are_resolved, judge
 from agent.eviction.localstorage import PodSpace, excess, is_limited
@@ -25,7 +26,6 @@ from agent.pods.evicted import IMMEDIATE_GRACE_SECONDS, Eviction
 from agent.pods.evicting import ActivePod, Evictor
 from agent.runtime.cgroups import Cgroups, Usage
 from agent.runtime.contract import RuntimeFailure
-from pyk.reconcile import metrics
 from pyk.reconcile.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class EvictionManager:
         if threshold.grace:
             grace = self._settings.max_grace
         self._pods.evict(victim.uid, Eviction(message(victim, threshold, resource, observations), grace))
-        metrics.EVICTIONS.labels(threshold.signal).inc()
+        EVICTIONS.labels(threshold.signal).inc()
         return [victim.uid]
 
     async def _over_their_limits(self) -> list[str]:
@@ -136,7 +136,7 @@ class EvictionManager:
         for pod, space in zip(limited, spaces, strict=True):
             if (why := excess(pod.pod, space)) is not None:
                 self._pods.evict(pod.uid, Eviction(why, disrupts=False))
-                metrics.EVICTIONS.labels("ephemeralcontainerfs.limit").inc()
+                EVICTIONS.labels("ephemeralpodfs.limit").inc()
                 ended.append(pod.uid)
         return ended
 

@@ -62,7 +62,7 @@ class Parts:
 
     def event(self, record: PodRecord, kind: str, reason: str, message: str, container: str = "") -> None:
         """Tell an event about the pod, or about one container of it."""
-        path = f"spec.{_list_of(record.pod, container)}{{{container}}}" if container else ""
+        path = f"spec.{list_of(record.pod, container)}{{{container}}}" if container else ""
         self.recorder.event(record.pod, kind, reason, message, field_path=path)
 
     def fail(self, record: PodRecord, key: str, reason: str, message: str) -> None:
@@ -103,7 +103,7 @@ def find_container(pod: Object, name: str) -> Mapping[str, Any] | None:
     return next((container for container in all_containers(pod) if container["name"] == name), None)
 
 
-def _list_of(pod: Object, name: str) -> str:
+def list_of(pod: Object, name: str) -> str:
     """The field of the spec that has the container."""
     for field in ("initContainers", "ephemeralContainers"):
         if any(container["name"] == name for container in pod["spec"].get(field) or ()):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent import counters
 from agent.images.image import Image, ImageUnavailable
 from agent.images.reference import BadReference, parse_reference
 from agent.network.contract import NetworkFailure
@@ -15,7 +16,7 @@ from agent.pods.environment import ConfigError
 from agent.pods.hooks import begin_post_start, post_start_of
 from agent.pods.launch import Launcher, pod_labels
 from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
-from agent.pods.parts import Parts, container_named
+from agent.pods.parts import Parts, container_named, list_of
 from agent.pods.record import PodRecord
 from agent.pods.resources import (
     HUGE_PAGES,
@@ -76,8 +77,10 @@ class Starter:
                 )
             )
         except (RuntimeFailure, OSError) as error:
+            counters.STARTED_PODS_ERRORS.inc()
             self._failed(record, SANDBOX, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             return
+        counters.STARTED_PODS.inc()
         record.failures.pop(SANDBOX, None)
         record.actual_pod, record.cgroup_limits = spec.get("resources") or {}, pod_limits(pod)
         record.begin_sandbox(sandbox)
@@ -289,6 +292,7 @@ class Starter:
         await self.start(record, name, config.id)
 
     def _launch_failed(self, record: PodRecord, name: str, reason: str, message: str) -> None:
+        counters.STARTED_CONTAINERS_ERRORS.labels(_type_of(record.pod, name), reason).inc()
         self._parts.fail(record, launch_of(name), reason, message)
         self._parts.event(record, "Warning", "Failed", f"Error: {message}", name)
 
@@ -300,15 +304,21 @@ class Starter:
             if error.reason == RUNTIME_NOT_READY:  # nothing is known of the command; it is tried again
                 self._launch_failed(record, name, error.reason, str(error))
                 return
+            counters.STARTED_CONTAINERS_ERRORS.labels(_type_of(record.pod, name), error.reason).inc()
             now = self._parts.clock.time()
             record.start_failures[container_id] = StartFailure(error.reason, str(error), error.exit_code, now)
             self._parts.event(record, "Warning", "Failed", f"Error: {error}", name)
             return
         record.failures.pop(launch_of(name), None)
         self._parts.note(record, state)
+        counters.STARTED_CONTAINERS.labels(_type_of(record.pod, name)).inc()
         self._parts.event(record, "Normal", "Started", f"Started container {name}", name)
         if post_start_of(container_named(record.pod, name)) is not None:
             begin_post_start(record, self._parts, name, container_id)
+
+
+def _type_of(pod: Object, name: str) -> str:
+    return counters.CONTAINER_TYPES[list_of(pod, name)]
 
 
 def _default_pull_policy(image: str) -> str:

@@ -41,10 +41,6 @@ CONVERGE_SECONDS = Histogram(
 RETRIES = Counter("workqueue_retries", "Keys put back with back-off", ["name"], registry=REGISTRY)
 RECONCILES = Counter("reconcile", "Reconciles by their result", ["name", "result"], registry=REGISTRY)
 
-EVICTIONS = Counter(
-    "kubelet_evictions", "Pods that the node has ended, by the signal for it", ["eviction_signal"], registry=REGISTRY
-)
-
 
 def exposition() -> bytes:
     """All metrics of this process as text."""

@@ -61,6 +61,7 @@ from pyk.client.client import Client
 from pyk.client.config import ConfigError, load_kubeconfig
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
+from pyk.machine import address
 from pyk.reconcile.clock import Clock, RealClock
 from pyk.reconcile.process import run_component
 
@@ -239,6 +240,8 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
         if balancer is not None:
             balancer.follow(slices)
             group.create_task(balancer.run(config.balancer_port))
+        if config.watch_node_ip:
+            group.create_task(address.watch(config.node_ips[0], clock))
         group.create_task(_serve(api, config, client, clock, group))
         group.create_task(collector.run())
         group.create_task(eviction.run())

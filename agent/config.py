@@ -46,6 +46,7 @@ class AgentConfig:
     balancer_port: int
     servers_file: Path | None
     installation_id: str
+    watch_node_ip: bool
     verbose: bool
 
 
@@ -113,6 +114,9 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
     parser.add_argument(
         "--installation-id", default="", help="tells this machine from others that claim the node's name"
     )
+    parser.add_argument(
+        "--watch-node-ip", action="store_true", help="end when the machine loses the first of --node-ip"
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
     given = parser.parse_args(arguments)
     labels = {}
@@ -144,6 +148,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         balancer_port=given.balancer_port,
         servers_file=given.servers_file,
         installation_id=given.installation_id,
+        watch_node_ip=given.watch_node_ip,
         verbose=given.verbose,
     )
 

@@ -50,7 +50,7 @@ from controlplane.apiserver.subresources import SCALE, apply_scale, bind, scale_
 from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.views import shown, shown_listing, stored_kind, stored_options
 from controlplane.apiserver.watchcache import WatchCache
-from controlplane.store.contract import StoreUnavailable
+from controlplane.store.contract import StoreFull, StoreUnavailable
 from pyk.api.kinds import NAMESPACE, POD, Kind
 from pyk.api.objects import Object
 from pyk.api.status import (
@@ -155,7 +155,8 @@ class Api:
             return self._failure(request, ApiError(504, "Timeout", message, retry_after_seconds=1))
         except StoreUnavailable as error:
             log.warning("%s %s: the store is out of reach: %s", request.method, info.path, error)
-            return self._failure(request, unavailable("the store is out of reach at present"))
+            reason = str(error) if isinstance(error, StoreFull) else "the store is out of reach at present"
+            return self._failure(request, unavailable(reason))
         except web.HTTPRequestEntityTooLarge:
             limit = request._client_max_size
             too_large = ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")

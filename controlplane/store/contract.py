@@ -139,6 +139,10 @@ class StoreUnavailable(StoreError):
     """The database cannot be reached at present, or did not answer in time; the write may have happened."""
 
 
+class StoreFull(StoreUnavailable):
+    """The database has no room: nothing is written until there is. The text is one line for people."""
+
+
 class Store(Protocol):
     """A revisioned key-value store. All methods raise `StoreUnavailable` when the database is out of reach."""
 

@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
-from controlplane.store.contract import StoreError, StoreUnavailable
+from controlplane.store.contract import StoreError, StoreFull, StoreUnavailable
 from pyk.reconcile.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -272,6 +272,11 @@ def _translate(error: grpc.aio.AioRpcError) -> StoreError:
         return RevisionInFuture()
     if "requested lease not found" in details:
         return LeaseUnknown()
+    if "database space exceeded" in details:
+        return StoreFull(
+            "etcd's database is full (alarm NOSPACE), nothing can be written: delete what is not needed, or give its "
+            "members a larger --quota-backend-bytes; the alarm ends when there is room"
+        )
     message = f"etcd: {details} ({code.name})"
     if code in (
         grpc.StatusCode.INVALID_ARGUMENT,

@@ -34,6 +34,7 @@ from controlplane.store.contract import (
     LeaseExpired,
     Page,
     StoreError,
+    StoreFull,
     StoreInUse,
     StoreUnavailable,
     WatchBatch,
@@ -69,6 +70,8 @@ class _Lane:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, function)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                raise StoreFull(f"the disk of {self._path} is full, nothing can be written: make room") from error
             raise StoreUnavailable(f"SQLite: {error}") from error
 
     async def close(self) -> None:

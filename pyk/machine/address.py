@@ -5,6 +5,14 @@ from __future__ import annotations
 import socket
 
 from pyk.errors import UserError
+from pyk.reconcile.clock import Clock
+
+LOOK_SECONDS = 5.0
+"""How often to see whether an address is still there: a call of bind(2) each time."""
+
+
+class AddressGone(UserError):
+    """The machine lost the address that it is known by."""
 
 
 def source_address(host: str) -> str:
@@ -15,6 +23,24 @@ def source_address(host: str) -> str:
             return str(probe.getsockname()[0])
     except OSError as error:
         raise UserError(f"this machine has no way to {host}: {error.strerror or error}") from None
+
+
+def has_address(address: str) -> bool:
+    """Whether the address is one of this machine's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+async def watch(address: str, clock: Clock) -> None:
+    """Until cancelled. Raises `AddressGone` when the machine has lost the address, as it does when it gets another."""
+    while has_address(address):
+        await clock.sleep(LOOK_SECONDS)
+    raise AddressGone(f"this machine does not have the address {address} any more: starting anew with the one it has")
 
 
 def own_address() -> str:

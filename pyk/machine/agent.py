@@ -12,6 +12,7 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def prepare(options: AgentOptions, clock: Clock) -> Prepared:
         # It was a node once, and was removed; the token lets it be one again.
         join_anew(folder, servers, node, token, clock)
         told = learn(folder, servers, node, clock)
-    address = options.node_ip or source_address(servers[0][0])
+    address = options.node_ip or _address_towards(servers)
     pki.write_private(folder.servers, json.dumps([url_of(server) for server in servers]).encode())
     pki.write_kubeconfig(
         folder.kubeconfig,
@@ -109,6 +110,14 @@ def prepare(options: AgentOptions, clock: Clock) -> Prepared:
         embed=False,
     )
     return Prepared(_arguments(options, folder, node, address, told), dict(os.environ))
+
+
+def _address_towards(servers: Sequence[Server]) -> str:
+    """The address from which this machine reaches the servers. Raises `UserError`."""
+    for server in servers[:-1]:
+        with suppress(UserError):
+            return source_address(server[0])
+    return source_address(servers[-1][0])
 
 
 def known_servers(folder: Folder, options: AgentOptions) -> list[Server]:
@@ -200,8 +209,9 @@ def _arguments(options: AgentOptions, folder: Folder, node: str, address: str, t
         ("--max-pods", options.max_pods),
         ("--config-dir", options.kubelet_config_dir),
         *([("--system-reserved", options.system_reserved)] if options.system_reserved else []),
+        ("--network-backend", options.network_backend),
         *((f"--{key}", told[key]) for key in NEEDED),
         *(("--node-label", label) for label in options.node_label),
     ]
     words = [sys.executable, "-m", "agent", *(str(part) for flag in flags for part in flag)]
-    return [*words, "--rotate-certificates"]
+    return [*words, "--rotate-certificates", "--watch-node-ip"]

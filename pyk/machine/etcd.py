@@ -164,8 +164,11 @@ class Admin:
 
     def has_no_space(self) -> bool:
         """Whether a member has raised the alarm that its database is full. Raises `EtcdFailure`."""
+        return bool(self._alarms())
+
+    def _alarms(self) -> list[Any]:
         alarms = self._ask("/v3/maintenance/alarm", {"action": "GET"}).get("alarms") or ()
-        return any(alarm.get("alarm") == NO_SPACE for alarm in alarms)
+        return [alarm for alarm in alarms if alarm.get("alarm") == NO_SPACE]
 
     def make_space(self) -> None:
         """Let go of all history, give the room back to the disk, and end the alarm. Raises `EtcdFailure`."""
@@ -177,7 +180,8 @@ class Admin:
                 raise
         for endpoint in self._endpoints:
             self._ask_at(endpoint, "/v3/maintenance/defragment", {}, timeout=60.0)
-        self._ask("/v3/maintenance/alarm", {"action": "DEACTIVATE", "memberID": 0, "alarm": NO_SPACE})
+        for alarm in self._alarms():
+            self._ask("/v3/maintenance/alarm", {**alarm, "action": "DEACTIVATE"})
 
     def _ask(self, path: str, body: Any) -> Any:
         problem = "no endpoint is known"

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -47,9 +47,11 @@ class Program:
 class Keeper:
     """Keeps one program running."""
 
-    def __init__(self, program: Program, clock: Clock) -> None:
+    def __init__(self, program: Program, clock: Clock, explain: Callable[[], str] = lambda: "") -> None:
+        """`explain` is asked, when the program has ended by itself, for a sentence that says why."""
         self._program = program
         self._clock = clock
+        self._explain = explain
         self._process: asyncio.subprocess.Process | None = None
         self._restarting = False
 
@@ -63,6 +65,8 @@ class Keeper:
                 self._restarting = False
                 continue
             log.warning("%s ended with status %d", self._program.name, status)
+            if why := self._explain():
+                log.error("%s", why)
             failures = counted_failures(failures, status, self._clock.monotonic() - started)
             await self._clock.sleep(restart_delay(failures))
             failures += 1

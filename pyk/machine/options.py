@@ -81,6 +81,7 @@ class AgentOptions:
     node_label: tuple[str, ...] = _option((), "a label of the node; repeatable", "KEY=VALUE")
     port: int = _option(10250, "of the node API", "PORT")
     balancer_port: int = _option(6444, "on loopback, that leads to an API server that answers", "PORT")
+    network_backend: str = _option("auto", "the way to other nodes' pods: auto, host-routes, vxlan, wireguard", "NAME")
     registries: str = _option("/etc/pyk/registries.yaml", "mirrors and credentials of image registries", "FILE")
     cgroup_root: str = _option("/pyk", "the control group of the node's pods", "PATH")
     max_pods: int = _option(110, "how many pods the node takes", "N")

@@ -16,6 +16,7 @@ import base64
 import json
 import logging
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from pyk.api.status import ApiError
 from pyk.client.blocking import BlockingClient, ServerUnreachable
 from pyk.client.config import ClientConfig
 from pyk.errors import UserError
-from pyk.machine import bundle, controlplane, etcd, lock, publish, tokens
+from pyk.machine import address, bundle, controlplane, etcd, lock, publish, tokens
 from pyk.machine.controlplane import ControlPlane
 from pyk.machine.discovery import CannotJoin, discover
 from pyk.machine.join import ask
@@ -42,6 +43,9 @@ from pyk.reconcile.clock import Clock
 log = logging.getLogger(__name__)
 
 RENEW_EVERY_SECONDS = 43_200.0
+ROOM_SECONDS = 15.0
+"""How often to see whether etcd's database is full."""
+LEAST_FREE_BYTES = 16 << 20
 _PROBE_SECONDS = 0.2
 _LONGEST_PROBE_SECONDS = 5.0
 _ETCD_SECONDS = 1.0
@@ -77,6 +81,9 @@ class Cluster:
                     self._keep(group, self._etcd())
                     endpoints = await self._member_ready()
                 group.create_task(self._renew())
+                group.create_task(address.watch(self._plane.options.advertise_address, self._clock))
+                if self._plane.has_member:
+                    group.create_task(self._make_room())
                 apiserver, *clients = controlplane.programs(self._plane, endpoints)
                 self._keep(group, apiserver)
                 await self._api_ready()
@@ -88,7 +95,8 @@ class Cluster:
                 await keeper.stop()
 
     def _keep(self, group: asyncio.TaskGroup, program: Program) -> None:
-        keeper = self._keepers[program.name] = Keeper(program, self._clock)
+        keeper = Keeper(program, self._clock, lambda: full_disk(self._plane.data_dir))
+        self._keepers[program.name] = keeper
         group.create_task(keeper.run())
 
     def _etcd(self) -> Program:
@@ -113,6 +121,29 @@ class Cluster:
             await self._clock.sleep(RENEW_EVERY_SECONDS)
             for name in await asyncio.to_thread(controlplane.write_files, self._plane, self._clock):
                 self._keepers[name].restart()
+
+    async def _make_room(self) -> None:
+        """When etcd's database is full: let go of its history, and end the alarm if that was enough."""
+        own = etcd_admin(self._plane, [f"https://127.0.0.1:{self._plane.member.client_port}"])
+        is_told = False
+        while True:
+            await self._clock.sleep(ROOM_SECONDS)
+            try:
+                if not await asyncio.to_thread(own.has_no_space):
+                    is_told = False
+                    continue
+                await asyncio.to_thread(own.make_space)
+            except etcd.EtcdFailure as error:
+                log.warning("etcd: %s", error)
+                continue
+            if is_told:
+                continue
+            is_told = True
+            log.error(
+                "etcd's database was full (%d MiB, --etcd-quota-bytes): its history was let go; if it fills again, "
+                "delete what is not needed or raise the quota",
+                self._plane.options.etcd_quota_bytes >> 20,
+            )
 
     async def _api_ready(self) -> None:
         while not await asyncio.to_thread(_answers, self._plane):
@@ -191,6 +222,14 @@ def _answers(plane: ControlPlane) -> bool:
     finally:
         client.close()
     return True
+
+
+def full_disk(folder: Path) -> str:
+    """A sentence when the folder's disk is full, else nothing."""
+    free = shutil.disk_usage(folder).free
+    if free >= LEAST_FREE_BYTES:
+        return ""
+    return f"the disk of {folder} is full ({free >> 20} MiB left): make room, and the control plane goes on by itself"
 
 
 def notify(state: str) -> None:
@@ -288,10 +327,10 @@ def etcd_admin(plane: ControlPlane, endpoints: Sequence[str]) -> etcd.Admin:
 
 
 def _check_port(plane: ControlPlane) -> None:
-    address = plane.options.bind_address[0] if plane.options.bind_address else "0.0.0.0"
+    bound = plane.options.bind_address[0] if plane.options.bind_address else "0.0.0.0"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, plane.options.port))
+            probe.bind((bound, plane.options.port))
         except OSError as error:
-            raise UserError(f"port {plane.options.port} of {address} cannot be used: {error.strerror}") from None
+            raise UserError(f"port {plane.options.port} of {bound} cannot be used: {error.strerror}") from None

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pyk import csr
+from pyk.pki import RequestSigner
+from pyk.reconcile.clock import RealClock
 from tests.e2e.harness import BIN, deployment_document, wait_for
 from tests.e2e.machines import Machine, Machines
 
@@ -203,3 +206,60 @@ def test_a_removed_node_gets_no_answer_until_it_joins_with_a_new_token(
     leaver.agent("--server", control.url, "--token", control.token())
     wait_for("the node is ready again", lambda: control.is_ready(leaver.name))
     leaver.stop("agent")
+
+
+def shown_by(control: Machine) -> str:
+    """The certificate that the API server shows."""
+    command = f"import ssl; print(ssl.get_server_certificate(('{control.address}', 6443)))"
+    return control.run(sys.executable, "-c", command).stdout
+
+
+def test_a_control_plane_s_certificates_are_renewed_while_it_serves(control: Machine, worker: Machine) -> None:
+    data = ("--data-dir", str(control.folder / "server"))
+    before, agent = shown_by(control), worker.processes["agent"].pid
+    listed = control.run(BIN / "pyk", "cert", "list", *data).stdout
+    assert "kube-apiserver " in listed
+    control.run(BIN / "pyk", "cert", "renew", *data)
+    assert shown_by(control) != before
+    assert control.log("server").count("apiserver serving") == control.log("server").count("control plane is up")
+    control.kubectl("get", "nodes")
+    assert control.kubectl("exec", "web", "--", "echo", "hello").strip() == "hello"
+    assert worker.processes["agent"].pid == agent
+    listed = worker.run(BIN / "pyk", "cert", "list", "--data-dir", worker.folder / "agent").stdout
+    assert f"system:node:{worker.name}" in listed
+
+
+def test_an_expired_certificate_is_told_and_a_token_makes_the_machine_a_node_again(
+    control: Machine, worker: Machine
+) -> None:
+    worker.stop("agent")
+    ca = control.folder / "server" / "pki"
+    now = RealClock().time()
+    key, request = csr.make_request(worker.name)
+    expired = RequestSigner(ca / "ca.crt", ca / "ca.key").sign(request, ["client auth"], now - 7200, now - 3600)
+    csr.write(worker.folder / "agent" / "pki" / "kubelet-client-current.pem", expired, key)
+    done = worker.run(BIN / "pyk", "agent", *worker.agent_options(), "--server", control.url, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"the certificate of node {worker.name} has expired: give --token" in done.stderr
+    pid = container_pid(worker)
+    worker.agent("--server", control.url, "--token", control.token())
+    wait_for("exec works again", lambda: control.kubectl("exec", "web", "--", "echo", "x", check=False).strip() == "x")
+    assert container_pid(worker) == pid
+
+
+def test_a_machine_that_gets_another_address_says_so_and_is_a_node_with_that(
+    machines: Machines, control: Machine, worker: Machine
+) -> None:
+    worker.run("ip", "address", "add", "10.77.0.60/24", "dev", "eth0")
+    worker.run("ip", "address", "delete", f"{worker.address}/24", "dev", "eth0")
+    worker.run("ip", "address", "replace", "10.77.0.60/24", "dev", "eth0")
+    assert worker.processes["agent"].wait(30) == 1
+    assert f"does not have the address {worker.address} any more" in worker.log("agent")
+    worker.address = "10.77.0.60"
+    worker.agent("--server", control.url)  # as systemd does
+    path = 'jsonpath={.status.addresses[?(@.type=="InternalIP")].address}'
+    wait_for(
+        "the node has the new address",
+        lambda: control.kubectl("get", "node", worker.name, "-o", path).strip() == worker.address,
+    )
+    wait_for("exec works again", lambda: control.kubectl("exec", "web", "--", "echo", "x", check=False).strip() == "x")

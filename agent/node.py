@@ -126,15 +126,17 @@ def check_ours(identity: Identity, node: Object) -> None:
 def desired_status(identity: Identity, observed: Observed, node: Object, now: float) -> dict[str, Any]:
     """The status to post: ours, with the conditions of others and the times of our unchanged conditions kept.
 
+    Extended resources are others' to tell, in the capacity; all of them can be allocated, as the kubelet has it.
     `now` is in seconds since the epoch and becomes the heartbeat of every condition of ours.
     """
     status = copy.deepcopy(node.get("status") or {})
     ours = [_condition(node, *given, now) for given in _conditions(observed)]
     types = {condition["type"] for condition in ours}
     others = [condition for condition in status.get("conditions") or () if condition["type"] not in types]
+    extended = {name: text for name, text in (status.get("capacity") or {}).items() if is_extended(name)}
     status.update(
-        capacity=observed.capacity.quantities(),
-        allocatable=observed.allocatable.quantities(),
+        capacity={**extended, **observed.capacity.quantities()},
+        allocatable={**extended, **observed.allocatable.quantities()},
         addresses=[
             *({"type": "InternalIP", "address": address} for address in identity.ips),
             {"type": "Hostname", "address": identity.name},
@@ -147,6 +149,12 @@ def desired_status(identity: Identity, observed: Observed, node: Object, now: fl
         runtimeHandlers=_runtime_handlers(identity.handlers),
     )
     return status
+
+
+def is_extended(resource: str) -> bool:
+    """Whether a resource is one that the node knows by name only: `example.com/gpu`."""
+    domain, slash, _ = resource.rpartition("/")
+    return bool(slash) and not resource.startswith("requests.") and not f".{domain}".endswith(".kubernetes.io")
 
 
 def _runtime_handlers(others: Iterable[str]) -> list[dict[str, Any]]:

@@ -104,6 +104,16 @@ def test_a_status_that_the_node_controller_overwrote_is_posted_again() -> None:
     assert is_due(node, desired_status(IDENTITY, OBSERVED, node, NOW + 1), NOW + 1)
 
 
+def test_extended_resources_that_others_tell_stay_and_can_be_allocated() -> None:
+    node = posted()
+    node["status"]["capacity"] |= {"example.com/gpu": "4", "cpu": "99", "old": "1"}
+    node["status"]["allocatable"] |= {"example.com/gpu": "1", "example.com/gone": "3", "node.kubernetes.io/x": "1"}
+    status = desired_status(IDENTITY, OBSERVED, node, NOW)
+    ours = SIZE.quantities()
+    assert status["capacity"] == {**ours, "example.com/gpu": "4"}
+    assert status["allocatable"] == {**ours, "example.com/gpu": "4"}
+
+
 def test_only_the_largest_images_are_listed() -> None:
     images = tuple({"names": [f"image-{size}"], "sizeBytes": size} for size in range(200))
     status = posted(replace(OBSERVED, images=images))["status"]

@@ -35,6 +35,7 @@ from pyk.reconcile.actions import Action, UpdateStatus
 from pyk.reconcile.clock import timestamp
 from tests.scenarios.certificate_actors import CertificateActors
 from tests.scenarios.job_actors import JobActors
+from tests.scenarios.network_actors import NetworkActors
 from tests.scenarios.service_actors import ServiceActors
 from tests.scenarios.workload_actors import WorkloadActors
 from tests.scenarios.world import World
@@ -43,7 +44,7 @@ Settings = dict[str, str]
 NAMESPACE = "default"
 
 
-class Actors(CertificateActors, ServiceActors, WorkloadActors, JobActors):
+class Actors(CertificateActors, NetworkActors, ServiceActors, WorkloadActors, JobActors):
     """Performs commands in one world."""
 
     def __init__(self) -> None:

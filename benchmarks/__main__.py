@@ -15,6 +15,7 @@ PARTS = (
     ("container runtime", ["benchmarks.bench_runtime"]),
     ("DNS", ["benchmarks.bench_dns"]),
     ("ingress", ["benchmarks.bench_ingress"]),
+    ("inside a container", ["benchmarks.bench_inside"]),
     ("cluster", ["benchmarks.cluster"]),
     ("recovery", ["benchmarks.recovery"]),
 )

@@ -9,8 +9,8 @@ written meanwhile waits in its pipes. An end that nobody saw of a container whos
 without a time of starting: whoever asked for the container may ask for it again, and nothing has happened twice.
 
 The exit status of an adopted container, which is nobody's child here, comes from its pidfd (Linux 6.15) or from
-/proc while it is a zombie. Where neither tells, and for one that ended while no spawner ran, the exit is recorded as
-`exit_unknown` with code 137, as the kubelet does with containers it finds gone.
+/proc while it is a zombie; of one that ended while no spawner ran the keeper (`keeper`) has had a pidfd. Where nothing
+tells, the exit is recorded as `exit_unknown` with code 137, as the kubelet does with containers it finds gone.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Containers:
 
     def load(self) -> None:
         """Find again what a spawner before this one made, and complete what it did not finish."""
+        kept = self._forker.keeper.take()
         for name in os.listdir(self._directory):
             file = records.RecordFile(f"{self._directory}/{name}")
             content = file.read()
@@ -86,9 +87,12 @@ class Containers:
                 self._forker.cgroups.remove(record.cgroup)
                 self._forget(record)
             elif record.phase != EXITED and not (state["boot"] == records.boot_id() and self._adopt(record)):
-                self._found_dead(record)
+                self._found_dead(record, kept.get(record.id, -1))
             if record.is_foreign and record.phase == EXITED:
                 self._delete_foreign(record, plan)
+
+        for fd in kept.values():
+            os.close(fd)
 
     def create(self, request: Request) -> None:
         plan = request.arguments["plan"]
@@ -117,6 +121,7 @@ class Containers:
             return
         record.start_time = records.start_time(record.pid)
         self._note(record)
+        self._keep(record)
         self._channels[identifier] = channel
         self._forker.children[record.pid] = lambda status: self._ended(record, status)
         channel.listen(lambda: self._heard(record, channel))
@@ -210,6 +215,10 @@ class Containers:
         except OSError as error:
             raise OperationFailed(f"update the resources of container {record.id}: {error}", "UpdateError") from None
         request.reply()
+
+    def has_living(self) -> bool:
+        """Whether a container has not ended."""
+        return any(record.phase != EXITED for record in self.records.values())
 
     def running(self, identifier: str) -> ContainerRecord:
         """The container.
@@ -324,6 +333,7 @@ class Containers:
             return
         record.start_time = records.start_time(record.pid)
         self._note(record)
+        self._keep(record)
         self._forker.children[record.pid] = lambda status: self._ended(record, status)
         record.phase = CREATED
         if record.id in self._starting:
@@ -484,21 +494,32 @@ class Containers:
         self.streams[record.id] = streams
         streams.adopt(record.pipes, [record.pid, *self._forker.cgroups.processes(record.cgroup)])
         self._forker.loop.watch(record.pidfd, lambda _: self._adopted_ended(record))
+        self._keep(record)
         return True
 
+    def _keep(self, record: ContainerRecord) -> None:
+        """Have the next spawner know how it ended, should this one not live to see it."""
+        self._forker.keeper.keep(record.id, record.pidfd, self._living)
+
+    def _living(self) -> dict[str, int]:
+        return {record.id: record.pidfd for record in self.records.values() if record.pidfd >= 0}
+
     def _adopted_ended(self, record: ContainerRecord) -> None:
-        status = _adopted_status(record)
+        status = _status_of(record, record.pidfd)
         if record.file.is_marked():
             record.started_at, status = 0.0, None
         self._ended(record, status)
 
-    def _found_dead(self, record: ContainerRecord) -> None:
-        """It ended while no spawner ran, or was never finished: record an unknown end."""
+    def _found_dead(self, record: ContainerRecord, kept: int) -> None:
+        """It ended while no spawner ran, or was never finished: record its end, unknown unless the pidfd that was
+        `kept` (-1: none) tells."""
         if record.file.is_marked():
             record.started_at = 0.0
         self._forker.cgroups.kill(record.cgroup)
         record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
-        record.exit_code, record.exit_unknown = _UNKNOWN_EXIT, True
+        status = _status_of(record, kept) if kept >= 0 and record.started_at else None
+        record.exit_code, record.signal = (_UNKNOWN_EXIT, 0) if status is None else wait_status(status)
+        record.exit_unknown = status is None
         record.finished_at = clock.now()
         record.phase = EXITED
         self._note(record)
@@ -515,12 +536,12 @@ class Containers:
             return
 
 
-def _adopted_status(record: ContainerRecord) -> int | None:
+def _status_of(record: ContainerRecord, pidfd: int) -> int | None:
     """The wait status of a process that is not our child: from the kernel once it is reaped, from /proc before."""
-    status = syscalls.pidfd_exit_status(record.pidfd)
+    status = syscalls.pidfd_exit_status(pidfd)
     if status is None:
         fields = records.stat_fields(record.pid)
         if len(fields) > 49 and fields[0] == "Z" and int(fields[19]) == record.start_time:
             return int(fields[49])
-        status = syscalls.pidfd_exit_status(record.pidfd)
+        status = syscalls.pidfd_exit_status(pidfd)
     return status

@@ -13,6 +13,8 @@ from array import array
 
 from agent.runtime import child as child_process
 from agent.runtime import syscalls
+from agent.runtime.keeper import Keeper
+from agent.runtime.sandbox import sealed_pause_file
 from agent.runtime.saving import Saver
 
 TYPE_CHECKING = False
@@ -89,6 +91,8 @@ class Forker:
         self.loop = loop
         self.cgroups = cgroups
         self.saver = Saver(loop)
+        self.program = sealed_pause_file()
+        self.keeper = Keeper(os.path.dirname(scratch), self.program)
         self.scratch = scratch
         self.host_mounts = host_mounts
         self.kept_capabilities = syscalls.permitted_capabilities()

@@ -37,7 +37,7 @@ class Sandboxes:
     def __init__(self, forker: Forker, directory: str) -> None:
         self._forker = forker
         self._directory = directory
-        self._program = sandbox_process.sealed_pause_file()
+        self._program = forker.program
         self._waiting: dict[str, list[Request]] = {}
         self._teardown = Teardown(forker.loop, forker.cgroups)
         self.records: dict[str, SandboxRecord] = {}

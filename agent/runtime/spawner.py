@@ -84,6 +84,8 @@ class Spawner:
         gc.collect()
         gc.freeze()
         self._loop.run()
+        if self._forker is not None and not self._containers.has_living():
+            self._forker.keeper.stop()
 
     def _on_child(self, pid: int, status: int) -> None:
         if self._forker is not None:

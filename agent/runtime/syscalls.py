@@ -63,6 +63,7 @@ _NUMBERS |= {
     "clone3": 435,
     "close_range": 436,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
 }
 
@@ -97,6 +98,8 @@ _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
+
+SO_SNDBUFFORCE = 32  # not among Python's names
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -278,6 +281,16 @@ def install_seccomp_filter(program: bytes, flags: int = 0) -> None:
 def pidfd_open(pid: int) -> int:
     """A descriptor of the process; it is closed on exec and readable once the process has ended."""
     return call("pidfd_open", pid, 0)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A duplicate of the process' descriptor `fd`, closed on exec (Linux 5.6)."""
+    return call("pidfd_getfd", pidfd, fd, 0)
+
+
+def duplicate_above(fd: int, lowest: int) -> int:
+    """A duplicate with a number of at least `lowest`, closed on exec."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def pidfd_send_signal(pidfd: int, signal: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -125,6 +126,10 @@ class Node:
         pid = self.spawner_pid()
         os.kill(pid, signal.SIGKILL)
         await eventually(lambda: not _runs(pid))
+
+    def kill_keeper(self) -> None:
+        """End the process that has the containers' pidfds."""
+        os.kill(json.loads((self.state_dir / "keeper").read_text()[:4096])["pid"], signal.SIGKILL)
 
     async def clean_up(self) -> None:
         await self.runtime.start()

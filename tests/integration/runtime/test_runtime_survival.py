@@ -75,10 +75,25 @@ async def test_a_full_pipe_does_not_kill_a_container_without_a_spawner(node: Nod
     assert {text for _, _, text in node.log("c")} <= {"0123456789", "0123456789"[:5]} | _fragments("0123456789")
 
 
+async def test_how_a_container_ended_without_a_spawner_is_known_to_the_next(node: Node) -> None:
+    sandbox = await node.sandbox()
+    script = "while [ ! -e /tmp/stop ]; do sleep 0.01; done; exit {code}"
+    for code in (0, 7):
+        state = await node.start(f"c{code}", ["/bin/sh", "-c", script.format(code=code)], sandbox)
+        await node.runtime.close()
+        await node.kill_spawner()
+        Path(f"/proc/{state.pid}/root/tmp/stop").touch()
+        await eventually(lambda pid=state.pid: not start_time(pid))
+        await node.runtime.start()
+        found = await node.container(f"c{code}")
+        assert (found.phase, found.exit_code, found.exit_unknown) == (Phase.EXITED, code, False)
+
+
 async def test_an_end_that_nobody_saw_is_recorded_as_unknown(node: Node) -> None:
     state = await node.start("c", ["/bin/sleep", "100"], await node.sandbox())
     await node.runtime.close()
     await node.kill_spawner()
+    node.kill_keeper()
     os.kill(state.pid, signal.SIGKILL)
     await eventually(lambda: not start_time(state.pid))
     await node.runtime.start()

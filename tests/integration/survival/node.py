@@ -177,6 +177,11 @@ class SurvivalNode:
         """The packet filter is empty, as after a boot."""
         await asyncio.to_thread(_lines, "nft", "delete", "table", "inet", table)
 
+    def _kill_keeper(self) -> None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state = (self.state / "runtime/keeper").read_text()[:4096]
+            os.kill(json.loads(state)["pid"], signal.SIGKILL)
+
     # Objects
 
     async def create(self, obj: Object) -> Object:
@@ -239,7 +244,8 @@ class SurvivalNode:
             if found.is_dir()
         ]
         return {
-            "mounts": Counter(point for point in mounts if point != unused),
+            # Others' go with the folders that they are on, in whatever namespace those are removed.
+            "mounts": Counter(point for point in mounts if point != unused and point.startswith(f"{self.root}/")),
             "cgroups": Counter(groups),
             "links": Counter(_words("ip", "-o", "link", "show", word=1)),
             "addresses": Counter(" ".join(line.split()[1:4]) for line in _lines("ip", "-4", "-o", "address", "show")),
@@ -289,6 +295,7 @@ class SurvivalNode:
             if end is not None:
                 end.close()
         self.kill_spawner()
+        self._kill_keeper()
         await asyncio.to_thread(self.cgroups.remove, self.cgroup)
 
 

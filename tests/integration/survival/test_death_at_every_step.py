@@ -121,8 +121,6 @@ def spread(count: int, of: int) -> list[int]:
 @pytest.mark.parametrize("role", steps.ROLES)
 async def test_nothing_is_lost_doubled_or_left(node: SurvivalNode, tmp_path: Path, role: str) -> None:
     story = Story(node, tmp_path)
-    if role == steps.SPAWNER:  # the end of what runs to its end is lost where it comes while there is no spawner
-        story.may_repeat |= {"first", "second"}
     await story.prepare()
     node.start_agent()
     ways = {}

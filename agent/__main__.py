@@ -28,6 +28,7 @@ from agent.images.collect import ImageCollector, Thresholds
 from agent.images.pull import Puller
 from agent.images.registries import RegistriesFile
 from agent.images.store import ImageStore
+from agent.jumps import follow_jumps
 from agent.measuring import Meter
 from agent.metricspages import MetricsPages
 from agent.network.announce import Announcer
@@ -237,6 +238,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
         group.create_task(registrar.run())
         group.create_task(recorder.run())
         group.create_task(pods.run())
+        group.create_task(follow_jumps(clock, pods.clock_jumped))
         if balancer is not None:
             balancer.follow(slices)
             group.create_task(balancer.run(config.balancer_port))

@@ -196,7 +196,10 @@ def _due_one(
     pod: Object, container: Container, observed: Observed, timer: _Timer, backoff: Backoff, *, init: bool = False
 ) -> Iterator[tuple[Container, Start]]:
     start = next_start(pod, container, observed, backoff, init=init)
-    if start is not None and timer.wait_until(start.not_before):
+    if start is None:
+        return
+    # No back-off is that long: the clock was put back since the container ended.
+    if start.not_before > timer.now + backoff.longest or timer.wait_until(start.not_before):
         yield container, start
 
 

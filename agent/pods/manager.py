@@ -178,6 +178,13 @@ class PodManager:
         for record in self._records.values():
             self._retry_now(record, (SANDBOX, NETWORK))
 
+    def clock_jumped(self, seconds: float) -> None:
+        """The wall clock was set by so many seconds."""
+        log.warning("the clock was set by %+.1f s", seconds)
+        for record in self._records.values():
+            record.move_times(seconds)
+            self._controller.enqueue(record.uid)
+
     def images_changed(self) -> None:
         """Images were added: try anew what failed for want of one."""
         for record in self._records.values():

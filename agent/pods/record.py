@@ -182,6 +182,17 @@ class PodRecord:
         for task in list(self.tasks.values()):
             task.cancel()
 
+    def move_times(self, seconds: float) -> None:
+        """The clock was set by so many seconds: what is waited for stays as far away as it was."""
+        self.first_seen += seconds
+        if self.stopping_since:
+            self.stopping_since += seconds
+        for key, stop in self.stops.items():
+            killed_at = stop.killed_at + seconds if stop.killed_at else 0.0
+            self.stops[key] = Stop(stop.since + seconds, stop.deadline + seconds, killed_at)
+        for key, failure in self.failures.items():
+            self.failures[key] = replace(failure, at=failure.at + seconds, retry_at=failure.retry_at + seconds)
+
     def lose(self, container_id: str) -> None:
         """The runtime does not know the container any more: it ended, and nobody saw how."""
         view = self._view(self.states[container_id])

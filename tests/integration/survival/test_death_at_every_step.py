@@ -12,6 +12,7 @@ all.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from itertools import cycle
@@ -161,3 +162,45 @@ async def test_nothing_is_lost_doubled_or_left(node: SurvivalNode, tmp_path: Pat
             await node.until_as(before)
         except AssertionError as error:
             pytest.fail(f"{role} killed at steps {up}, {down} of {ways} ({told[-2:]}): {error}")
+
+
+async def test_an_agent_that_is_killed_again_while_it_takes_over_disturbs_nothing(
+    node: SurvivalNode, tmp_path: Path
+) -> None:
+    story = Story(node, tmp_path)
+    await story.prepare()
+    node.start_agent()
+    await story.create()
+    before = await story.up()
+    node.kill_agent()
+    node.page.arm(steps.AGENT, steps.FOREVER)
+    node.start_agent()
+    await node.until("it has taken over", lambda: node.page.seen(steps.AGENT) > 20)
+    count = await _settled(node)
+    told = []
+    for step in spread(DEATHS, count):
+        node.kill_agent()
+        node.kill_spawner()
+        node.page.arm(steps.AGENT, step)
+        node.start_agent()
+        await story.die_at(steps.AGENT, step)  # which starts the next one
+        told.append(f"{step}: {node.page.text}")
+        node.page.disarm()
+        await node.until("it answers", lambda: (node.state / "runtime/spawner.sock").exists())
+        assert story.begun().count("main") == 1, told[-1]
+    pod = await story.up()
+    for field in ("initContainerStatuses", "containerStatuses"):
+        ids = [[entry["containerID"] for entry in one["status"][field]] for one in (before, pod)]
+        assert ids[0] == ids[1]
+    assert pod["status"]["podIP"] == before["status"]["podIP"]
+    await story.delete()
+    await story.down()
+
+
+async def _settled(node: SurvivalNode) -> int:
+    """How many steps the agent has taken, once it takes no more."""
+    while True:
+        count = node.page.seen(steps.AGENT)
+        await asyncio.sleep(0.3)
+        if count == node.page.seen(steps.AGENT):
+            return count

@@ -14,7 +14,7 @@ from agent.pods import actions as do
 from agent.pods.decide import decide
 from agent.pods.handlers import Handlers
 from agent.pods.hooks import DONE, DUE, begin_post_start, follow_hooks, hook_file
-from agent.pods.observed import ATTEMPT, CONTAINER_NAME, Observed, SandboxView
+from agent.pods.observed import ATTEMPT, BACKOFF, CONTAINER_NAME, Observed, SandboxView, Stop
 from agent.pods.outcome import Outcome, Target
 from agent.pods.probes import ContainerProbes
 from agent.pods.record import PodRecord
@@ -127,6 +127,24 @@ async def test_a_failed_hook_is_not_remembered_as_done(pod: Any, tmp_path: Path)
     await asyncio.gather(*parts.tasks)
     assert not hook_file(tmp_path / "u", "id-0").exists()
     assert parts.told == ["FailedPostStartHook"]
+
+
+def test_what_is_waited_for_stays_as_far_away_when_the_clock_is_set(pod: Any) -> None:
+    record = record_of(pod("c"), state())
+    record.fail("sandbox", "Bad", "it broke", 100.0, 10.0, 60.0)
+    record.stops["id-0"] = Stop(100.0, 130.0)
+    record.stopping_since = 100.0
+    record.move_times(-3600.0)
+    assert record.failures["sandbox"].retry_at == 110.0 - 3600.0
+    assert record.stops["id-0"] == Stop(-3500.0, -3470.0)
+    assert record.stopping_since == -3500.0
+
+
+def test_a_clock_that_was_put_back_holds_no_restart_up(pod: Any) -> None:
+    failed = replace(
+        state(Phase.EXITED), exit_code=1, finished_at=100.0 + 3600.0, labels={CONTAINER_NAME: "c", BACKOFF: "20"}
+    )
+    assert actions(pod("c"), ready(record_of(pod("c"), failed).observe())) == [do.Launch("c", 1, 10.0)]
 
 
 class AwayRuntime:

@@ -151,6 +151,9 @@ class Keeper:
             high = [syscalls.duplicate_above(fd, 100) for fd in (self._program, held, reader, writer)]
             for fd, number in zip(high[2:], _FDS, strict=True):
                 os.dup2(fd, number)  # which, other than the rest, stays open
+            null = syscalls.duplicate_above(os.open(os.devnull, os.O_RDWR), 100)
+            for number in range(3):  # the spawner's log is not to be held open for ever
+                os.dup2(null, number)
             syscalls.close_all_but([0, 1, 2, *_FDS, *high[:2]])
             os.setsid()
             signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -2,12 +2,12 @@
 
     python -m benchmarks.bench_inside [--rounds 15]
 
-Three programs, each a few tenths of a second long: arithmetic and hashing; writing, reading and removing files;
-sending over the loopback interface. Each measures itself, by the processor time that it and the kernel took for it,
-which neighbours disturb less than the clock. Rounds alternate between inside and outside, and what is claimed is the
-ratio of the medians. The container is one as a pod gets it: namespaces, cgroups, default capabilities and seccomp
-filter; files are on a volume, and then on the container's own root, an overlay whose writable side is on the same
-file system.
+Three programs, each a few tenths of a second long: arithmetic and hashing; writing, reading and removing files; sending
+over the loopback interface. Each measures itself, by the processor time that it and the kernel took for it, which
+neighbours disturb less than the clock. Rounds alternate between inside and outside, and what is claimed is the ratio of
+the least, which disturbances do not reach; that of the medians stands beside it. The container is one as a pod gets it:
+namespaces, cgroups, default capabilities and seccomp filter. Files are on a volume, and then on the container's own
+root, an overlay whose writable side is on the same file system.
 """
 
 from __future__ import annotations
@@ -154,10 +154,14 @@ async def measure(rounds: int, directory: Path, group: str) -> None:
                     samples.setdefault(name, []).append((seconds, apart[name]))
     finally:
         await inside.close()
-    print(f"processor time inside a container and outside, {rounds} of each, ms {'inside':>12} {'outside':>8}   ratio")
+    head = f"processor time inside and outside, the least of {rounds}, ms"
+    print(f"{head:<70} {'inside':>8} {'outside':>8}   ratio  of the medians")
     for name, pairs in samples.items():
-        within_ms, apart_ms = (statistics.median(column) * 1000 for column in zip(*pairs, strict=True))
-        print(f"{name:<70} {within_ms:8.0f} {apart_ms:8.0f}   {within_ms / apart_ms:5.3f}", flush=True)
+        columns = list(zip(*pairs, strict=True))
+        least = [min(column) * 1000 for column in columns]
+        middle = [statistics.median(column) for column in columns]
+        ratios = f"{least[0] / least[1]:5.3f}  {middle[0] / middle[1]:5.3f}"
+        print(f"{name:<70} {least[0]:8.0f} {least[1]:8.0f}   {ratios}", flush=True)
 
 
 def main() -> None:

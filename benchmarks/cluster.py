@@ -144,7 +144,7 @@ def pod_latency(made: Cluster, count: int) -> None:
 
 def many_pods(made: Cluster, count: int) -> None:
     """Many pods of one image on one node: until all run, and our memory for each."""
-    before, before_free = memory_of_ours(made), available_memory()
+    before, before_free, before_cpu = memory_of_ours(made), available_memory(), cpu_of_ours(made)
 
     async def create_all() -> float:
         async with Client(load_kubeconfig(made.kubeconfig)) as client:
@@ -180,6 +180,8 @@ def many_pods(made: Cluster, count: int) -> None:
     took = asyncio.run(create_all())
     after, after_free = memory_of_ours(made), available_memory()
     report(f"{count} pods of one image on one node, all Running", f"{took:.1f} s ({count / took:.0f} pods/s)")
+    spent = (cpu_of_ours(made) - before_cpu) / count * 1000
+    report("processor time of our processes for each of them", f"{spent:.0f} ms")
     report("memory of our processes for each of them", f"{(after - before) / count:.0f} KiB")
     report(
         "memory of the machine for each, kernel and workload included", f"{(before_free - after_free) / count:.0f} KiB"
@@ -234,6 +236,11 @@ def _name_of(words: list[str]) -> str:
 def memory_of_ours(made: Cluster) -> int:
     """KiB of proportional set size of all our processes."""
     return sum(process.memory_kib for process in processes_of(made))
+
+
+def cpu_of_ours(made: Cluster) -> float:
+    """Seconds of processor time that all our processes have taken."""
+    return sum(process.cpu_seconds for process in processes_of(made))
 
 
 def idle_cost(made: Cluster, what: str) -> None:

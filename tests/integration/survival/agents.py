@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 from agent import __main__ as agent
@@ -43,6 +44,8 @@ def _be_agent(config: AgentConfig, log: str) -> NoReturn:
             os.dup2(fd, number)
         steps.install(steps.AGENT)
         status = run_component("agent", lambda: agent.run(config), verbose=config.verbose)
+    except Exception:  # noqa: BLE001 - the end of this process, which would tell nobody
+        traceback.print_exc()
     finally:
         os._exit(status)
 

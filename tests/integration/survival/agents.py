@@ -16,24 +16,22 @@ import traceback
 from typing import NoReturn
 
 from agent import __main__ as agent
-from agent.config import AgentConfig, parse
-from pyk.reconcile.process import run_component
 from tests.integration.survival import steps
 
 
 def main() -> None:
-    log, config = sys.argv[1], parse(sys.argv[2:])
+    log = sys.argv.pop(1)
     steps.Page(os.environ[steps.VARIABLE]).disarm()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how an agent ended
     gc.freeze()
     for _ in sys.stdin:
         pid = os.fork()
         if not pid:
-            _be_agent(config, log)
+            _be_agent(log)
         print(pid, flush=True)
 
 
-def _be_agent(config: AgentConfig, log: str) -> NoReturn:
+def _be_agent(log: str) -> NoReturn:
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -43,7 +41,7 @@ def _be_agent(config: AgentConfig, log: str) -> NoReturn:
         for number, fd in enumerate((null, out, out)):
             os.dup2(fd, number)
         steps.install(steps.AGENT)
-        status = run_component("agent", lambda: agent.run(config), verbose=config.verbose)
+        status = agent.main()
     except Exception:  # noqa: BLE001 - the end of this process, which would tell nobody
         traceback.print_exc()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,15 @@ def run_uninstall(arguments: argparse.Namespace) -> int:
         print,
         keep_data=arguments.keep_data,
         end_containers=_end_containers,
+        leave=_leave,
     )
     return 0
+
+
+def _leave(data_dir: Path, tell: Callable[[str], None]) -> None:
+    from pyk.machine.server import leave
+
+    leave(data_dir, tell)
 
 
 def _end_containers(options: AgentOptions) -> None:

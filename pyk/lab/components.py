@@ -21,6 +21,8 @@ from pyk.api.quantity import millicores, whole
 from pyk.errors import UserError
 from pyk.lab.cgroups import LabCgroups
 from pyk.lab.layout import REGISTRIES_FILE, Layout
+from pyk.machine import etcd
+from pyk.reconcile.clock import RealClock
 
 NODE_API_PORT = 10250
 METRICS_PORTS = 3
@@ -131,7 +133,7 @@ def write_files(layout: Layout) -> None:
             certificate, key = directory / "pki" / f"{pair}.crt", directory / "pki" / f"{pair}.key"
             pki.write_kubeconfig(directory / file, layout.node_server, authority, certificate, key, user=user)
     if layout.options.store == "etcd" and not layout.options.etcd_endpoints:
-        _write_etcd_certificates(layout)
+        etcd.ensure_pki(layout.pki_dir / "etcd", [], RealClock())
 
 
 def make_node_group(layout: Layout, cgroups: LabCgroups, node: str) -> None:
@@ -224,46 +226,12 @@ def _apiserver_flags(layout: Layout, etcd_endpoints: tuple[str, ...]) -> list[st
     return flags
 
 
-def _write_etcd_certificates(layout: Layout) -> None:
-    """An authority of etcd's own: the cluster's would let every node and user in."""
-    from pyk import pki
-
-    folder = layout.pki_dir / "etcd"
-    if not (folder / "ca.crt").exists():
-        pki.create_ca(folder, "etcd-ca")
-    if not (folder / "server.crt").exists():
-        pki.issue(
-            folder,
-            "etcd",
-            ip_addresses=["127.0.0.1"],
-            dns_names=["localhost"],
-            usages=("server", "client"),
-            path_prefix=folder / "server",
-        )
-    if not (folder / "client.crt").exists():
-        pki.issue(folder, "kube-apiserver-etcd-client", path_prefix=folder / "client")
+def _etcd_member(layout: Layout, endpoint: str) -> etcd.Settings:
+    """The cluster's one member; nobody speaks at the port for others."""
+    client_port, peer_port = (int(each.rpartition(":")[2]) for each in (endpoint, etcd_endpoint()))
+    return etcd.Settings("pyk", layout.data_dir / "etcd", layout.pki_dir / "etcd", "127.0.0.1", client_port, peer_port)
 
 
 def _etcd_command(layout: Layout, endpoint: str) -> tuple[str, ...]:
-    folder = layout.pki_dir / "etcd"
-    peer = f"https://{etcd_endpoint()}"  # nobody speaks there: the cluster has one member
-    authority, certificate, key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
-    return (
-        shutil.which("etcd") or "etcd",
-        "--name=pyk",
-        f"--data-dir={layout.data_dir / 'etcd'}",
-        f"--listen-client-urls=https://{endpoint}",
-        f"--advertise-client-urls=https://{endpoint}",
-        f"--listen-peer-urls={peer}",
-        f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster=pyk={peer}",
-        f"--cert-file={certificate}",
-        f"--key-file={key}",
-        "--client-cert-auth",
-        f"--trusted-ca-file={authority}",
-        f"--peer-cert-file={certificate}",
-        f"--peer-key-file={key}",
-        "--peer-client-cert-auth",
-        f"--peer-trusted-ca-file={authority}",
-        "--logger=zap",
-    )
+    member = _etcd_member(layout, endpoint)
+    return tuple(etcd.command(member, [f"{member.name}={member.peer_url}"], is_new=True))

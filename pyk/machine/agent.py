@@ -24,13 +24,15 @@ from pyk.machine import join, lock, versions
 from pyk.machine.address import source_address
 from pyk.machine.authority import hash_of
 from pyk.machine.discovery import CannotJoin, NotKnown, Unreachable, discover
-from pyk.machine.options import AgentOptions, check_agent, servers_of
+from pyk.machine.options import CONFIG_DIR, AgentOptions, check_agent, servers_of
 from pyk.machine.token import JoinToken, parse
 from pyk.reconcile.clock import Clock
 from pyk.version import KUBERNETES_VERSION
 
 CLIENT_FILE = "kubelet-client-current.pem"
 """In the node's pki folder: its certificate as a client, with the key, as the agent renews it."""
+KUBELET_DROP_INS = CONFIG_DIR / "kubelet.conf.d"
+"""KubeletConfiguration files of this machine, *.conf, if the administrator puts some there."""
 NEEDED = ("cluster-cidr", "service-cidr", "cluster-dns", "cluster-domain")
 """What an agent has to be told of the cluster; keys of the ConfigMap, and flags of `python -m agent`."""
 
@@ -213,5 +215,7 @@ def _arguments(options: AgentOptions, folder: Folder, node: str, address: str, t
         *((f"--{key}", told[key]) for key in NEEDED),
         *(("--node-label", label) for label in options.node_label),
     ]
+    if KUBELET_DROP_INS.is_dir():
+        flags.append(("--config-dir", KUBELET_DROP_INS))
     words = [sys.executable, "-m", "agent", *(str(part) for flag in flags for part in flag)]
     return [*words, "--rotate-certificates", "--watch-node-ip"]

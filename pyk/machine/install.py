@@ -108,11 +108,18 @@ def apply(found: Plan, root: Path, tell: Tell, *, start: bool) -> None:
 
 
 def remove(
-    what: str, root: Path, tell: Tell, *, keep_data: bool, end_containers: Callable[[AgentOptions], None]
+    what: str,
+    root: Path,
+    tell: Tell,
+    *,
+    keep_data: bool,
+    end_containers: Callable[[AgentOptions], None],
+    leave: Callable[[Path, Tell], None],
 ) -> None:
     """Stop the unit and remove it, its options and, unless they are to be kept, its data. Raises `UserError`.
 
-    `end_containers` is called when the agent has ended, for its containers outlive it.
+    `end_containers` is called when the agent has ended, for its containers outlive it; `leave` before the server ends,
+    for an etcd member that only stopped would be waited for.
     """
     unit, config = units.UNITS[what], _CONFIGS[what]
     options = (
@@ -120,6 +127,8 @@ def remove(
         if what == "server"
         else AgentOptions(**read_file(AgentOptions, _below(root, config)))
     )
+    if what == "server" and root == Path("/") and not keep_data:
+        leave(Path(options.data_dir), tell)
     if root == Path("/") and _RUNNING_SYSTEMD.exists():
         _systemctl("disable", "--now", unit, check=False)
     data = _below(root, Path(options.data_dir))

@@ -49,7 +49,9 @@ LEAST_FREE_BYTES = 16 << 20
 _PROBE_SECONDS = 0.2
 _LONGEST_PROBE_SECONDS = 5.0
 _ETCD_SECONDS = 1.0
-_ADD_TRIES = 30
+_CHANGE_TRIES = 30
+_PASSING = ("unhealthy", "too many learner", "not enough started members")
+"""What etcd says of a change of its members that it may take a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +269,9 @@ def _fetch_bundle(options: ServerOptions, data_dir: Path, clock: Clock) -> dict[
         raise CannotJoin(f"the token is not for control planes: {error.message}") from None
     sealed = base64.b64decode(secret["data"]["bundle"]).decode()
     files, settings = bundle.unseal(sealed, token.bundle_key, token.id)
-    bundle.write(files, data_dir / "pki")
+    # In this order: who is interrupted between the two fetches them again.
     pki.write_private(cache, json.dumps(settings).encode())
+    bundle.write(files, data_dir / "pki")
     return settings
 
 
@@ -280,19 +283,9 @@ def _join_etcd(plane: ControlPlane, others: Sequence[str]) -> list[str]:
         return [own]
     admin = etcd_admin(plane, others)
     present = admin.members()
-    for _ in range(_ADD_TRIES):
-        if any(member.peer_url in each.peer_urls for each in present):
-            break
-        try:
-            admin.add_learner(member.peer_url)
-        except etcd.EtcdFailure as error:
-            # etcd wants its members to have been together for some seconds, and takes one learner at a time.
-            if "unhealthy" not in str(error) and "too many learner" not in str(error):
-                raise
-            threading.Event().wait(_ETCD_SECONDS)
+    if not any(member.peer_url in each.peer_urls for each in present):
+        _when_healthy(lambda: admin.add_learner(member.peer_url))
         present = admin.members()
-    else:
-        raise CannotJoin("etcd takes no further member now: is one of its members down, or just joining?")
     named = [f"{each.name}={url}" for each in present if each.name for url in each.peer_urls if url != member.peer_url]
     return [*named, own]
 
@@ -318,6 +311,46 @@ def _take_part(plane: ControlPlane, known: Sequence[str]) -> list[str]:
         anybody.promote(mine)
     voters = [url for each in present if each.name != member.name and not each.is_learner for url in each.client_urls]
     return [own, *voters]
+
+
+def leave(data_dir: Path, tell: Callable[[str], None]) -> None:
+    """Take this machine's etcd member out of its cluster, while both still run; the last member stays.
+
+    Raises `EtcdFailure` when the others do not let it go: stopped all the same, it would be waited for. A member that
+    does not answer cannot be taken out from here; that is told.
+    """
+    try:
+        plane = controlplane.load(data_dir)
+    except UserError:
+        return
+    if not plane.has_member:
+        return
+    try:
+        present = etcd_admin(plane, [f"https://127.0.0.1:{plane.member.client_port}"]).members()
+    except etcd.EtcdFailure as error:
+        tell(f"etcd member {plane.member.name} is not taken out of its cluster: {error}")
+        return
+    mine = next((each for each in present if each.name == plane.member.name), None)
+    others = [url for each in present if each.name != plane.member.name for url in each.client_urls]
+    if mine is None or not others:
+        return
+    _when_healthy(lambda: etcd_admin(plane, others).remove(mine))
+    tell(f"etcd member {plane.member.name} has left its cluster")
+
+
+def _when_healthy(change: Callable[[], object]) -> None:
+    """Change the members; etcd wants them to have been together for some seconds, and takes one learner at a time.
+
+    Raises `EtcdFailure`.
+    """
+    for last in [False] * _CHANGE_TRIES + [True]:
+        try:
+            change()
+            return
+        except etcd.EtcdFailure as error:
+            if last or not any(reason in str(error) for reason in _PASSING):
+                raise
+            threading.Event().wait(_ETCD_SECONDS)
 
 
 def etcd_admin(plane: ControlPlane, endpoints: Sequence[str]) -> etcd.Admin:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -175,6 +176,10 @@ def test_any_of_three_control_planes_may_go(machines: Machines) -> None:
     assert created == 6, "two leaders at a time would have made too many"
     print(f"{len(writer.acknowledged)} writes, the longest pause {writer.longest_pause:.1f} s")
     assert writer.longest_pause < LONGEST_PAUSE_SECONDS
+    leave = f"from pathlib import Path; from pyk.machine.server import leave; leave(Path('{off.folder}/server'), print)"
+    assert "has left its cluster" in off.run(sys.executable, "-c", leave).stdout
+    off.stop("server")
+    first.kubectl("create", "configmap", "two-are-enough")
 
 
 def manifest(machines: Machines, replicas: int) -> Path:

@@ -97,3 +97,10 @@ def test_uninstall_takes_all_of_it_away(tmp_path: Path) -> None:
     assert "etc/pyk/server.yaml" in files_of(tmp_path)
     assert main(["uninstall", "server", "--root", str(tmp_path)]) == 0
     assert files_of(tmp_path) == {}
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="there is no shellcheck: apt-get install shellcheck")
+def test_the_provisioning_script_is_clean_shell() -> None:
+    script = Path(__file__).parents[3] / "vagrant" / "provision.sh"
+    checked = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout) == (0, "")

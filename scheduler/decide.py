@@ -16,7 +16,6 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 from scheduler.columns import Bools, Numbers, Rows
 from scheduler.filters import NODE_FILTERS, USAGE_FILTERS, AddedAffinity
 from scheduler.interpod import CarriedTerms, ExistingAntiAffinity, Preferences, RequiredAffinity, RequiredAntiAffinity
+from scheduler.outcome import Decision, Diagnosis, ScoreTable, diagnose
 from scheduler.profile import Profile
 from scheduler.rules import Filter, WideFilter, WideScore, normalize
 from scheduler.scores import NODE_SCORES, USAGE_SCORES
@@ -37,42 +37,6 @@ REMEMBERED_CELLS = 1_000_000
 """Verdicts kept, times rows: at 20 to 45 bytes a cell (fewer where verdicts share a `NodeVerdict`) 20 to 45 MB."""
 
 INFEASIBLE = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """Why no node would do: texts with the nodes (by name) for which each is a reason, and the plugins that refused.
-
-    `plugin_of` tells which plugin gave each text. `open_rows` are the rows where fewer pods could help (preemption).
-    `at_once` is why no node was even looked at, empty in general.
-    """
-
-    nodes: int
-    reasons: dict[str, tuple[str, ...]]
-    refused_by: frozenset[str]
-    plugin_of: dict[str, str]
-    open_rows: tuple[int, ...] = ()
-    at_once: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """The best nodes by name, each with its total and the scores (0-100, before their weights) that `titles` name."""
-
-    titles: tuple[str, ...]
-    nodes: tuple[tuple[str, int, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What became of one pod: a node with its total score and how many nodes were feasible, or a diagnosis."""
-
-    pod: str
-    node: str | None
-    score: int
-    feasible: int
-    diagnosis: Diagnosis | None
-    table: ScoreTable | None = None
 
 
 def admits(filters: Iterable[Filter], rows: Rows, so_far: Bools) -> Bools:
@@ -368,35 +332,6 @@ class Verdict:
         for score, weight in self.wide_scores:
             sums += score.normalized(feasible) * weight
         self._totals = np.where(feasible, sums, INFEASIBLE)
-
-
-def diagnose(filters: Sequence[Filter], snapshot: Snapshot) -> Diagnosis:
-    """Ask every filter, in order, about the nodes that are left."""
-    reasons: dict[str, list[int]] = {}
-    plugin_of: dict[str, str] = {}
-    open_rows: list[int] = []
-    left = np.flatnonzero(snapshot.alive[: snapshot.size])
-    for each in filters:
-        if (at_once := getattr(each, "at_once", None)) is not None and (text := at_once()):
-            return Diagnosis(len(snapshot), {}, frozenset((each.name,)), {text: each.name}, (), text)
-    for each in filters:
-        admitted = each.admits(left)
-        refused = left[~admitted]
-        if not len(refused):
-            continue
-        for text, rows in each.reasons(refused):
-            reasons.setdefault(text, []).extend(rows.tolist())
-            plugin_of[text] = each.name
-        open_rows += refused[~each.is_final(refused)].tolist()
-        left = left[admitted]
-    names = snapshot.names
-    return Diagnosis(
-        len(snapshot),
-        {text: tuple(names[row] for row in rows) for text, rows in reasons.items()},
-        frozenset(plugin_of.values()),
-        plugin_of,
-        tuple(open_rows),
-    )
 
 
 class Decider:

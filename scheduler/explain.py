@@ -11,7 +11,7 @@ from typing import Any
 
 from pyk.reconcile.clock import timestamp
 from scheduler import words
-from scheduler.decide import Decision, Diagnosis
+from scheduler.outcome import Decision, Diagnosis
 
 REMEMBERED_DECISIONS = 512
 REMEMBERED_SCORES = 10

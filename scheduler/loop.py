@@ -28,12 +28,13 @@ from pyk.reconcile.clock import Clock
 from scheduler import metrics, words
 from scheduler.binder import Assumed, Binder
 from scheduler.config import Configuration
-from scheduler.decide import Decider, Decision, Diagnosis
+from scheduler.decide import Decider
 from scheduler.evictor import Evictor
 from scheduler.explain import REMEMBERED_SCORES, Decisions, preemption_message, unschedulable_message
 from scheduler.gangs import group_of
 from scheduler.groupreport import GroupReporter
 from scheduler.nominations import Nominations
+from scheduler.outcome import Decision, Diagnosis
 from scheduler.preempt import Candidate, Preemption
 from scheduler.queue import QueuedPod, SchedulingQueue
 from scheduler.report import Reporter

@@ -25,7 +25,8 @@ import numpy as np
 
 from scheduler.budgets import Budgets
 from scheduler.columns import Numbers
-from scheduler.decide import Decider, Diagnosis, Verdict
+from scheduler.decide import Decider, Verdict
+from scheduler.outcome import Diagnosis
 from scheduler.resources import PODS
 from scheduler.rules import RowNumbers
 from scheduler.signature import Signature

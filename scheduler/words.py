@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from pyk.api.quantity import format_millicores
-from scheduler.decide import Diagnosis, ScoreTable, Verdict
+from scheduler.decide import Verdict
 from scheduler.filters import NodeResourcesFit, TaintToleration, tolerates
+from scheduler.outcome import Diagnosis, ScoreTable
 from scheduler.resources import CPU, MEMORY, PODS
 from scheduler.rules import Filter
 from scheduler.signature import Signature

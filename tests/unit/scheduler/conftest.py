@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from scheduler.decide import Decider, Decision
+from scheduler.decide import Decider
 from scheduler.explain import unschedulable_message
+from scheduler.outcome import Decision
 from scheduler.signature import Signature, Signatures
 from scheduler.snapshot import Snapshot
 from tests.unit.scheduler.loop_world import World

@@ -41,6 +41,7 @@ from agent.network.routes import route_facts
 from agent.network.rules import NodeRules
 from agent.network.station import Station
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
+from agent.nodeevents import events_of
 from agent.oomwatch import follow_oom
 from agent.options import as_configuration
 from agent.pods.environment import ConfigError as CannotConfigure
@@ -236,6 +237,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
         group.create_task(pod_rules.run())
         group.create_task(service_loop.run())
         group.create_task(registrar.run())
+        _tell_of_node(recorder, own_node, config.node_name, clock.time())
         group.create_task(recorder.run())
         group.create_task(pods.run())
         group.create_task(follow_jumps(clock, pods.clock_jumped))
@@ -310,6 +312,19 @@ def _image_trouble(recorder: EventRecorder, node_name: str) -> Callable[[str], N
 def _oom_told(recorder: EventRecorder, node_name: str) -> Callable[[str], None]:
     """Tells of a node that ran out of memory, as an event of it."""
     return lambda message: recorder.event(node_reference(node_name), "Warning", "SystemOOM", message)
+
+
+def _tell_of_node(recorder: EventRecorder, own_node: Informer, node_name: str, started: float) -> None:
+    """Tell of the agent's start, and from then on of what becomes of the node."""
+    reference = node_reference(node_name)
+    recorder.event(reference, "Normal", "Starting", "Starting kubelet.")
+
+    def tell(old: Object | None, new: Object | None) -> None:
+        if new is not None:
+            for reason, message in events_of(old, new, started):
+                recorder.event(reference, "Normal", reason, message)
+
+    own_node.add_handler(tell)
 
 
 def node_reference(node_name: str) -> Object:

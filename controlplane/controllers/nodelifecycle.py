@@ -165,6 +165,9 @@ class NodeLifecycleLoop:
             if old is not None:
                 self._heard.pop(name_of(old), None)
             return
+        if old is None:
+            text = f"Node {name_of(new)} event: Registered Node {name_of(new)} in Controller"
+            self._recorder.event(new, "Normal", "RegisteredNode", text)
         self._hear(name_of(new), heartbeat=(condition_of(new, "Ready") or {}).get("lastHeartbeatTime"))
 
     def _on_lease(self, old: Object | None, new: Object | None) -> None:

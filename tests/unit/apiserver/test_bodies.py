@@ -65,6 +65,13 @@ def test_what_is_no_time_is_refused(wrong):
         (POD, {"spec": {"containers": {}}}, 400, "of type []v1.Container"),
         (POD, pod(resources={"limits": {"cpu": "many"}}), 400, "quantities must match the regular expression"),
         (POD, {"metadata": "x"}, 400, "of type v1.ObjectMeta"),
+        (
+            POD,
+            pod(ports=[{"containerPort": "x"}]),
+            400,
+            "spec.containers.ports.containerPort of type int32",
+        ),
+        (POD, {"spec": {"activeDeadlineSeconds": "x"}}, 400, "of type int64"),
         (POD, pod(ports=[{}]), 422, "spec.containers[0].ports[0].containerPort: Required value"),
         (DEPLOYMENT, {"metadata": {"name": "d"}}, 422, "spec.selector: Required value"),
         (CONFIG_MAP, {"data": {"a": 1}}, 400, "cannot unmarshal number into Go struct field ConfigMap.data.a"),

@@ -34,10 +34,11 @@ from agent.metricspages import MetricsPages
 from agent.network.announce import Announcer
 from agent.network.api import NetworkAPI
 from agent.network.bridge import BridgeNetwork
+from agent.network.encryption import KEY_FILE, ensure_key
 from agent.network.loop import NetworkLoop
 from agent.network.podrules import PodRules, pod_document_facts
 from agent.network.proxy import ServiceLoop, service_facts, slice_facts
-from agent.network.routes import route_facts
+from agent.network.routes import WIREGUARD, route_facts
 from agent.network.rules import NodeRules
 from agent.network.station import Station
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
@@ -64,6 +65,7 @@ from pyk.client.config import ConfigError, load_kubeconfig
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
 from pyk.machine import address
+from pyk.network.names import WIREGUARD_KEY
 from pyk.reconcile.clock import Clock, RealClock
 from pyk.reconcile.process import run_component
 
@@ -89,6 +91,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
         machine_info(),
         tuple(sorted(config.runtimes)),
         config.installation_id,
+        annotations=await asyncio.to_thread(_annotations, config),
     )
     options = config.options
     resources = NodeResources(
@@ -279,6 +282,13 @@ def _signals(resources: NodeResources, reserved: Mapping[str, int] | None) -> Ob
     node = resources.capacity()
     pods_memory = None if reserved is None else for_pods(node, reserved).memory_bytes
     return observations(node, resources.load(node), pods_memory)
+
+
+def _annotations(config: AgentConfig) -> dict[str, str]:
+    """What other nodes have to know of this one."""
+    if config.network_backend != WIREGUARD:
+        return {}
+    return {WIREGUARD_KEY: ensure_key(config.state_dir / "network" / KEY_FILE)}
 
 
 def only_name(obj: Object) -> Object:

@@ -48,6 +48,7 @@ class Identity:
     ips: Sequence[str]
     port: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     info: Mapping[str, str] = field(default_factory=dict)
     handlers: Sequence[str] = ()
     installation: str = ""
@@ -99,16 +100,25 @@ def own_labels(identity: Identity) -> dict[str, str]:
     }
 
 
+def own_annotations(identity: Identity) -> dict[str, str]:
+    """The annotations that the agent answers for."""
+    installation = {INSTALLATION: identity.installation} if identity.installation else {}
+    return {**identity.annotations, **installation}
+
+
 def registration(identity: Identity, observed: Observed, now: float) -> Object:
     """The Node as it is first created."""
     node: Object = {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": identity.name, "labels": own_labels(identity)},
+        "metadata": {
+            "name": identity.name,
+            "labels": own_labels(identity),
+        },
         "spec": {},
     }
-    if identity.installation:
-        node["metadata"]["annotations"] = {INSTALLATION: identity.installation}
+    if annotations := own_annotations(identity):
+        node["metadata"]["annotations"] = annotations
     node["status"] = desired_status(identity, observed, node, now)
     return node
 
@@ -256,7 +266,7 @@ class NodeRegistrar:
             self._taken.set()
             return None
         labels = own_labels(self._identity)
-        ours = {INSTALLATION: self._identity.installation} if self._identity.installation else {}
+        ours = own_annotations(self._identity)
         if any(labels_of(node).get(key) != value for key, value in labels.items()) or any(
             annotations_of(node).get(key) != value for key, value in ours.items()
         ):

@@ -23,9 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from agent.network import sysctl
+from agent.network import encryption, sysctl
 from agent.network.bandwidth import Limits, limits_of
 from agent.network.contract import NetworkFailure, PodFilter
+from agent.network.encryption import KEY_FILE, check_kernel, sync_wireguard
 from agent.network.ipam import PodAddresses
 from agent.network.podlink import (
     LINK_PREFIX,
@@ -42,6 +43,7 @@ from agent.network.podlink import (
 from agent.network.routes import (
     AUTO,
     VXLAN,
+    WIREGUARD,
     PeerRoute,
     internal_ips,
     peer_routes,
@@ -96,6 +98,7 @@ class BridgeNetwork:
         self._own_addresses = list(own_addresses)
         self._backend = backend
         self._cidr_file = state_dir / "pod-cidr"
+        self._key_file = state_dir / KEY_FILE
         self._pool = PodAddresses(state_dir)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pod-network")
         self._leaving: dict[str, asyncio.Future[None]] = {}
@@ -218,6 +221,8 @@ class BridgeNetwork:
         if uplink is None:
             raise NetworkFailure(f"the node's address {primary} is on no link of this machine")
         self._uplink_mtu = min(uplink.mtu, 65535)
+        if self._backend == WIREGUARD:
+            check_kernel(link, self._uplink_mtu - encryption.OVERHEAD_BYTES)
         sysctl.let_forward({family_of(cidr) for cidr in self._cluster_cidrs}, uplink.name)
         self._not_ready = f"node {self._node_name} has not been given a pod CIDR"
         if self._cidr_file.exists():
@@ -261,6 +266,8 @@ class BridgeNetwork:
 
     def _mtu(self) -> int:
         """Of new pods' links: what fits through every way that is in use."""
+        if self._backend == WIREGUARD:
+            return self._uplink_mtu - encryption.OVERHEAD_BYTES
         is_wrapped = self._backend == VXLAN or any(way.backend == VXLAN for way in self._ways)
         return self._uplink_mtu - (OVERHEAD_BYTES[family_of(self._node_ips[0])] if is_wrapped else 0)
 
@@ -272,6 +279,9 @@ class BridgeNetwork:
         tunnel_mtu = self._uplink_mtu - OVERHEAD_BYTES[family_of(self._node_ips[0])]
         tunnel = sync_tunnel(link, self._node_ips[0], self._cluster_cidrs, tunnel_mtu, ways, self._pool.networks)
         links = {VXLAN: tunnel} if tunnel else {}
+        if self._backend == WIREGUARD:
+            mtu = self._uplink_mtu - encryption.OVERHEAD_BYTES
+            links[WIREGUARD] = sync_wireguard(link, self._key_file, mtu, ways, self._pool.networks)
         changes = route_changes(ways, link.routes(), links=links, ranges=self._cluster_cidrs)
         for change in changes:
             log.info("%s", change.what)

@@ -28,7 +28,7 @@ from pyk import netlink
 from pyk.lab import addresses
 from pyk.lab.addresses import SUBNETS, Network
 from pyk.lab.layout import Layout
-from pyk.netlink import Netlink
+from pyk.netlink import Netlink, NetlinkFailure
 
 NAMESPACES = Path("/run/netns")
 MTU = 1500
@@ -54,6 +54,17 @@ def has_ipv6() -> bool:
     """Whether the machine's links may have IPv6 addresses."""
     file = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
     return file.exists() and file.read_text().strip() == "0"
+
+
+def has_wireguard() -> bool:
+    """Whether the kernel has WireGuard, or a module of it that it can load."""
+    from pyk.netlink.wireguard import WireGuard
+
+    try:
+        WireGuard().close()
+    except NetlinkFailure:
+        return False
+    return True
 
 
 def has_segment(layout: Layout) -> bool:

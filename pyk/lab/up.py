@@ -200,6 +200,8 @@ def _stop_leftovers(before: ClusterState, cgroups: LabCgroups) -> None:
 def _check_families(layout: Layout) -> None:
     from pyk.lab import network
 
+    if layout.options.network_backend == "wireguard" and not network.has_wireguard():
+        raise UserError("--network-backend wireguard: this kernel has no WireGuard")
     if 6 in layout.families and not network.has_ipv6():
         raise UserError(f"--ip-family {layout.options.ip_family}: IPv6 is switched off on this machine")
 

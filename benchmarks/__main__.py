@@ -16,6 +16,7 @@ PARTS = (
     ("DNS", ["benchmarks.bench_dns"]),
     ("ingress", ["benchmarks.bench_ingress"]),
     ("inside a container", ["benchmarks.bench_inside"]),
+    ("network", ["benchmarks.bench_network"]),
     ("cluster", ["benchmarks.cluster"]),
     ("recovery", ["benchmarks.recovery"]),
 )

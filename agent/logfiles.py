@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent.runtime.logs import excess, set_aside
+from agent.runtime.logs import set_aside
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,10 @@ def _compress(file: Path) -> None:
     except OSError:
         copy.unlink(missing_ok=True)
         raise
-    file.unlink(missing_ok=True)
+    try:
+        file.unlink()
+    except FileNotFoundError:  # it was removed as the oldest meanwhile
+        packed.unlink(missing_ok=True)
 
 
 def remove_log(path: Path) -> None:
@@ -70,23 +73,6 @@ def remove_log(path: Path) -> None:
     for name in set_aside(str(path)):
         (path.parent / name).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-
-
-def log_bytes(path: Path) -> int:
-    """What all files of the log take on disk. Blocks."""
-    total = 0
-    for name in [path.name, *set_aside(str(path))]:
-        try:
-            total += os.stat(path.parent / name, follow_symlinks=False).st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return total
-
-
-def prune(path: Path, keep: int) -> None:
-    """Remove the oldest of what was set aside, such that `keep` files of it remain. Blocks. Raises OSError."""
-    for name in excess(set_aside(str(path)), keep):
-        (path.parent / name).unlink(missing_ok=True)
 
 
 class LogKeeper:

@@ -8,9 +8,10 @@ counted in `lost_bytes` and told of on stderr when it begins and when it has end
 most the unfinished line that it holds; the rest waits in the pipe for the next one.
 
 A file that has grown over its limit is set aside under a name with the time, `0.log.20161006-001709` as the kubelet
-calls it, and a new one is begun at a line's beginning. It is done here, by the one process that writes, so that no line
-falls between two files and a log stays bounded while no agent runs; compressing them is the agent's work
-(agent/logfiles.py).
+calls it, and a new one is begun at a line's beginning; at most every ten seconds, as the kubelet looks, so that whoever
+follows a burst of lines finds them still there, unless a file is ten times too large. It is done here, by the one
+process that writes, so that no line falls between two files and a log stays bounded while no agent runs; compressing
+them is the agent's work (agent/logfiles.py).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MAX_LINE = 16 * 1024
 _REOPEN_SECONDS = 1.0
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _MODE = 0o640
+_FAR_TOO_LARGE = 10
 _STAMP, _STAMP_LENGTH = "%Y%m%d-%H%M%S", 15
 
 
@@ -37,17 +39,22 @@ class LogWriter:
     """The log file of one container, with the unfinished line of each stream.
 
     A file that is larger than `max_bytes` is set aside, and of those set aside and the present one together at most
-    `max_files` are kept; 0 bytes is no limit. Raises `OSError` when the file cannot be opened, unless that is `later`:
-    then the lines are lost until it can.
+    `max_files` are kept; 0 bytes is no limit. After that `pause` seconds pass before the next one is, as long as it is
+    not ten times too large. Raises `OSError` when the file cannot be opened, unless that is `later`: then the lines are
+    lost until it can.
     """
 
     __slots__ = (
         *("_fd", "_in_part", "_is_losing", "_max_bytes", "_max_files", "_path", "_rests", "_size", "_tried_at"),
-        *("lost_bytes", "rotated"),
+        *("_may_hurry", "_pause", "_rotate_at", "lost_bytes", "rotated"),
     )
 
-    def __init__(self, path: str, max_bytes: int = 0, max_files: int = 1, *, later: bool = False) -> None:
+    def __init__(
+        self, path: str, max_bytes: int = 0, max_files: int = 1, *, pause: float = 10.0, later: bool = False
+    ) -> None:
         self._path = path
+        self._pause = pause
+        self._rotate_at, self._may_hurry = 0.0, True
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._fd, self._size = -1, 0
@@ -75,7 +82,9 @@ class LogWriter:
         if lines:
             (self._in_part.add if _ends_in_part(lines) else self._in_part.discard)(stream)
         if self._size >= self._max_bytes and (not self._in_part or self._size >= 2 * self._max_bytes):
-            self._rotate()
+            is_far_too_large = self._may_hurry and self._size >= _FAR_TOO_LARGE * self._max_bytes
+            if is_far_too_large or time.monotonic() >= self._rotate_at:
+                self._rotate()
 
     def finish(self) -> None:
         """Write the unfinished lines as full ones and close."""
@@ -89,6 +98,7 @@ class LogWriter:
     def _rotate(self) -> None:
         """Set the file aside. When that cannot be done it goes on growing, and it is tried again after a while."""
         directory, name = os.path.split(self._path)
+        self._rotate_at, self._may_hurry = time.monotonic() + self._pause, False
         try:
             present = set_aside(self._path)
             aside = rotated_name(name, present, time.time())
@@ -99,8 +109,8 @@ class LogWriter:
                 os.rename(os.path.join(directory, aside), self._path)
                 raise
         except OSError:
-            self._size = self._max_bytes // 2
             return
+        self._may_hurry = True
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._size, self.rotated = fd, 0, True

@@ -23,7 +23,7 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 evictionHard: {memory.available: 240Mi}
 evictionPressureTransitionPeriod: 2s
-containerLogMaxSize: 20Ki
+containerLogMaxSize: 2Ki
 containerLogMaxFiles: 50
 systemReserved: {cpu: 200m, memory: 12Mi}
 cpuManagerPolicy: static

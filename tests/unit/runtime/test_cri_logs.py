@@ -106,7 +106,7 @@ def _texts(path: Path) -> list[str]:
 
 def test_a_large_log_is_set_aside_between_two_lines_and_the_oldest_files_go(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
-    writer = LogWriter(str(path), 1000, 3)
+    writer = LogWriter(str(path), 1000, 3, pause=0)
     for number in range(100):
         writer.write(b"stdout", b"line %03d\n" % number)
         assert path.stat().st_size < 1000 + 100
@@ -121,7 +121,7 @@ def test_a_large_log_is_set_aside_between_two_lines_and_the_oldest_files_go(tmp_
 
 def test_the_parts_of_a_long_line_stay_in_one_file_unless_it_has_no_end(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
-    writer = LogWriter(str(path), 20_000, 10)
+    writer = LogWriter(str(path), 20_000, 10, pause=0)
     writer.write(b"stdout", b"x" * (MAX_LINE * 2 + 1))
     assert set_aside(str(path)) == []
     writer.write(b"stdout", b"\n")
@@ -133,7 +133,7 @@ def test_the_parts_of_a_long_line_stay_in_one_file_unless_it_has_no_end(tmp_path
 
 def test_a_log_that_cannot_be_set_aside_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "0.log"
-    writer = LogWriter(str(path), 100, 3)
+    writer = LogWriter(str(path), 100, 3, pause=0)
     path.unlink()
     for number in range(10):
         writer.write(b"stdout", b"%d\n" % number)
@@ -143,6 +143,34 @@ def test_a_log_that_cannot_be_set_aside_goes_on(tmp_path: Path) -> None:
         writer.write(b"stdout", b"%d\n" % number)
     writer.finish()
     assert set_aside(str(path))
+
+
+def test_a_burst_stays_in_one_file_for_a_while_unless_that_is_far_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    writer = LogWriter(str(path), 1000, 5)
+    for number in range(100):
+        writer.write(b"stdout", b"line %03d\n" % number)
+    assert len(set_aside(str(path))) == 1
+    for number in range(250):
+        writer.write(b"stdout", b"line %03d\n" % number)
+    assert len(set_aside(str(path))) == 2
+    writer.finish()
+
+
+def test_a_log_that_cannot_be_set_aside_keeps_all_of_its_lines_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    writer = LogWriter(str(path), 100, 3)
+    moved = path.rename(tmp_path / "elsewhere")
+    for number in range(20):
+        writer.write(b"stdout", b"line %03d\n" % number)
+    (own,) = (fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open_at(fd, moved))
+    before = moved.read_bytes()
+    with open("/dev/full", "wb") as full, open(os.dup(own), "ab") as again:
+        os.dup2(full.fileno(), own)
+        writer.write(b"stdout", b"lost\n")
+        os.dup2(again.fileno(), own)
+    writer.finish()
+    assert moved.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from pyk.reconcile.clock import timestamp
 from tests.scenarios.certificate_actors import CertificateActors
 from tests.scenarios.job_actors import JobActors
 from tests.scenarios.network_actors import NetworkActors
+from tests.scenarios.pressure_actors import PressureActors
 from tests.scenarios.service_actors import ServiceActors
 from tests.scenarios.workload_actors import WorkloadActors
 from tests.scenarios.world import World
@@ -44,7 +45,7 @@ Settings = dict[str, str]
 NAMESPACE = "default"
 
 
-class Actors(CertificateActors, NetworkActors, ServiceActors, WorkloadActors, JobActors):
+class Actors(CertificateActors, NetworkActors, PressureActors, ServiceActors, WorkloadActors, JobActors):
     """Performs commands in one world."""
 
     def __init__(self) -> None:

@@ -64,7 +64,9 @@ class Keeper:
             finally:
                 os.close(pidfd)
         except OSError as error:
-            tell(f"the keeper is of no use: {error}")
+            tell(f"the keeper is of no use, another one takes its place: {error}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state["pid"], signal.SIGKILL)
             return {}
         self._pid = state["pid"]
         self._reader, self._writer = ends

@@ -177,7 +177,8 @@ class SurvivalNode:
         """The packet filter is empty, as after a boot."""
         await asyncio.to_thread(_lines, "nft", "delete", "table", "inet", table)
 
-    def _kill_keeper(self) -> None:
+    def kill_keeper(self) -> None:
+        """End the process that has the containers' pidfds, if there is one."""
         with suppress(FileNotFoundError, ProcessLookupError):
             state = (self.state / "runtime/keeper").read_text()[:4096]
             os.kill(json.loads(state)["pid"], signal.SIGKILL)
@@ -295,7 +296,7 @@ class SurvivalNode:
             if end is not None:
                 end.close()
         self.kill_spawner()
-        self._kill_keeper()
+        self.kill_keeper()
         await asyncio.to_thread(self.cgroups.remove, self.cgroup)
 
 

@@ -306,6 +306,7 @@ async def test_a_machine_that_was_started_anew_runs_its_pods_again(apart: None, 
         await scene.running("deleted")
         node.kill_agent()
         node.kill_spawner()
+        node.kill_keeper()
         await asyncio.to_thread(node.cgroups.remove, node.cgroup)
         with Netlink() as link:
             names = [found.name for found in link.links() if found.name.startswith(LINK_PREFIX)]

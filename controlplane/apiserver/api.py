@@ -155,8 +155,9 @@ class Api:
             return self._failure(request, ApiError(504, "Timeout", message, retry_after_seconds=1))
         except StoreUnavailable as error:
             log.warning("%s %s: the store is out of reach: %s", request.method, info.path, error)
-            reason = str(error) if isinstance(error, StoreFull) else "the store is out of reach at present"
-            return self._failure(request, unavailable(reason))
+            if isinstance(error, StoreFull):  # trying again helps nobody: it is told at once, as kube-apiserver does
+                return self._failure(request, internal_error(str(error)))
+            return self._failure(request, unavailable("the store is out of reach at present"))
         except web.HTTPRequestEntityTooLarge:
             limit = request._client_max_size
             too_large = ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")

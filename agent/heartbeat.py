@@ -27,10 +27,11 @@ LEASE_SECONDS = 8
 class Heartbeat:
     """Renews the lease of one node until cancelled."""
 
-    def __init__(self, client: Client, node_name: str, *, clock: Clock) -> None:
+    def __init__(self, client: Client, node_name: str, *, clock: Clock, renew_seconds: float = RENEW_SECONDS) -> None:
         self._client = client
         self._name = node_name
         self._clock = clock
+        self._renew_seconds = renew_seconds
         self._lease: Object | None = None
         self._failing = False
 
@@ -48,7 +49,7 @@ class Heartbeat:
             if self._failing:
                 log.info("the lease of node %s is renewed again", self._name)
             self._failing = False
-            await self._clock.sleep(RENEW_SECONDS)
+            await self._clock.sleep(self._renew_seconds)
 
     async def _renew(self) -> None:
         if self._lease is None:

@@ -41,7 +41,7 @@ class Performer:
         for action in actions:
             match action:
                 case do.SetStatus(status):
-                    self._parts.writer.set(record.uid, status, urgent=_is_urgent(status, record.pod))
+                    self._parts.writer.set(record.uid, status, urgent=is_urgent(status, record.pod))
                 case do.Emit():
                     self._emit_once(record, action)
                 case do.Requeue():
@@ -103,7 +103,7 @@ class Performer:
             self._parts.event(record, action.type, action.reason, action.message, action.container)
 
 
-def _is_urgent(status: Mapping[str, Any], pod: Object) -> bool:
+def is_urgent(status: Mapping[str, Any], pod: Object) -> bool:
     """Whether the status is news that somebody waits for, more than a step on the way to Running."""
     if status["phase"] != "Pending" or is_deleting(pod):
         return True

@@ -55,7 +55,7 @@ class GarbageCollector:
         if new is not None:
             looks = self._graph.put(Item.of(new))
         else:
-            looks = self._graph.remove(uid_of(old)) if old is not None else set()
+            looks = self._graph.remove(uid_of(old)) if old is not None else []
         for uid in looks:
             self.controller.enqueue(uid)
 

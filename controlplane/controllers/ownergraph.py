@@ -86,28 +86,28 @@ class OwnerGraph:
     def dependents(self, uid: str) -> list[Item]:
         return [self._items[each] for each in self._dependents.get(uid, ())]
 
-    def put(self, item: Item) -> set[str]:
-        """Note the item's present state; the uids of the items that deserve a look because of it."""
+    def put(self, item: Item) -> list[str]:
+        """Note the item's present state; the uids of the items that deserve a look because of it, each once."""
         old = self._items.get(item.uid)
         self._unlink(old)
         self._items[item.uid] = item
         for owner in item.owners:
             self._dependents.setdefault(owner["uid"], {})[item.uid] = None
-        looks = {item.uid} if self._deserves_look(item) else set()
+        looks = [item.uid] if self._deserves_look(item) else []
         if item.is_deleting_dependents and not (old is not None and old.is_deleting_dependents):
-            looks |= self._dependents.get(item.uid, {}).keys()
+            looks += self._dependents.get(item.uid, ())
         for owner in old.owners if old is not None else ():
             if not item.is_blocking(owner["uid"]):
-                looks |= self._waiting((owner,))
-        return looks
+                looks += self._waiting((owner,))
+        return list(dict.fromkeys(looks))
 
-    def remove(self, uid: str) -> set[str]:
-        """Note that the item is gone; the uids of the items that deserve a look because of it."""
+    def remove(self, uid: str) -> list[str]:
+        """Note that the item is gone; the uids of the items that deserve a look because of it, each once."""
         item = self._items.pop(uid, None)
         if item is None:
-            return set()
+            return []
         self._unlink(item)
-        return {*self._dependents.get(uid, ()), *self._waiting(item.owners)}
+        return list(dict.fromkeys([*self._dependents.get(uid, ()), *self._waiting(item.owners)]))
 
     def _deserves_look(self, item: Item) -> bool:
         if item.is_deleting:
@@ -120,9 +120,9 @@ class OwnerGraph:
             for owner in owners
         )
 
-    def _waiting(self, owners: Iterable[dict[str, Any]]) -> set[str]:
+    def _waiting(self, owners: Iterable[dict[str, Any]]) -> list[str]:
         known = [self._items.get(owner["uid"]) for owner in owners]
-        return {owner.uid for owner in known if owner is not None and owner.is_deleting_dependents}
+        return [owner.uid for owner in known if owner is not None and owner.is_deleting_dependents]
 
     def _unlink(self, item: Item | None) -> None:
         for owner in item.owners if item is not None else ():

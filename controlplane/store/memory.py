@@ -193,6 +193,10 @@ class MemoryStore:
     def known_revision(self) -> int | None:
         return self._memory.revision
 
+    async def earlier(self, writes: int) -> int:
+        await self._turn()
+        return max(self._memory.revision - writes, self._memory.compacted, 1)
+
     async def get(self, key: str) -> Entry | None:
         await self._turn()
         return self._memory.entries.get(key)

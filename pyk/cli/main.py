@@ -44,6 +44,7 @@ COMMANDS = {
     "top": "top",
     "net": "net",
     "why": "why",
+    "simulate": "simulate",
     "image": "image",
     "version": "version",
     "completion": "completion",

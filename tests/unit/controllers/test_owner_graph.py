@@ -37,21 +37,21 @@ def graph_of(*items: Item) -> OwnerGraph:
 
 
 def test_an_object_whose_owners_are_all_there_needs_no_look() -> None:
-    assert graph_of(item("owner")).put(item("child", "owner")) == set()
-    assert OwnerGraph().put(item("child", "owner")) == {"child"}, "its owner may not exist"
+    assert graph_of(item("owner")).put(item("child", "owner")) == []
+    assert OwnerGraph().put(item("child", "owner")) == ["child"], "its owner may not exist"
 
 
 def test_dependents_are_looked_at_when_their_owner_is_gone() -> None:
     graph = graph_of(item("owner"), item("one", "owner"), item("two", "owner"))
-    assert graph.remove("owner") == {"one", "two"}
-    assert graph.remove("owner") == set()
+    assert graph.remove("owner") == ["one", "two"]
+    assert graph.remove("owner") == []
 
 
 def test_a_foreground_deletion_looks_at_all_dependents_once_and_at_itself() -> None:
     graph = graph_of(item("owner"), item("one", "owner!"), item("two", "owner"))
-    assert graph.put(item("owner", **WAITING)) == {"owner", "one", "two"}
-    assert graph.put(item("owner", **WAITING, version="2")) == {"owner"}
-    assert graph.remove("one") == {"owner"}
+    assert graph.put(item("owner", **WAITING)) == ["owner", "one", "two"]
+    assert graph.put(item("owner", **WAITING, version="2")) == ["owner"]
+    assert graph.remove("one") == ["owner"]
 
 
 def test_a_dependent_that_no_longer_blocks_lets_its_waiting_owner_be_looked_at() -> None:
@@ -64,8 +64,8 @@ def test_a_dependent_that_no_longer_blocks_lets_its_waiting_owner_be_looked_at()
 def test_an_owner_in_another_namespace_makes_an_object_worth_a_look() -> None:
     far = Item(CONFIG_MAP, "elsewhere", "owner", "owner", "1", (), (), False)
     near = Item(NAMESPACE, "", "owner", "owner", "1", (), (), False)
-    assert graph_of(far).put(item("child", "owner")) == {"child"}
-    assert graph_of(near).put(item("child", "owner")) == set()
+    assert graph_of(far).put(item("child", "owner")) == ["child"]
+    assert graph_of(near).put(item("child", "owner")) == []
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,11 @@ def _leave(data_dir: Path, tell: Callable[[str], None]) -> None:
 def _end_containers(options: AgentOptions) -> None:
     """A machine that is no node any more must not run them."""
     from pyk.lab.cgroups import LabCgroups
-    from pyk.lab.teardown import unmount_below
+    from pyk.lab.teardown import end_spawners, unmount_below
 
     try:
         cgroups = LabCgroups.detect()
+        end_spawners(Path(options.data_dir))
         cgroups.kill(options.cgroup_root)
         unmount_below(Path(options.data_dir))
         cgroups.remove(options.cgroup_root)

@@ -57,6 +57,22 @@ def stop_control_plane(layout: Layout, cgroups: LabCgroups) -> None:
         wait_for_death(pids, patience)
 
 
+def end_spawners(state_dir: Path) -> None:
+    """SIGKILL to the process that holds the containers of an agent on this folder, which outlives the agent."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                is_below = any(Path(word).is_relative_to(state_dir) for word in words if word.startswith("/"))
+                if is_below and any("agent.runtime.spawner" in word for word in words):
+                    pids.append(int(entry.name))
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for_death(pids, _STOP_SECONDS)
+
+
 def unmount_below(directory: Path) -> None:
     """Detach every mount below the folder, the last made first. Raises OSError when one cannot be."""
     prefix = f"{os.path.realpath(directory)}/"

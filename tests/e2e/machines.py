@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyk.lab.cgroups import LabCgroups
-from pyk.lab.teardown import unmount_below
+from pyk.lab.teardown import end_spawners, unmount_below
 from tests.e2e.harness import BIN, KUBECTL, wait_for
 
 SUBNET = "10.77.0"
@@ -169,6 +169,7 @@ class Machines:
                     machine.stop(what)
         cgroups = LabCgroups.detect()
         for machine in self.all:
+            end_spawners(machine.folder)
             cgroups.kill(machine.cgroup)
             cgroups.remove(machine.cgroup)
             unmount_below(machine.folder)

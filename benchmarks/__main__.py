@@ -17,6 +17,7 @@ PARTS = (
     ("ingress", ["benchmarks.bench_ingress"]),
     ("inside a container", ["benchmarks.bench_inside"]),
     ("network", ["benchmarks.bench_network"]),
+    ("first connection", ["benchmarks.bench_first_connection"]),
     ("cluster", ["benchmarks.cluster"]),
     ("recovery", ["benchmarks.recovery"]),
 )

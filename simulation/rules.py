@@ -101,7 +101,9 @@ def pods_within_surge(step: Step, history: History, staleness: float) -> Iterato
         return
     sets = history.controlled(uid_of(deployment), REPLICA_SET)
     active, most = sum(_active(history, each) for each in sets), _most_pods(deployment, history, staleness)
-    if active > most:
+    # A set may be late to hear that it is to be smaller, when another has heard already that it is to be bigger.
+    asked = sum(max(spec["replicas"] for spec in history.specs(each, staleness)) for each in sets)
+    if active > max(most, asked):
         yield f"{name_for(deployment)} has {active} active pods where {most} are the most"
 
 
@@ -248,7 +250,7 @@ def daemons_stay_available(step: Step, history: History, staleness: float) -> It
     counted = {name_of(node) for node in nodes if not _is_shunned(node, history, staleness)}
     available = _seemingly_available([owner], step.obj, history, staleness, 0)
     served = {_target_of(pod) for pod in available}
-    if len(counted - served) > most:
+    if _target_of(step.obj) not in served and len(counted - served) > most:
         text = f"{len(counted - served)} of {len(counted)} nodes are left without one, where {most} may be"
         yield f"{name_for(owner)} ends ready pod {step.key}: {text}"
 

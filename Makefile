@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: up down test check unit e2e bench lock clean
+.PHONY: up down test check unit e2e lab-test bench lock clean
 
 up: need-root $(VENV)/.installed
 	@$(BIN)/pyk up --detach
@@ -20,6 +20,7 @@ test: need-root $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 -m "not e2e" tests
 	$(BIN)/pytest -m e2e tests
+	$(BIN)/python -m tests.lab
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -32,6 +33,11 @@ unit: $(VENV)/.installed-dev
 
 e2e: need-root $(VENV)/.installed-dev
 	$(BIN)/pytest -m e2e tests
+
+# Real machines under qemu; CHECKS=--full for those too that take long.
+lab-test: need-root $(VENV)/.installed-dev
+	@tests/debian-packages
+	$(BIN)/python -m tests.lab $(CHECKS)
 
 bench: need-root $(VENV)/.installed-dev
 	@tests/debian-packages

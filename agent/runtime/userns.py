@@ -70,5 +70,5 @@ def map_tree(tree: int, user_namespace: int, *, recursive: bool) -> None:
         if error.errno != errno.EINVAL:
             raise
         if not recursive:
-            raise OSError(errno.EINVAL, "its file system does not support id-mapped mounts") from None
+            raise OSError(errno.EINVAL, "its file system has no id-mapped mounts (tmpfs: from Linux 6.3 on)") from None
         map_tree(tree, user_namespace, recursive=False)

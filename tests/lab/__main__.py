@@ -1,0 +1,103 @@
+"""Run the lab's checks: `python -m tests.lab [--full] [--only WORD ...] [--keep DIR]`, or `make lab-test`.
+
+Prints a line a check. When one fails, the consoles and the journals of all machines are kept in a folder that the last
+line names. Ends with 1 when a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from tests.lab import checks
+from tests.lab.cluster import Lab
+from tests.lab.image import LabError, image
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description="Check pyk on virtual machines.")
+    parser.add_argument(
+        "--full", action="store_true", help="all checks; without it those that take minutes are left out"
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="WORD", help="checks whose name has the word")
+    parser.add_argument("--keep", type=Path, default=Path("lab-failure"), metavar="DIR", help="where failures' logs go")
+    parser.add_argument("--list", action="store_true", help="name the checks and end")
+    options = parser.parse_args()
+    if options.list:
+        for check in checks.ALL:
+            print(f"{check.name}{'' if check.is_short else '  (--full)'}: {check.says}")
+        return 0
+    chosen = [each for each in checks.ALL if options.full or each.is_short or options.only]
+    chosen = [each for each in chosen if not options.only or any(word in each.name for word in options.only)]
+    if not chosen:
+        print("lab: no check has such a name; --list names them", file=sys.stderr)
+        return 2
+    try:
+        return _run(chosen, options.keep)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(chosen: list[checks.Check], keep: Path) -> int:
+    started = time.monotonic()
+    failed = 0
+    for control_planes in sorted({each.control_planes for each in chosen}):
+        group = [each for each in chosen if each.control_planes == control_planes]
+        with tempfile.TemporaryDirectory(prefix="pyk-lab-") as folder:
+            lab = Lab(Path(folder), image(), control_planes, 2 if control_planes == 1 else 1)
+            names = ", ".join(machine.name for machine in lab.machines)
+            print(f"lab: booting {names} ...", flush=True)
+            try:
+                failed += _run_group(lab, group)
+                if failed:
+                    _keep(lab, keep / f"{control_planes}-control-planes")
+            except BaseException:
+                _keep(lab, keep / f"{control_planes}-control-planes")
+                raise
+            finally:
+                lab.down()
+    minutes = (time.monotonic() - started) / 60
+    print(f"lab: {len(chosen) - failed} of {len(chosen)} checks passed in {minutes:.1f} min", flush=True)
+    if failed:
+        print(f"lab: what the machines said is in {keep}", flush=True)
+    return 1 if failed else 0
+
+
+def _run_group(lab: Lab, group: list[checks.Check]) -> int:
+    started = time.monotonic()
+    lab.up()
+    print(f"lab: all nodes are ready after {time.monotonic() - started:.0f} s", flush=True)
+    failed = 0
+    for check in group:
+        began = time.monotonic()
+        try:
+            found = check.run(lab)
+        except (LabError, AssertionError) as error:
+            failed += 1
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"FAILED {check.name}: {error} ({Path(where.filename).name}:{where.lineno})", flush=True)
+        else:
+            note = f": {found}" if found else ""
+            print(f"ok     {check.name} ({time.monotonic() - began:.0f} s){note}", flush=True)
+    return failed
+
+
+def _keep(lab: Lab, folder: Path) -> None:
+    """Consoles and journals, for someone to read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for machine in lab.machines:
+        if machine.console.exists():
+            shutil.copy(machine.console, folder / machine.console.name)
+        if machine.is_running:
+            journal = machine.ask("journalctl --no-pager -b -u 'pyk*' -u 'etcd*' | tail -n 2000", seconds=60)
+            (folder / f"{machine.name}.journal").write_text(journal.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,8 @@ from agent.pods.evicting import ActivePod
 from agent.runtime.cgroups import Limits, Usage
 from agent.runtime.contract import ContainerState, Phase
 from agent.stats import OLDEST_SECONDS, Reading, Stats, rate
-from pyk.reconcile.clock import VirtualClock, settle
+from agent.volumes.patience import Patience
+from pyk.reconcile.clock import RealClock, VirtualClock, settle
 
 MI = 1 << 20
 POD = "/pyk/n1/kubepods/besteffort/podu1"
@@ -90,6 +91,7 @@ def active(folder: Path) -> ActivePod:
 def stats(groups: Groups, folder: Path, clock: VirtualClock) -> Stats:
     pods = [active(folder)]
     meter = Meter(groups, "/pyk/n1", folder, folder, lambda: pods, clock=clock)  # type: ignore[arg-type]
+    meter._patience = Patience(RealClock())  # it waits for threads, which know nothing of the virtual clock
     return Stats(meter, "n1", clock=clock)
 
 

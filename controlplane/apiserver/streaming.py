@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from controlplane.apiserver.encoding import dumps
 from controlplane.apiserver.request import ListOptions, parse_revision
 from controlplane.apiserver.watchcache import Entry, WatchCache, WireEvent, selection
+from controlplane.apiserver.watchers import Pin, pin_of
 from pyk.api.kinds import Kind
 from pyk.api.status import ApiError, expired
 
@@ -36,10 +37,12 @@ class WatchStream:
         selects: Callable[[Entry], bool] | None,
         wants_bookmarks: bool,
         render: Render | None,
+        pin: Pin | None = None,
     ) -> None:
         self.kind = kind
         self.namespace = namespace
         self.selects = selects
+        self.pin = pin
         self.wants_bookmarks = wants_bookmarks
         self.on_overrun: Callable[[], None] | None = None
         """Called when the watch is ended because its client was too slow."""
@@ -134,7 +137,8 @@ async def open_watch(
     ERROR event on the stream, as kube-apiserver does it. The caller unregisters it (`KindCache.unwatch`).
     """
     selects = selection(kind, options.labels, options.fields)
-    stream = WatchStream(kind, namespace if kind.namespaced else "", selects, options.allow_bookmarks, render)
+    within, pin = namespace if kind.namespaced else "", pin_of(kind, options.fields)
+    stream = WatchStream(kind, within, selects, options.allow_bookmarks, render, pin)
     wanted = parse_revision(options.resource_version)
     if not options.resource_version:
         await cache.catch_up()

@@ -28,9 +28,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import lru_cache
-from typing import Protocol
 
 from controlplane.apiserver.encoding import decode, resplice, splice
+from controlplane.apiserver.watchers import Watcher, Watchers
 from controlplane.store.contract import Compacted, Event, Store, StoreUnavailable
 from pyk.api.kinds import TABLE, Kind
 from pyk.api.objects import Object
@@ -123,23 +123,6 @@ class Change:
         self._events = {}
 
 
-class Watcher(Protocol):
-    """Someone who is told of a kind's changes. `selects` None means all; `namespace` empty means all of them."""
-
-    namespace: str
-    selects: Callable[[Entry], bool] | None
-    wants_bookmarks: bool
-
-    def offer(self, event: WireEvent) -> None:
-        """Take one event; must not block or raise."""
-
-    def bookmark(self, revision: int) -> None:
-        """Everything up to the revision has been offered."""
-
-    def stop(self) -> None:
-        """No more events will come."""
-
-
 def selection(kind: Kind, labels: LabelSelector, fields: Sequence[FieldRequirement]) -> Callable[[Entry], bool] | None:
     """A test of entries for selectors, None when they select everything. Raises 400 for a field that the kind lacks."""
     if not labels and not fields:
@@ -223,8 +206,7 @@ class KindCache:
         """The names of a namespace, sorted."""
         self._sorted: dict[str, list[Entry]] = {}
         self._ring: deque[Change] = deque()
-        self._watchers: dict[str, dict[Watcher, None]] = {}
-        """By namespace, in the order in which they came: who was first is told first."""
+        self._watchers = Watchers()
         self._expected: dict[bytes, Facts] = {}
 
     def __len__(self) -> int:
@@ -257,17 +239,14 @@ class KindCache:
         return found
 
     def watch(self, watcher: Watcher) -> None:
-        self._watchers.setdefault(watcher.namespace, {})[watcher] = None
+        self._watchers.add(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Idempotent."""
-        if watchers := self._watchers.get(watcher.namespace):
-            watchers.pop(watcher, None)
-            if not watchers:
-                del self._watchers[watcher.namespace]
+        self._watchers.discard(watcher)
 
-    def watchers(self) -> list[Watcher]:
-        return [watcher for group in self._watchers.values() for watcher in group]
+    def watchers(self) -> Iterable[Watcher]:
+        return self._watchers
 
     def reset(self, entries: Iterable[Entry], revision: int) -> None:
         """Hold these objects and no history before `revision`; who watches has missed something and is ended."""
@@ -312,8 +291,8 @@ class KindCache:
         self._ring.append(change)
         if len(self._ring) > RING:
             self.floor = self._ring.popleft().revision
-        for group in (self._watchers.get(""), self._watchers.get(namespace) if namespace else None):
-            for watcher in group or ():
+        for group in self._watchers.of(old, new, namespace):
+            for watcher in group:
                 if (told := change.event(watcher.selects)) is not None:
                     watcher.offer(told)
         change.forget_lines()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from controlplane.apiserver import watchcache
 from controlplane.apiserver.encoding import decode, encode
 from controlplane.apiserver.watchcache import KindCache, selection
+from controlplane.apiserver.watchers import pin_of
 from controlplane.store.contract import Event
 from pyk.api.kinds import CONFIG_MAP, POD
 from pyk.api.selectors import parse_field_selector, parse_label_selector
@@ -18,8 +19,9 @@ class Recorder:
 
     wants_bookmarks = False
 
-    def __init__(self, namespace="", selects=None):
+    def __init__(self, namespace="", selects=None, pin=None):
         self.namespace = namespace
+        self.pin = pin
         self.selects = selects
         self.events = []
 
@@ -98,6 +100,36 @@ def test_a_watch_resumed_from_any_revision_misses_and_repeats_nothing(before, af
             resumed.offer(event)
     assert resumed.events == live.events
     assert resumed.world(start) == live.world(start)
+
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(["n1", "n2", "", None])), max_size=30))
+def test_who_is_found_by_a_field_is_told_the_same_as_who_is_asked_about_all(story):
+    cache = KindCache(POD)
+    pairs = []
+    for namespace in ("", "a", "b"):
+        for text in ("spec.nodeName=n1", "spec.nodeName=n2,metadata.name!=x", "metadata.name=y", "spec.nodeName!=n1"):
+            fields = parse_field_selector(text)
+            selects = selection(POD, parse_label_selector(""), fields)
+            pairs.append((Recorder(namespace, selects, pin_of(POD, fields)), Recorder(namespace, selects)))
+    assert [pinned.pin is not None for pinned, _ in pairs[:4]] == [True, True, True, False]
+    for pair in pairs:
+        for watcher in pair:
+            cache.watch(watcher)
+    present = {}
+    for revision, (name, node) in enumerate(story, 1):
+        value = (
+            node if node is None else encode({"metadata": {"name": name, "namespace": "a"}, "spec": {"nodeName": node}})
+        )
+        if value is not None or name in present:
+            cache.apply(Event(POD.storage_key("a", name), revision, value, present.pop(name, None)))
+        if value is not None:
+            present[name] = value
+    assert all(pinned.events == asked.events for pinned, asked in pairs)
+    for pair in pairs:
+        for watcher in pair:
+            cache.unwatch(watcher)
+            cache.unwatch(watcher)
+    assert not list(cache.watchers())
 
 
 def test_history_is_bounded_and_says_so(monkeypatch):

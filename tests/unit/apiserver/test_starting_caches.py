@@ -86,7 +86,7 @@ async def test_too_much_history_is_left_alone(store, monkeypatch):
 
 async def test_who_watches_a_cache_that_is_filled_anew_is_ended():
     class Watcher:
-        namespace, selects, wants_bookmarks, stopped = "", None, False, False
+        namespace, selects, pin, wants_bookmarks, stopped = "", None, None, False, False
 
         def stop(self):
             self.stopped = True

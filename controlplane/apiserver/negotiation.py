@@ -21,6 +21,8 @@ class Accepted:
 
     media: Literal["json", "yaml"] = "json"
     form: Form = ""
+    version: str = "v1"
+    """Of the form, in the group meta.k8s.io."""
 
     @property
     def content_type(self) -> str:
@@ -41,6 +43,8 @@ _FORMS: dict[str, Form] = {
     "PartialObjectMetadataList": "PartialObjectMetadataList",
 }
 
+_VERSIONS = ("v1", "v1beta1")
+
 
 @lru_cache(maxsize=512)
 def negotiate(accept: str, *, is_stream: bool = False) -> Accepted:
@@ -52,9 +56,10 @@ def negotiate(accept: str, *, is_stream: bool = False) -> Accepted:
         form = _FORMS.get(parameters.get("as", ""))
         if encoding is None or form is None or (is_stream and encoding == "yaml"):
             continue
-        if form and (parameters.get("g", "meta.k8s.io"), parameters.get("v", "v1")) != ("meta.k8s.io", "v1"):
+        version = parameters.get("v", "v1") if form else "v1"
+        if version not in _VERSIONS or (form and parameters.get("g", "meta.k8s.io") != "meta.k8s.io"):
             continue
-        return Accepted(encoding, form)
+        return Accepted(encoding, form, version)
     accepted = "application/json" if is_stream else "application/json, application/yaml"
     raise not_acceptable(f"only the following media types are accepted: {accepted}")
 

@@ -43,6 +43,8 @@ def page_not_found() -> Answer:
 
 def document(value: Any, accepted: Accepted, status: int = 200) -> Answer:
     """Any document, as JSON or YAML."""
+    if accepted.form and isinstance(value, dict):
+        value = tables.in_version(value, accepted.version)
     body = dumps(value) if accepted.media == "json" else to_yaml(value)
     return Answer(body, status, accepted.content_type)
 

@@ -79,6 +79,17 @@ def render_partial(
     }
 
 
+def in_version(document: Object, version: str) -> Object:
+    """A Table or partial object, with those inside it, in another version of meta.k8s.io; anything else as it is."""
+    api_version = f"meta.k8s.io/{version}"
+    if api_version != API_VERSION and document.get("apiVersion") == API_VERSION:
+        document["apiVersion"] = api_version
+        for inside in (*document.get("items", ()), *(row.get("object") for row in document.get("rows", ()))):
+            if inside:
+                in_version(inside, version)
+    return document
+
+
 def partial_object(obj: Object) -> dict[str, Any]:
     """The object's metadata alone, as a `PartialObjectMetadata`."""
     return {"kind": "PartialObjectMetadata", "apiVersion": API_VERSION, "metadata": obj["metadata"]}

@@ -21,17 +21,20 @@ def render_for(accepted: Accepted, kind: Kind, include: str, clock: Clock) -> Re
     `include` is what a Table's row holds of its object: None, Metadata or Object.
     """
     if accepted.form == "Table":
-        return _table_lines(kind, include, clock)
-    return _partial_line if accepted.form else None
+        return _table_lines(kind, include, clock, accepted.version)
+    return _partial_lines(accepted.version) if accepted.form else None
 
 
-def _partial_line(event: WireEvent) -> bytes:
-    if event.type == "ERROR":
-        return event.line
-    return responses.json_lines(event.type, tables.partial_object(decode(event.data)))
+def _partial_lines(version: str) -> Render:
+    def line(event: WireEvent) -> bytes:
+        if event.type == "ERROR":
+            return event.line
+        return responses.json_lines(event.type, tables.in_version(tables.partial_object(decode(event.data)), version))
+
+    return line
 
 
-def _table_lines(kind: Kind, include: str, clock: Clock) -> Render:
+def _table_lines(kind: Kind, include: str, clock: Clock, version: str) -> Render:
     """Events as Tables of one row; only the first tells the columns."""
     is_first = True
 
@@ -43,6 +46,6 @@ def _table_lines(kind: Kind, include: str, clock: Clock) -> Render:
             kind, decode(event.data), now=clock.time(), include_object=include, is_first=is_first
         )
         is_first = False
-        return responses.json_lines(event.type, table)
+        return responses.json_lines(event.type, tables.in_version(table, version))
 
     return line

@@ -218,6 +218,24 @@ async def test_tables_have_rows_and_columns(api, new_pod):
         assert (kind, bool(second["columnDefinitions"])) == ("MODIFIED", False)
 
 
+async def test_old_clients_get_forms_in_their_version(api, new_config):
+    await api("POST", CONFIGS, new_config("a"))
+
+    def asking(form):
+        return {"Accept": f"application/json;as={form};v=v1beta1;g=meta.k8s.io"}
+
+    old = "meta.k8s.io/v1beta1"
+    table = (await api("GET", CONFIGS, headers=asking("Table"))).body
+    assert [table["apiVersion"], table["rows"][0]["object"]["apiVersion"]] == [old, old]
+    many = (await api("GET", CONFIGS, headers=asking("PartialObjectMetadataList"))).body
+    assert [many["apiVersion"], many["items"][0]["apiVersion"]] == [old, old]
+    for form in ("Table", "PartialObjectMetadata"):
+        async with api.watch(CONFIGS, headers=asking(form)) as events:
+            assert (await events.next())[1]["apiVersion"] == old
+    missing = await api("GET", f"{CONFIGS}/none", headers=asking("Table"))
+    assert (missing.status, missing.body["kind"], missing.body["apiVersion"]) == (404, "Status", "v1")
+
+
 async def test_metadata_alone_is_served(api, new_config):
     await api("POST", CONFIGS, new_config("a", {"k": "v"}))
     partial = {"Accept": "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"}

@@ -110,7 +110,7 @@ def test_probes_are_counted_until_their_pod_is_gone() -> None:
     found = samples(exposition())["prober_probe_total"]
     assert ({"probe_type": "Readiness", "result": "successful", **whose}, 2.0) in found
     forget(pod)
-    assert b"probed" not in exposition()
+    assert b'pod_uid="probed"' not in exposition()
 
 
 def write(folder: Path, **files: str) -> str:

@@ -283,7 +283,7 @@ async def test_content_with_another_digest_is_refused_and_not_kept(place: str, l
     async with served([web.get("/{path:.*}", relay)]) as middle:
         with pytest.raises(ImageUnavailable, match=r"the registry's content for sha256:.* is sha256:"):
             await puller(store).pull(f"{middle}/team/evil:1")
-    assert store.all()[:-2] == []
+    assert [image.name for image in store.all() if not image.name.startswith("pyk.local/")] == []
     assert not list((store.image_dir / "layers").glob("sha256-*"))
 
 

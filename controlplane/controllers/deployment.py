@@ -6,7 +6,8 @@ and leads to the next, until nothing is left to do. The arithmetic is in `rollou
 `revisions`, conditions in `deploymentstatus`.
 
 Every write of a ReplicaSet carries the `resourceVersion` it was decided on, so a decision on a late cache ends in
-a conflict instead of a wrong size. A new set's name is the hash of its template: creating it twice is impossible, and a
+a conflict instead of a wrong size; and what the loop wrote to one set it knows when it sizes another, however late its
+watches are (`ownwrites`). A new set's name is the hash of its template: creating it twice is impossible, and a
 name that another template holds already is answered with a higher `collisionCount`.
 """
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from controlplane.controllers import deploymentstatus as status_of
 from controlplane.controllers.claims import claim, claim_actions, may_adopt
 from controlplane.controllers.conditions import Conditions, find, is_same_status, with_condition
+from controlplane.controllers.ownwrites import OwnWrites
 from controlplane.controllers.podcontrol import is_namespace_terminating
 from controlplane.controllers.pods import is_terminated
 from controlplane.controllers.revisions import (
@@ -267,6 +269,7 @@ class DeploymentLoop:
         self._deployments = deployments
         self._replica_sets = replica_sets
         self._pods = pods
+        self._own = OwnWrites(replica_sets)
         self.controller = Controller("deployment", self.reconcile, clock=clock, workers=4, max_delay=30.0)
         self.controller.watches(deployments)
         self.controller.watches(replica_sets, self._keys_of_set)
@@ -308,11 +311,11 @@ class DeploymentLoop:
             if not await self._create(deployment, actions[0].obj):
                 return None
             actions = actions[1:]
-        await apply(self._client, self._recorder, actions)
+        await apply(self._client, self._recorder, actions, self._own.note)
         return Result(status_of.seconds_to_deadline(deployment, self._clock.time()))
 
     async def _observe(self, deployment: Object) -> Observed:
-        own = self._replica_sets.by_index("controller", uid_of(deployment))
+        own = self._own.newest(self._replica_sets.by_index("controller", uid_of(deployment)))
         orphans = self._replica_sets.by_index("controller", f"none/{namespace_of(deployment)}")
         selector = from_document(deployment["spec"]["selector"]) or ()
         claims = claim(deployment, selector, [*own, *orphans])

@@ -6,7 +6,7 @@ first error, which the runner turns into a retry: the next reconcile sees the ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +86,24 @@ class Emit:
 Action = Create | Update | UpdateStatus | Patch | Delete | Emit
 
 
-async def apply(client: Client, recorder: EventRecorder, actions: Iterable[Action]) -> None:
-    """Carry the actions out in order. Raises what the first failing request raises."""
+async def apply(
+    client: Client,
+    recorder: EventRecorder,
+    actions: Iterable[Action],
+    updated: Callable[[Object], None] | None = None,
+) -> None:
+    """Carry the actions out in order; `updated` is told the new state of each object that an `Update` has replaced.
+
+    Raises what the first failing request raises.
+    """
     for action in actions:
         match action:
             case Create(obj):
                 await client.create(kind_of(obj), obj)
             case Update(obj, subresource):
-                await client.update(kind_of(obj), obj, subresource=subresource)
+                written = await client.update(kind_of(obj), obj, subresource=subresource)
+                if updated is not None:
+                    updated(written)
             case UpdateStatus(obj):
                 await client.update(kind_of(obj), obj, subresource="status")
             case Patch():

@@ -1,7 +1,11 @@
-"""Take all measurements: `make bench`. Each part is a process of its own and prints its figures as it takes them."""
+"""Take all measurements: `make bench`. Each part is a process of its own and prints its figures as it takes them.
+
+Words choose parts by their names, and what begins with the first option is for them: `hollow --pods 1000`.
+"""
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -20,17 +24,19 @@ PARTS = (
     ("first connection", ["benchmarks.bench_first_connection"]),
     ("cluster", ["benchmarks.cluster"]),
     ("recovery", ["benchmarks.recovery"]),
+    ("hollow nodes", ["benchmarks.hollow"]),
 )
 
 
 def main() -> int:
-    wanted = sys.argv[1:]
+    wanted = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    options = sys.argv[1 + len(wanted) :]
     failed = []
     for name, module in PARTS:
         if wanted and not any(word in name for word in wanted):
             continue
         print(f"\n== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", *module], check=False).returncode != 0:
+        if subprocess.run([sys.executable, "-m", *module, *options], check=False).returncode != 0:
             failed.append(name)
     if failed:
         print(f"\nnot measured to the end: {', '.join(failed)}", file=sys.stderr)

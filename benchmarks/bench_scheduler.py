@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import resource
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -36,10 +33,10 @@ import numpy as np
 import uvloop
 
 from benchmarks.drawing import drawing
+from benchmarks.processes import answering, cpu_seconds, free_port, in_flight, peak_mebibytes, start
 from pyk import pki
 from pyk.api.kinds import NODE, POD, PRIORITY_CLASS
-from pyk.api.status import ApiError
-from pyk.client.client import Client, ClientUnavailable
+from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
 from scheduler.budgets import Budgets
 from scheduler.decide import Decider
@@ -48,7 +45,6 @@ from scheduler.signature import Signature, Signatures
 from scheduler.snapshot import Snapshot
 
 Json = dict[str, Any]
-_TICK = os.sysconf("SC_CLK_TCK")
 
 
 def make_node(number: int) -> Json:
@@ -227,10 +223,8 @@ def decisions_alone(nodes: int, pods: int) -> None:
 @asynccontextmanager
 async def api_server() -> AsyncIterator[tuple[Client, subprocess.Popen[bytes], Callable[[], subprocess.Popen[bytes]]]]:
     """An API server on SQLite, an administrator's client, and what starts a scheduler; all ended afterwards."""
-    with tempfile.TemporaryDirectory(prefix="pyk-bench-") as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="pyk-bench-") as folder:
         data, certificates = Path(folder), Path(folder) / "pki"
         pki.ensure_cluster_pki(certificates, server_addresses=["127.0.0.1"])
         pki.issue(certificates, "system:kube-scheduler", path_prefix=certificates / "kube-scheduler")
@@ -272,7 +266,7 @@ async def end_to_end(nodes: int, pods: int, *, sociable: bool = False) -> None:
         await in_flight(32, (client.create(NODE, make_node(number)) for number in range(nodes)))
         await in_flight(32, (client.create(POD, make(n)) for n in range(pods)))
         before = await client.list(POD, limit=1)
-        used = cpu_seconds(server)
+        used = cpu_seconds(server.pid)
         started = time.perf_counter()
         scheduler = start_scheduler()
         await until_bound(client, before.resource_version, pods)
@@ -315,7 +309,7 @@ async def preemption_end_to_end(count: int, low: int = 8) -> None:
         await client.create(POD, probe)
         await until_told(client, before.resource_version, "probe")
         before = await client.list(POD, limit=1)
-        used, used_scheduler, started = cpu_seconds(server), cpu_seconds(scheduler), time.perf_counter()
+        used, used_scheduler, started = cpu_seconds(server.pid), cpu_seconds(scheduler.pid), time.perf_counter()
         async with asyncio.TaskGroup() as group:
             group.create_task(until_bound(client, before.resource_version, count, "makes=room"))
             group.create_task(in_flight(32, (client.create(POD, higher(number)) for number in range(count))))
@@ -338,34 +332,8 @@ def print_used(
     server: subprocess.Popen[bytes], before: float, scheduler: subprocess.Popen[bytes], scheduler_before: float
 ) -> None:
     for name, process, earlier in (("API server", server, before), ("scheduler", scheduler, scheduler_before)):
-        used, peak = cpu_seconds(process) - earlier, peak_mebibytes(process)
+        used, peak = cpu_seconds(process.pid) - earlier, peak_mebibytes(process.pid)
         print(f"  {name:<10} {used:5.1f} s of cpu, {peak:.0f} MB at most")
-
-
-def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", module, *arguments], stderr=subprocess.DEVNULL)
-
-
-async def answering(client: Client) -> None:
-    for _ in range(200):
-        try:
-            await client.request("GET", "/readyz")
-        except (ClientUnavailable, ApiError):
-            await asyncio.sleep(0.05)
-        else:
-            return
-    raise SystemExit("the API server does not answer")
-
-
-async def in_flight(limit: int, requests: Iterable[Any]) -> None:
-    """Await the requests, `limit` at a time."""
-    waiting = iter(requests)
-
-    async def work() -> None:
-        for request in waiting:
-            await request
-
-    await asyncio.gather(*(work() for _ in range(limit)))
 
 
 async def until_bound(client: Client, resource_version: str, pods: int, label_selector: str = "") -> None:
@@ -378,16 +346,6 @@ async def until_bound(client: Client, resource_version: str, pods: int, label_se
             bound.add(event.object["metadata"]["name"])
             if len(bound) == pods:
                 return
-
-
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
-
-
-def peak_mebibytes(process: subprocess.Popen[bytes]) -> float:
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:

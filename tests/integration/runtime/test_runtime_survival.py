@@ -58,7 +58,8 @@ async def test_containers_survive_the_spawner_and_are_adopted(node: Node) -> Non
     assert (code, out) == (0, "pod\n")
     await node.execute("c", ["/bin/touch", "/tmp/stop"])  # ends the container, which may end this before it says so
     ended = await node.exited("c")
-    assert (ended.exit_code, ended.exit_unknown) == (11, False)
+    tells = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)  # how processes that are no children ended
+    assert (ended.exit_code, ended.exit_unknown) == ((11, False) if tells else (137, True))
     ticks = [line for line in node.output("c").splitlines() if line.startswith("tick")]
     assert ticks == [f"tick {number}" for number in range(1, len(ticks) + 1)]  # no line is missing
 

@@ -9,6 +9,7 @@ name may join again with a new token.
 from __future__ import annotations
 
 import argparse
+import asyncio
 from typing import Any
 
 from pyk.api.joining import REMOVED, REMOVED_NAMESPACE, voided_until
@@ -19,11 +20,13 @@ from pyk.api.status import ApiError
 from pyk.cli.drain import drain_node
 from pyk.cli.session import Session, add_connection_options
 from pyk.client.blocking import BlockingClient
-from pyk.reconcile.clock import parse_timestamp
+from pyk.reconcile.clock import RealClock, parse_timestamp
 
 DRAIN_SECONDS = 300.0
 LONGEST_LIFE_SECONDS = 366 * 86400.0
 """Of a node's certificate: what was voided longer ago has ended by itself, and is forgotten."""
+_VOID_SECONDS = 2.0
+"""Certificates tell their time in whole seconds: so long a new one could be taken for one from before the removal."""
 _LEASES = "kube-node-lease"
 
 
@@ -48,19 +51,25 @@ def run(arguments: argparse.Namespace) -> int:
     if not is_ready:
         print(f"node/{name} does not answer: its pods are given up", flush=True)
     drain_node(session, name, wait=is_ready)
+    clock = RealClock()
     void(client, name)
+    began = clock.monotonic()
     print(f"the certificates of node {name} are void", flush=True)
     _delete(client, NODE, name)
     _delete(client, LEASE, name, _LEASES)
     for request in client.list(CERTIFICATE_SIGNING_REQUEST)["items"]:
         if request["spec"].get("username") == f"{NODE_PREFIX}{name}":
             _delete(client, CERTIFICATE_SIGNING_REQUEST, name_of(request))
+    asyncio.run(clock.sleep(max(0.0, began + _VOID_SECONDS - clock.monotonic())))
     print(f"node/{name} removed; on the machine itself, 'pyk uninstall agent' takes the rest away")
     return 0
 
 
 def void(client: BlockingClient, name: str) -> None:
-    """Declare void every certificate of the node that was made up to now, by the server's clock."""
+    """Declare void every certificate of the node that was made up to now, by the server's clock.
+
+    One that is made within `_VOID_SECONDS` after this returns may be void too.
+    """
     metadata = {"name": REMOVED, "namespace": REMOVED_NAMESPACE}
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     trial = {**body, "metadata": {"generateName": f"{REMOVED}-", "namespace": REMOVED_NAMESPACE}}

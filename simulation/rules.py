@@ -35,6 +35,7 @@ from pyk.api.objects import (
     namespace_of,
     uid_of,
 )
+from pyk.api.quantity import whole
 from pyk.api.selectors import from_document, matches
 from simulation.history import History, Step, is_active, name_for
 from simulation.weather import CONTROLLERS
@@ -352,7 +353,7 @@ def quotas_hold(step: Step, history: History, staleness: float) -> Iterator[str]
             continue
         phases = [(pod.get("status") or {}).get("phase") for pod in history.all(POD, namespace)]
         used = sum(phase not in ("Succeeded", "Failed") for phase in phases)
-        if used > int(most):
+        if used > whole(most):
             yield f"{name_for(quota)}: {used} pods where {most} are allowed"
 
 

@@ -31,6 +31,7 @@ from pyk.api.objects import (
     namespace_of,
     uid_of,
 )
+from pyk.api.quantity import whole
 from pyk.api.selectors import from_document, matches
 from simulation.history import History, is_active, name_for
 from simulation.pods import Machine
@@ -64,7 +65,7 @@ def _full_namespaces(history: History) -> set[str]:
     return {
         namespace_of(quota)
         for quota in history.all(RESOURCE_QUOTA)
-        if sum(map(is_active, history.all(POD, namespace_of(quota)))) >= int(quota["spec"]["hard"]["pods"])
+        if sum(map(is_active, history.all(POD, namespace_of(quota)))) >= whole(quota["spec"]["hard"]["pods"])
     }
 
 
@@ -166,7 +167,7 @@ def _quotas(history: History) -> Iterator[str]:
         phases = [_status(pod).get("phase") for pod in history.all(POD, namespace_of(quota))]
         used = sum(phase not in ("Succeeded", "Failed") for phase in phases)
         said = (_status(quota).get("used") or {}).get("pods", "0")
-        if int(said) != used:
+        if whole(said) != used:
             yield f"{name_for(quota)} says that {said} pods are used where {used} are"
 
 

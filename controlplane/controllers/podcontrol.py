@@ -34,6 +34,9 @@ from pyk.reconcile.clock import Clock
 BURST = 500
 """Most pods created or deleted in one reconcile, as in Kubernetes."""
 
+UNSURE = 500
+"""From this status on an answer does not say that nothing was written: a time-out, or an error after the write."""
+
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 LONGEST_PREFIX = 58
 
@@ -136,6 +139,8 @@ class PodControl:
         except ApiError as error:
             if error.reason == "AlreadyExists" and await self._recognize(key, owner, name):
                 return
+            if error.code >= UNSURE:
+                self._expectations.doubt_creation(key, name)
             if not is_namespace_terminating(error):
                 self._tell(owner, "FailedCreate", self._words.not_created, name, error.message)
             raise
@@ -162,6 +167,8 @@ class PodControl:
             self._expectations.doubt_deletion(key, place, deletion.uid)
             raise
         except ApiError as error:
+            if error.code >= UNSURE:
+                self._expectations.doubt_deletion(key, place, deletion.uid)
             self._tell(owner, "FailedDelete", self._words.not_deleted, deletion.name, error.message)
             raise
         self._expectations.expect_deletion(key, place, deletion.uid)

@@ -60,7 +60,7 @@ class ServerOptions:
     etcd_quota_bytes: int = _option(2 << 30, "how large the own member's database may become", "BYTES")
     join: str = _option("", "a server of the control plane that this one becomes part of", "URL")
     token: str = _option("", "a token of 'pyk token create --server', to join with", "TOKEN")
-    node_monitor_grace_seconds: float = _option(20.0, "silence after which a node is unreachable", "SECONDS")
+    node_monitor_grace_seconds: float = _option(8.0, "silence after which a node is unreachable", "SECONDS")
     default_toleration_seconds: int = _option(300, "how long pods stay bound to a node that is gone", "SECONDS")
     scheduler_config: str = _option("", "a KubeSchedulerConfiguration", "FILE")
     metrics_port: int = _option(

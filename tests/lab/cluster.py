@@ -87,7 +87,8 @@ class Lab:
         together(self.machines, lambda machine: machine.wait())
         together(self.machines, lambda machine: self._copy(machine, wheels))
         first, *others = self.servers
-        store = ["--store", "etcd"] if others else []
+        # An emulated machine may be silent for longer than a real one that is well.
+        store = ["--node-monitor-grace-seconds", "20", *(["--store", "etcd"] if others else [])]
         self.provision(first, "server", "--advertise-address", first.address, "--tls-san", "127.0.0.1", *store)
         self.wait_for_api(first)
         if others:

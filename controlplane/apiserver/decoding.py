@@ -32,19 +32,13 @@ _SHOWN_BYTES = 30
 _ROUNDS = 32
 _EMBEDDED = ("spec", "template", "metadata", "involvedObject")
 """Required structs that Go holds by value: left out, they are empty, and what they lack is told field by field."""
-_LONG = frozenset(
-    (
-        *("generation", "observedGeneration", "revision", "deletionGracePeriodSeconds", "gracePeriodSeconds"),
-        *("terminationGracePeriodSeconds", "activeDeadlineSeconds", "startingDeadlineSeconds", "tolerationSeconds"),
-        *("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "expirationSeconds"),
-    )
-)
-"""The integers that have 64 bits; all others have 32."""
 _GO_TYPES = {
     "string_type": "string",
     "int_type": "int64",
     "int_from_float": "int64",
     "int_parsing_size": "int64",
+    "greater_than_equal": "int64",
+    "less_than_equal": "int64",
     "bool_type": "bool",
     "list_type": "[]",
     "dict_type": "map",
@@ -361,8 +355,10 @@ def _type_error(model: type[Model], problem: Mapping[str, Any]) -> str:
     wanted = _GO_TYPES.get(code, code)
     if wanted in ("struct", "[]") and schema.model is not None:
         wanted = f"[]v1.{schema.model.__name__}" if wanted == "[]" else f"v1.{schema.model.__name__}"
-    if wanted == "int64" and path[-1] not in _LONG:
-        wanted = "int32"
+    if wanted == "int64":
+        wanted = f"int{schema.bits}"
     where = ".".join(step for step in path if isinstance(step, str))
     found = json_word(problem["input"])
+    if code in ("greater_than_equal", "less_than_equal", "int_parsing_size"):
+        found = f"number {problem['input']}"
     return f"json: cannot unmarshal {found} into Go struct field {struct.__name__}.{where} of type {wanted}"

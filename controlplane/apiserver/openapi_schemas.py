@@ -37,7 +37,6 @@ _CORE, _AUTOSCALING = "io.k8s.api.core.v1", "io.k8s.api.autoscaling.v1"
 _SCALE_MODELS = ("Scale", "ScaleSpec", "ScaleStatus")
 _SCALARS: dict[type, dict[str, str]] = {
     str: {"type": "string"},
-    int: {"type": "integer", "format": "int64"},
     bool: {"type": "boolean"},
 }
 PATCH = f"{_MACHINERY}.apis.meta.v1.Patch"
@@ -227,6 +226,8 @@ class Schemas:
             return {"type": "string", "format": "byte"}
         if schema.named:
             return self.link(schema.named)
+        if schema.scalar is int:
+            return {"type": "integer", "format": f"int{schema.bits}"}
         return dict(_SCALARS[schema.scalar]) if schema.scalar in _SCALARS else {"type": "object"}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pyk.api.base import MergeKey, MergeSet, Model, RetainKeys, SchemaName
+from pyk.api.base import Bits, MergeKey, MergeSet, Model, RetainKeys, SchemaName
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class FieldSchema:
     is_merge_set: bool = False
     retains_keys: bool = False
     is_required: bool = False
+    bits: int = 64
+    """Of an integer."""
     named: str = ""
     """The name of the scalar's type in OpenAPI, when it has one."""
 
@@ -55,6 +57,8 @@ def _marked(schema: FieldSchema, marker: Any) -> FieldSchema:
         return replace(schema, is_merge_set=True)
     if isinstance(marker, RetainKeys):
         return replace(schema, retains_keys=True)
+    if isinstance(marker, Bits):
+        return replace(schema, bits=marker.count)
     if isinstance(marker, SchemaName):
         return replace(schema, named=marker.name)
     return schema
@@ -75,7 +79,7 @@ def _read(annotation: Any) -> FieldSchema:
         return replace(_read(get_args(annotation)[0]), is_list=True)
     if origin is dict:
         inside = _read(get_args(annotation)[1])
-        return FieldSchema(model=inside.model, scalar=inside.scalar, is_map=True, named=inside.named)
+        return FieldSchema(model=inside.model, scalar=inside.scalar, is_map=True, named=inside.named, bits=inside.bits)
     if isinstance(annotation, type):
         return FieldSchema(model=annotation) if issubclass(annotation, Model) else FieldSchema(scalar=annotation)
     return UNKNOWN

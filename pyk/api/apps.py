@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pyk.api.base import IntOrString, MergeKey, Model, RetainKeys, Time
+from pyk.api.base import Int32, Int64, IntOrString, MergeKey, Model, RetainKeys, Time
 from pyk.api.core_pods import PodTemplateSpec
 from pyk.api.core_storage import PersistentVolumeClaim
 from pyk.api.meta import LabelSelector, ObjectMeta
@@ -23,11 +23,11 @@ class DeploymentStrategy(Model):
 class DeploymentSpec(Model):
     selector: LabelSelector
     template: PodTemplateSpec
-    minReadySeconds: int | None = None
+    minReadySeconds: Int32 | None = None
     paused: bool | None = None
-    progressDeadlineSeconds: int | None = None
-    replicas: int | None = None
-    revisionHistoryLimit: int | None = None
+    progressDeadlineSeconds: Int32 | None = None
+    replicas: Int32 | None = None
+    revisionHistoryLimit: Int32 | None = None
     strategy: Annotated[DeploymentStrategy, RetainKeys()] | None = None
 
 
@@ -41,15 +41,15 @@ class DeploymentCondition(Model):
 
 
 class DeploymentStatus(Model):
-    availableReplicas: int | None = None
-    collisionCount: int | None = None
+    availableReplicas: Int32 | None = None
+    collisionCount: Int32 | None = None
     conditions: Annotated[list[DeploymentCondition], MergeKey("type")] | None = None
-    observedGeneration: int | None = None
-    readyReplicas: int | None = None
-    replicas: int | None = None
-    terminatingReplicas: int | None = None
-    unavailableReplicas: int | None = None
-    updatedReplicas: int | None = None
+    observedGeneration: Int64 | None = None
+    readyReplicas: Int32 | None = None
+    replicas: Int32 | None = None
+    terminatingReplicas: Int32 | None = None
+    unavailableReplicas: Int32 | None = None
+    updatedReplicas: Int32 | None = None
 
 
 class Deployment(Model):
@@ -62,8 +62,8 @@ class Deployment(Model):
 
 class ReplicaSetSpec(Model):
     selector: LabelSelector
-    minReadySeconds: int | None = None
-    replicas: int | None = None
+    minReadySeconds: Int32 | None = None
+    replicas: Int32 | None = None
     template: PodTemplateSpec | None = None
 
 
@@ -76,13 +76,13 @@ class ReplicaSetCondition(Model):
 
 
 class ReplicaSetStatus(Model):
-    replicas: int
-    availableReplicas: int | None = None
+    replicas: Int32
+    availableReplicas: Int32 | None = None
     conditions: Annotated[list[ReplicaSetCondition], MergeKey("type")] | None = None
-    fullyLabeledReplicas: int | None = None
-    observedGeneration: int | None = None
-    readyReplicas: int | None = None
-    terminatingReplicas: int | None = None
+    fullyLabeledReplicas: Int32 | None = None
+    observedGeneration: Int64 | None = None
+    readyReplicas: Int32 | None = None
+    terminatingReplicas: Int32 | None = None
 
 
 class ReplicaSet(Model):
@@ -95,7 +95,7 @@ class ReplicaSet(Model):
 
 class RollingUpdateStatefulSetStrategy(Model):
     maxUnavailable: IntOrString | None = None
-    partition: int | None = None
+    partition: Int32 | None = None
 
 
 class StatefulSetUpdateStrategy(Model):
@@ -104,7 +104,7 @@ class StatefulSetUpdateStrategy(Model):
 
 
 class StatefulSetOrdinals(Model):
-    start: int | None = None
+    start: Int32 | None = None
 
 
 class StatefulSetPersistentVolumeClaimRetentionPolicy(Model):
@@ -115,12 +115,12 @@ class StatefulSetPersistentVolumeClaimRetentionPolicy(Model):
 class StatefulSetSpec(Model):
     selector: LabelSelector
     template: PodTemplateSpec
-    minReadySeconds: int | None = None
+    minReadySeconds: Int32 | None = None
     ordinals: StatefulSetOrdinals | None = None
     persistentVolumeClaimRetentionPolicy: StatefulSetPersistentVolumeClaimRetentionPolicy | None = None
     podManagementPolicy: str | None = None
-    replicas: int | None = None
-    revisionHistoryLimit: int | None = None
+    replicas: Int32 | None = None
+    revisionHistoryLimit: Int32 | None = None
     serviceName: str | None = None
     updateStrategy: StatefulSetUpdateStrategy | None = None
     volumeClaimTemplates: list[PersistentVolumeClaim] | None = None
@@ -135,16 +135,16 @@ class StatefulSetCondition(Model):
 
 
 class StatefulSetStatus(Model):
-    replicas: int
-    availableReplicas: int | None = None
-    collisionCount: int | None = None
+    replicas: Int32
+    availableReplicas: Int32 | None = None
+    collisionCount: Int32 | None = None
     conditions: Annotated[list[StatefulSetCondition], MergeKey("type")] | None = None
-    currentReplicas: int | None = None
+    currentReplicas: Int32 | None = None
     currentRevision: str | None = None
-    observedGeneration: int | None = None
-    readyReplicas: int | None = None
+    observedGeneration: Int64 | None = None
+    readyReplicas: Int32 | None = None
     updateRevision: str | None = None
-    updatedReplicas: int | None = None
+    updatedReplicas: Int32 | None = None
 
 
 class StatefulSet(Model):
@@ -168,8 +168,8 @@ class DaemonSetUpdateStrategy(Model):
 class DaemonSetSpec(Model):
     selector: LabelSelector
     template: PodTemplateSpec
-    minReadySeconds: int | None = None
-    revisionHistoryLimit: int | None = None
+    minReadySeconds: Int32 | None = None
+    revisionHistoryLimit: Int32 | None = None
     updateStrategy: DaemonSetUpdateStrategy | None = None
 
 
@@ -182,16 +182,16 @@ class DaemonSetCondition(Model):
 
 
 class DaemonSetStatus(Model):
-    currentNumberScheduled: int
-    desiredNumberScheduled: int
-    numberMisscheduled: int
-    numberReady: int
-    collisionCount: int | None = None
+    currentNumberScheduled: Int32
+    desiredNumberScheduled: Int32
+    numberMisscheduled: Int32
+    numberReady: Int32
+    collisionCount: Int32 | None = None
     conditions: Annotated[list[DaemonSetCondition], MergeKey("type")] | None = None
-    numberAvailable: int | None = None
-    numberUnavailable: int | None = None
-    observedGeneration: int | None = None
-    updatedNumberScheduled: int | None = None
+    numberAvailable: Int32 | None = None
+    numberUnavailable: Int32 | None = None
+    observedGeneration: Int64 | None = None
+    updatedNumberScheduled: Int32 | None = None
 
 
 class DaemonSet(Model):
@@ -207,15 +207,15 @@ class ControllerRevision(Model):
     data: dict[str, Any] | None = None
     kind: str | None = None
     metadata: ObjectMeta | None = None
-    revision: int | None = None
+    revision: Int64 | None = None
 
 
 class ScaleSpec(Model):
-    replicas: int | None = None
+    replicas: Int32 | None = None
 
 
 class ScaleStatus(Model):
-    replicas: int
+    replicas: Int32
     selector: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model, Time
+from pyk.api.base import Int64, Model, Time
 from pyk.api.meta import ObjectMeta
 
 
@@ -54,7 +54,7 @@ class BoundObjectReference(Model):
 class TokenRequestSpec(Model):
     audiences: list[str] | None = None
     boundObjectRef: BoundObjectReference | None = None
-    expirationSeconds: int | None = None
+    expirationSeconds: Int64 | None = None
 
 
 class TokenRequestStatus(Model):

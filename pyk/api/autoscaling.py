@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, Model, Quantity, Time
+from pyk.api.base import Int32, Int64, MergeKey, Model, Quantity, Time
 from pyk.api.meta import LabelSelector, ObjectMeta
 
 
@@ -21,13 +21,13 @@ class MetricIdentifier(Model):
 
 class MetricTarget(Model):
     type: str
-    averageUtilization: int | None = None
+    averageUtilization: Int32 | None = None
     averageValue: Quantity | None = None
     value: Quantity | None = None
 
 
 class MetricValueStatus(Model):
-    averageUtilization: int | None = None
+    averageUtilization: Int32 | None = None
     averageValue: Quantity | None = None
     value: Quantity | None = None
 
@@ -105,15 +105,15 @@ class MetricStatus(Model):
 
 
 class HPAScalingPolicy(Model):
-    periodSeconds: int
+    periodSeconds: Int32
     type: str
-    value: int
+    value: Int32
 
 
 class HPAScalingRules(Model):
     policies: list[HPAScalingPolicy] | None = None
     selectPolicy: str | None = None
-    stabilizationWindowSeconds: int | None = None
+    stabilizationWindowSeconds: Int32 | None = None
     tolerance: Quantity | None = None
 
 
@@ -123,11 +123,11 @@ class HorizontalPodAutoscalerBehavior(Model):
 
 
 class HorizontalPodAutoscalerSpec(Model):
-    maxReplicas: int
+    maxReplicas: Int32
     scaleTargetRef: CrossVersionObjectReference
     behavior: HorizontalPodAutoscalerBehavior | None = None
     metrics: list[MetricSpec] | None = None
-    minReplicas: int | None = None
+    minReplicas: Int32 | None = None
 
 
 class HorizontalPodAutoscalerCondition(Model):
@@ -135,17 +135,17 @@ class HorizontalPodAutoscalerCondition(Model):
     type: str
     lastTransitionTime: Time | None = None
     message: str | None = None
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None
     reason: str | None = None
 
 
 class HorizontalPodAutoscalerStatus(Model):
-    desiredReplicas: int
+    desiredReplicas: Int32
     conditions: Annotated[list[HorizontalPodAutoscalerCondition], MergeKey("type")] | None = None
     currentMetrics: list[MetricStatus] | None = None
-    currentReplicas: int | None = None
+    currentReplicas: Int32 | None = None
     lastScaleTime: Time | None = None
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None
 
 
 class HorizontalPodAutoscaler(Model):

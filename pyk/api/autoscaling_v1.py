@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model, Time
+from pyk.api.base import Int32, Int64, Model, Time
 from pyk.api.meta import ObjectMeta
 
 
@@ -13,18 +13,18 @@ class CrossVersionObjectReference(Model):
 
 
 class HorizontalPodAutoscalerSpec(Model):
-    maxReplicas: int
+    maxReplicas: Int32
     scaleTargetRef: CrossVersionObjectReference
-    minReplicas: int | None = None
-    targetCPUUtilizationPercentage: int | None = None
+    minReplicas: Int32 | None = None
+    targetCPUUtilizationPercentage: Int32 | None = None
 
 
 class HorizontalPodAutoscalerStatus(Model):
-    currentReplicas: int
-    desiredReplicas: int
-    currentCPUUtilizationPercentage: int | None = None
+    currentReplicas: Int32
+    desiredReplicas: Int32
+    currentCPUUtilizationPercentage: Int32 | None = None
     lastScaleTime: Time | None = None
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None
 
 
 class HorizontalPodAutoscaler(Model):

@@ -11,9 +11,9 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pyk.api.quantity import canonical_quantity
 
@@ -39,6 +39,13 @@ class MergeKey:
     @property
     def map_keys(self) -> tuple[str, ...]:
         return self.keys or (self.patch,)
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """An integer of so many bits: 32 or 64."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,8 @@ def _quantity(value: object) -> str:
 def _int_or_string(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be an integer or text")
+    if isinstance(value, int) and not -(1 << 31) <= value < 1 << 31:
+        raise ValueError(f"json: cannot unmarshal number {value} into Go value of type int32")
     return value
 
 
@@ -105,6 +114,12 @@ def _canonical(value: object, length: int, form: str) -> str:
         raise ValueError(f'"{value}" is not an RFC 3339 time: {error}') from None
 
 
+def _within(bits: int) -> Any:
+    return Field(ge=-(1 << (bits - 1)), le=(1 << (bits - 1)) - 1)
+
+
+Int32 = Annotated[int, _within(32), Bits(32)]
+Int64 = Annotated[int, _within(64), Bits(64)]
 _MACHINERY = "io.k8s.apimachinery.pkg"
 Quantity = Annotated[str, BeforeValidator(_quantity), SchemaName(f"{_MACHINERY}.api.resource.Quantity")]
 """A resource quantity (`500m`, `64Mi`), kept in its canonical form."""

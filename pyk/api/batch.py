@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, MergeSet, Model, Time
+from pyk.api.base import Int32, Int64, MergeKey, MergeSet, Model, Time
 from pyk.api.core_pods import ObjectReference, PodTemplateSpec
 from pyk.api.meta import LabelSelector, ObjectMeta
 
 
 class PodFailurePolicyOnExitCodesRequirement(Model):
     operator: str
-    values: Annotated[list[int], MergeSet()]
+    values: Annotated[list[Int32], MergeSet()]
     containerName: str | None = None
 
 
@@ -31,7 +31,7 @@ class PodFailurePolicy(Model):
 
 
 class SuccessPolicyRule(Model):
-    succeededCount: int | None = None
+    succeededCount: Int32 | None = None
     succeededIndexes: str | None = None
 
 
@@ -41,21 +41,21 @@ class SuccessPolicy(Model):
 
 class JobSpec(Model):
     template: PodTemplateSpec
-    activeDeadlineSeconds: int | None = None
-    backoffLimit: int | None = None
-    backoffLimitPerIndex: int | None = None
+    activeDeadlineSeconds: Int64 | None = None
+    backoffLimit: Int32 | None = None
+    backoffLimitPerIndex: Int32 | None = None
     completionMode: str | None = None
-    completions: int | None = None
+    completions: Int32 | None = None
     managedBy: str | None = None
     manualSelector: bool | None = None
-    maxFailedIndexes: int | None = None
-    parallelism: int | None = None
+    maxFailedIndexes: Int32 | None = None
+    parallelism: Int32 | None = None
     podFailurePolicy: PodFailurePolicy | None = None
     podReplacementPolicy: str | None = None
     selector: LabelSelector | None = None
     successPolicy: SuccessPolicy | None = None
     suspend: bool | None = None
-    ttlSecondsAfterFinished: int | None = None
+    ttlSecondsAfterFinished: Int32 | None = None
 
 
 class JobCondition(Model):
@@ -73,16 +73,16 @@ class UncountedTerminatedPods(Model):
 
 
 class JobStatus(Model):
-    active: int | None = None
+    active: Int32 | None = None
     completedIndexes: str | None = None
     completionTime: Time | None = None
     conditions: Annotated[list[JobCondition], MergeKey("type")] | None = None
-    failed: int | None = None
+    failed: Int32 | None = None
     failedIndexes: str | None = None
-    ready: int | None = None
+    ready: Int32 | None = None
     startTime: Time | None = None
-    succeeded: int | None = None
-    terminating: int | None = None
+    succeeded: Int32 | None = None
+    terminating: Int32 | None = None
     uncountedTerminatedPods: UncountedTerminatedPods | None = None
 
 
@@ -103,9 +103,9 @@ class CronJobSpec(Model):
     jobTemplate: JobTemplateSpec
     schedule: str
     concurrencyPolicy: str | None = None
-    failedJobsHistoryLimit: int | None = None
-    startingDeadlineSeconds: int | None = None
-    successfulJobsHistoryLimit: int | None = None
+    failedJobsHistoryLimit: Int32 | None = None
+    startingDeadlineSeconds: Int64 | None = None
+    successfulJobsHistoryLimit: Int32 | None = None
     suspend: bool | None = None
     timeZone: str | None = None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import Base64, MergeKey, Model, Time
+from pyk.api.base import Base64, Int32, MergeKey, Model, Time
 from pyk.api.meta import ObjectMeta
 
 
 class CertificateSigningRequestSpec(Model):
     request: Base64
     signerName: str
-    expirationSeconds: int | None = None
+    expirationSeconds: Int32 | None = None
     extra: dict[str, list[str]] | None = None
     groups: list[str] | None = None
     uid: str | None = None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pyk.api.base import MicroTime, Model
+from pyk.api.base import Int32, MicroTime, Model
 from pyk.api.meta import ObjectMeta
 
 
 class LeaseSpec(Model):
     acquireTime: MicroTime | None = None
     holderIdentity: str | None = None
-    leaseDurationSeconds: int | None = None
-    leaseTransitions: int | None = None
+    leaseDurationSeconds: Int32 | None = None
+    leaseTransitions: Int32 | None = None
     preferredHolder: str | None = None
     renewTime: MicroTime | None = None
     strategy: str | None = None

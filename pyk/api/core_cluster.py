@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, MergeSet, Model, Quantity, Time
+from pyk.api.base import Int32, Int64, MergeKey, MergeSet, Model, Quantity, Time
 from pyk.api.meta import ObjectMeta
 
 
@@ -64,7 +64,7 @@ class NodeConfigStatus(Model):
 
 
 class DaemonEndpoint(Model):
-    Port: int
+    Port: Int32
 
 
 class NodeDaemonEndpoints(Model):
@@ -77,11 +77,11 @@ class NodeFeatures(Model):
 
 class ContainerImage(Model):
     names: list[str] | None = None
-    sizeBytes: int | None = None
+    sizeBytes: Int64 | None = None
 
 
 class NodeSwapStatus(Model):
-    capacity: int | None = None
+    capacity: Int64 | None = None
 
 
 class NodeSystemInfo(Model):

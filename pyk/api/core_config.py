@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import Base64, MergeKey, MicroTime, Model, Time
+from pyk.api.base import Base64, Int32, MergeKey, MicroTime, Model, Time
 from pyk.api.core_pods import ObjectReference
 from pyk.api.core_volumes import LocalObjectReference
 from pyk.api.meta import ObjectMeta
@@ -39,7 +39,7 @@ class ServiceAccount(Model):
 
 
 class EventSeries(Model):
-    count: int | None = None
+    count: Int32 | None = None
     lastObservedTime: MicroTime | None = None
 
 
@@ -53,7 +53,7 @@ class Event(Model):
     metadata: ObjectMeta
     action: str | None = None
     apiVersion: str | None = None
-    count: int | None = None
+    count: Int32 | None = None
     eventTime: MicroTime | None = None
     firstTimestamp: Time | None = None
     kind: str | None = None

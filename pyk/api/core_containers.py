@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import IntOrString, MergeKey, Model, Quantity
+from pyk.api.base import Int32, Int64, IntOrString, MergeKey, Model, Quantity
 from pyk.api.core_volumes import ObjectFieldSelector, ResourceFieldSelector
 
 
@@ -76,7 +76,7 @@ class HTTPGetAction(Model):
 
 
 class SleepAction(Model):
-    seconds: int
+    seconds: Int64
 
 
 class TCPSocketAction(Model):
@@ -98,28 +98,28 @@ class Lifecycle(Model):
 
 
 class GRPCAction(Model):
-    port: int
+    port: Int32
     mode: str | None = None
     service: str | None = None
 
 
 class Probe(Model):
     exec: ExecAction | None = None
-    failureThreshold: int | None = None
+    failureThreshold: Int32 | None = None
     grpc: GRPCAction | None = None
     httpGet: HTTPGetAction | None = None
-    initialDelaySeconds: int | None = None
-    periodSeconds: int | None = None
-    successThreshold: int | None = None
+    initialDelaySeconds: Int32 | None = None
+    periodSeconds: Int32 | None = None
+    successThreshold: Int32 | None = None
     tcpSocket: TCPSocketAction | None = None
-    terminationGracePeriodSeconds: int | None = None
-    timeoutSeconds: int | None = None
+    terminationGracePeriodSeconds: Int64 | None = None
+    timeoutSeconds: Int32 | None = None
 
 
 class ContainerPort(Model):
-    containerPort: int
+    containerPort: Int32
     hostIP: str | None = None
-    hostPort: int | None = None
+    hostPort: Int32 | None = None
     name: str | None = None
     protocol: str | None = None
 
@@ -142,7 +142,7 @@ class ResourceRequirements(Model):
 
 class ContainerRestartRuleOnExitCodes(Model):
     operator: str
-    values: list[int] | None = None
+    values: list[Int32] | None = None
 
 
 class ContainerRestartRule(Model):
@@ -186,9 +186,9 @@ class SecurityContext(Model):
     privileged: bool | None = None
     procMount: str | None = None
     readOnlyRootFilesystem: bool | None = None
-    runAsGroup: int | None = None
+    runAsGroup: Int64 | None = None
     runAsNonRoot: bool | None = None
-    runAsUser: int | None = None
+    runAsUser: Int64 | None = None
     seLinuxOptions: SELinuxOptions | None = None
     seccompProfile: SeccompProfile | None = None
     windowsOptions: WindowsSecurityContextOptions | None = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, Model, Time
+from pyk.api.base import Int32, Int64, MergeKey, Model, Time
 from pyk.api.core_pods import PodTemplateSpec
 from pyk.api.meta import ObjectMeta
 
 
 class ReplicationControllerSpec(Model):
-    minReadySeconds: int | None = None
-    replicas: int | None = None
+    minReadySeconds: Int32 | None = None
+    replicas: Int32 | None = None
     selector: dict[str, str] | None = None
     template: PodTemplateSpec | None = None
 
@@ -25,12 +25,12 @@ class ReplicationControllerCondition(Model):
 
 
 class ReplicationControllerStatus(Model):
-    replicas: int
-    availableReplicas: int | None = None
+    replicas: Int32
+    availableReplicas: Int32 | None = None
     conditions: Annotated[list[ReplicationControllerCondition], MergeKey("type")] | None = None
-    fullyLabeledReplicas: int | None = None
-    observedGeneration: int | None = None
-    readyReplicas: int | None = None
+    fullyLabeledReplicas: Int32 | None = None
+    observedGeneration: Int64 | None = None
+    readyReplicas: Int32 | None = None
 
 
 class ReplicationController(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model
+from pyk.api.base import Int32, Model
 from pyk.api.core_pods import ObjectReference
 from pyk.api.meta import ObjectMeta
 
@@ -15,7 +15,7 @@ class EndpointAddress(Model):
 
 
 class EndpointPort(Model):
-    port: int
+    port: Int32
     appProtocol: str | None = None
     name: str | None = None
     protocol: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, Model, Quantity, Time
+from pyk.api.base import Int32, Int64, MergeKey, Model, Quantity, Time
 from pyk.api.core_containers import (
     AppArmorProfile,
     Container,
@@ -31,7 +31,7 @@ class NodeSelectorTerm(Model):
 
 class PreferredSchedulingTerm(Model):
     preference: NodeSelectorTerm
-    weight: int
+    weight: Int32
 
 
 class NodeSelector(Model):
@@ -54,7 +54,7 @@ class PodAffinityTerm(Model):
 
 class WeightedPodAffinityTerm(Model):
     podAffinityTerm: PodAffinityTerm
-    weight: int
+    weight: Int32
 
 
 class PodAffinity(Model):
@@ -86,7 +86,7 @@ class PodDNSConfig(Model):
 
 class EvictionResponder(Model):
     name: str
-    priority: int
+    priority: Int32
 
 
 class HostAlias(Model):
@@ -123,15 +123,15 @@ class Sysctl(Model):
 
 class PodSecurityContext(Model):
     appArmorProfile: AppArmorProfile | None = None
-    fsGroup: int | None = None
+    fsGroup: Int64 | None = None
     fsGroupChangePolicy: str | None = None
-    runAsGroup: int | None = None
+    runAsGroup: Int64 | None = None
     runAsNonRoot: bool | None = None
-    runAsUser: int | None = None
+    runAsUser: Int64 | None = None
     seLinuxChangePolicy: str | None = None
     seLinuxOptions: SELinuxOptions | None = None
     seccompProfile: SeccompProfile | None = None
-    supplementalGroups: list[int] | None = None
+    supplementalGroups: list[Int64] | None = None
     supplementalGroupsPolicy: str | None = None
     sysctls: list[Sysctl] | None = None
     windowsOptions: WindowsSecurityContextOptions | None = None
@@ -141,24 +141,24 @@ class Toleration(Model):
     effect: str | None = None
     key: str | None = None
     operator: str | None = None
-    tolerationSeconds: int | None = None
+    tolerationSeconds: Int64 | None = None
     value: str | None = None
 
 
 class TopologySpreadConstraint(Model):
-    maxSkew: int
+    maxSkew: Int32
     topologyKey: str
     whenUnsatisfiable: str
     labelSelector: LabelSelector | None = None
     matchLabelKeys: list[str] | None = None
-    minDomains: int | None = None
+    minDomains: Int32 | None = None
     nodeAffinityPolicy: str | None = None
     nodeTaintsPolicy: str | None = None
 
 
 class PodSpec(Model):
     containers: Annotated[list[Container], MergeKey("name")]
-    activeDeadlineSeconds: int | None = None
+    activeDeadlineSeconds: Int64 | None = None
     affinity: Affinity | None = None
     automountServiceAccountToken: bool | None = None
     dnsConfig: PodDNSConfig | None = None
@@ -180,7 +180,7 @@ class PodSpec(Model):
     os: PodOS | None = None
     overhead: dict[str, Quantity] | None = None
     preemptionPolicy: str | None = None
-    priority: int | None = None
+    priority: Int32 | None = None
     priorityClassName: str | None = None
     readinessGates: list[PodReadinessGate] | None = None
     resourceClaims: Annotated[list[PodResourceClaim], MergeKey("name", retain=True)] | None = None
@@ -196,7 +196,7 @@ class PodSpec(Model):
     setHostnameAsFQDN: bool | None = None
     shareProcessNamespace: bool | None = None
     subdomain: str | None = None
-    terminationGracePeriodSeconds: int | None = None
+    terminationGracePeriodSeconds: Int64 | None = None
     tolerations: list[Toleration] | None = None
     topologySpreadConstraints: (
         Annotated[list[TopologySpreadConstraint], MergeKey("topologyKey", keys=("topologyKey", "whenUnsatisfiable"))]
@@ -211,7 +211,7 @@ class PodCondition(Model):
     lastProbeTime: Time | None = None
     lastTransitionTime: Time | None = None
     message: str | None = None
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None
     reason: str | None = None
 
 
@@ -231,12 +231,12 @@ class ContainerStateRunning(Model):
 
 
 class ContainerStateTerminated(Model):
-    exitCode: int
+    exitCode: Int32
     containerID: str | None = None
     finishedAt: Time | None = None
     message: str | None = None
     reason: str | None = None
-    signal: int | None = None
+    signal: Int32 | None = None
     startedAt: Time | None = None
 
 
@@ -252,9 +252,9 @@ class ContainerState(Model):
 
 
 class LinuxContainerUser(Model):
-    gid: int
-    uid: int
-    supplementalGroups: list[int] | None = None
+    gid: Int32
+    uid: Int32
+    supplementalGroups: list[Int64] | None = None
 
 
 class ContainerUser(Model):
@@ -282,7 +282,7 @@ class ContainerStatus(Model):
     imageID: str
     name: str
     ready: bool
-    restartCount: int
+    restartCount: Int32
     allocatedResources: dict[str, Quantity] | None = None
     allocatedResourcesStatus: list[ResourceStatus] | None = None
     containerID: str | None = None
@@ -361,7 +361,7 @@ class PodStatus(Model):
     message: str | None = None
     nodeAllocatableResourceClaimStatuses: list[NodeAllocatableResourceClaimStatus] | None = None
     nominatedNodeName: str | None = None
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None
     phase: str | None = None
     podIP: str | None = None
     podIPs: Annotated[list[PodIP], MergeKey("ip")] | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import IntOrString, MergeKey, Model
+from pyk.api.base import Int32, IntOrString, MergeKey, Model
 from pyk.api.meta import Condition, ObjectMeta
 
 
 class ClientIPConfig(Model):
-    timeoutSeconds: int | None = None
+    timeoutSeconds: Int32 | None = None
 
 
 class SessionAffinityConfig(Model):
@@ -17,10 +17,10 @@ class SessionAffinityConfig(Model):
 
 
 class ServicePort(Model):
-    port: int
+    port: Int32
     appProtocol: str | None = None
     name: str | None = None
-    nodePort: int | None = None
+    nodePort: Int32 | None = None
     protocol: str | None = None
     targetPort: IntOrString | None = None
 
@@ -32,7 +32,7 @@ class ServiceSpec(Model):
     externalIPs: list[str] | None = None
     externalName: str | None = None
     externalTrafficPolicy: str | None = None
-    healthCheckNodePort: int | None = None
+    healthCheckNodePort: Int32 | None = None
     internalTrafficPolicy: str | None = None
     ipFamilies: list[str] | None = None
     ipFamilyPolicy: str | None = None
@@ -49,7 +49,7 @@ class ServiceSpec(Model):
 
 
 class PortStatus(Model):
-    port: int
+    port: Int32
     protocol: str
     error: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, Model, Quantity, Time
+from pyk.api.base import Int32, MergeKey, Model, Quantity, Time
 from pyk.api.core_pods import NodeSelector, ObjectReference, VolumeHealthCondition
 from pyk.api.core_volumes import (
     AWSElasticBlockStoreVolumeSource,
@@ -120,7 +120,7 @@ class GlusterfsPersistentVolumeSource(Model):
 
 class ISCSIPersistentVolumeSource(Model):
     iqn: str
-    lun: int
+    lun: Int32
     targetPortal: str
     chapAuthDiscovery: bool | None = None
     chapAuthSession: bool | None = None

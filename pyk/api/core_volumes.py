@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model, Quantity
+from pyk.api.base import Int32, Int64, Model, Quantity
 from pyk.api.meta import LabelSelector, ObjectMeta
 
 
 class AWSElasticBlockStoreVolumeSource(Model):
     volumeID: str
     fsType: str | None = None
-    partition: int | None = None
+    partition: Int32 | None = None
     readOnly: bool | None = None
 
 
@@ -51,13 +51,13 @@ class CinderVolumeSource(Model):
 class KeyToPath(Model):
     key: str
     path: str
-    mode: int | None = None
-    user: int | None = None
+    mode: Int32 | None = None
+    user: Int32 | None = None
 
 
 class ConfigMapVolumeSource(Model):
-    defaultMode: int | None = None
-    defaultUser: int | None = None
+    defaultMode: Int32 | None = None
+    defaultUser: Int32 | None = None
     items: list[KeyToPath] | None = None
     name: str | None = None
     optional: bool | None = None
@@ -85,20 +85,20 @@ class ResourceFieldSelector(Model):
 class DownwardAPIVolumeFile(Model):
     path: str
     fieldRef: ObjectFieldSelector | None = None
-    mode: int | None = None
+    mode: Int32 | None = None
     resourceFieldRef: ResourceFieldSelector | None = None
-    user: int | None = None
+    user: Int32 | None = None
 
 
 class DownwardAPIVolumeSource(Model):
-    defaultMode: int | None = None
-    defaultUser: int | None = None
+    defaultMode: Int32 | None = None
+    defaultUser: Int32 | None = None
     items: list[DownwardAPIVolumeFile] | None = None
 
 
 class EmptyDirVolumeSource(Model):
     medium: str | None = None
-    mode: int | None = None
+    mode: Int32 | None = None
     sizeLimit: Quantity | None = None
 
 
@@ -143,7 +143,7 @@ class EphemeralVolumeSource(Model):
 
 class FCVolumeSource(Model):
     fsType: str | None = None
-    lun: int | None = None
+    lun: Int32 | None = None
     readOnly: bool | None = None
     targetWWNs: list[str] | None = None
     wwids: list[str] | None = None
@@ -165,7 +165,7 @@ class FlockerVolumeSource(Model):
 class GCEPersistentDiskVolumeSource(Model):
     pdName: str
     fsType: str | None = None
-    partition: int | None = None
+    partition: Int32 | None = None
     readOnly: bool | None = None
 
 
@@ -193,7 +193,7 @@ class ImageVolumeSource(Model):
 
 class ISCSIVolumeSource(Model):
     iqn: str
-    lun: int
+    lun: Int32
     targetPortal: str
     chapAuthDiscovery: bool | None = None
     chapAuthSession: bool | None = None
@@ -233,7 +233,7 @@ class ClusterTrustBundleProjection(Model):
     name: str | None = None
     optional: bool | None = None
     signerName: str | None = None
-    user: int | None = None
+    user: Int32 | None = None
 
 
 class ConfigMapProjection(Model):
@@ -252,8 +252,8 @@ class PodCertificateProjection(Model):
     certificateChainPath: str | None = None
     credentialBundlePath: str | None = None
     keyPath: str | None = None
-    maxExpirationSeconds: int | None = None
-    user: int | None = None
+    maxExpirationSeconds: Int32 | None = None
+    user: Int32 | None = None
     userAnnotations: dict[str, str] | None = None
 
 
@@ -266,8 +266,8 @@ class SecretProjection(Model):
 class ServiceAccountTokenProjection(Model):
     path: str
     audience: str | None = None
-    expirationSeconds: int | None = None
-    user: int | None = None
+    expirationSeconds: Int64 | None = None
+    user: Int32 | None = None
 
 
 class VolumeProjection(Model):
@@ -280,8 +280,8 @@ class VolumeProjection(Model):
 
 
 class ProjectedVolumeSource(Model):
-    defaultMode: int | None = None
-    defaultUser: int | None = None
+    defaultMode: Int32 | None = None
+    defaultUser: Int32 | None = None
     sources: list[VolumeProjection] | None = None
 
 
@@ -319,8 +319,8 @@ class ScaleIOVolumeSource(Model):
 
 
 class SecretVolumeSource(Model):
-    defaultMode: int | None = None
-    defaultUser: int | None = None
+    defaultMode: Int32 | None = None
+    defaultUser: Int32 | None = None
     items: list[KeyToPath] | None = None
     optional: bool | None = None
     secretName: str | None = None

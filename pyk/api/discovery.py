@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model
+from pyk.api.base import Int32, Model
 from pyk.api.core_pods import ObjectReference
 from pyk.api.meta import ObjectMeta
 
@@ -40,7 +40,7 @@ class Endpoint(Model):
 class EndpointPort(Model):
     appProtocol: str | None = None
     name: str | None = None
-    port: int | None = None
+    port: Int32 | None = None
     protocol: str | None = None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyk.api.base import MicroTime, Model, Time
+from pyk.api.base import Int32, MicroTime, Model, Time
 from pyk.api.core_config import EventSource
 from pyk.api.core_pods import ObjectReference
 from pyk.api.meta import ObjectMeta
 
 
 class EventSeries(Model):
-    count: int
+    count: Int32
     lastObservedTime: MicroTime
 
 
@@ -17,7 +17,7 @@ class Event(Model):
     eventTime: MicroTime
     action: str | None = None
     apiVersion: str | None = None
-    deprecatedCount: int | None = None
+    deprecatedCount: Int32 | None = None
     deprecatedFirstTimestamp: Time | None = None
     deprecatedLastTimestamp: Time | None = None
     deprecatedSource: EventSource | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pyk.api.base import MergeKey, MergeSet, Model, Time
+from pyk.api.base import Int32, Int64, MergeKey, MergeSet, Model, Time
 
 
 class ManagedFieldsEntry(Model):
@@ -31,11 +31,11 @@ class OwnerReference(Model):
 class ObjectMeta(Model):
     annotations: dict[str, str] | None = None
     creationTimestamp: Time | None = None
-    deletionGracePeriodSeconds: int | None = None
+    deletionGracePeriodSeconds: Int64 | None = None
     deletionTimestamp: Time | None = None
     finalizers: Annotated[list[str], MergeSet()] | None = None
     generateName: str | None = None
-    generation: int | None = None
+    generation: Int64 | None = None
     labels: dict[str, str] | None = None
     managedFields: list[ManagedFieldsEntry] | None = None
     name: str | None = None
@@ -63,7 +63,7 @@ class ShardInfo(Model):
 
 class ListMeta(Model):
     continue_: str | None = Field(default=None, alias="continue")
-    remainingItemCount: int | None = None
+    remainingItemCount: Int64 | None = None
     resourceVersion: str | None = None
     selfLink: str | None = None
     shardInfo: ShardInfo | None = None
@@ -80,13 +80,13 @@ class StatusDetails(Model):
     group: str | None = None
     kind: str | None = None
     name: str | None = None
-    retryAfterSeconds: int | None = None
+    retryAfterSeconds: Int32 | None = None
     uid: str | None = None
 
 
 class Status(Model):
     apiVersion: str | None = None
-    code: int | None = None
+    code: Int32 | None = None
     details: StatusDetails | None = None
     kind: str | None = None
     message: str | None = None
@@ -103,7 +103,7 @@ class Preconditions(Model):
 class DeleteOptions(Model):
     apiVersion: str | None = None
     dryRun: list[str] | None = None
-    gracePeriodSeconds: int | None = None
+    gracePeriodSeconds: Int64 | None = None
     ignoreStoreReadErrorWithClusterBreakingPotential: bool | None = None
     kind: str | None = None
     orphanDependents: bool | None = None
@@ -117,4 +117,4 @@ class Condition(Model):
     reason: str
     status: str
     type: str
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model
+from pyk.api.base import Int32, Model
 from pyk.api.core_volumes import TypedLocalObjectReference
 from pyk.api.meta import ObjectMeta
 
@@ -29,7 +29,7 @@ class IngressClass(Model):
 
 class ServiceBackendPort(Model):
     name: str | None = None
-    number: int | None = None
+    number: Int32 | None = None
 
 
 class IngressServiceBackend(Model):
@@ -70,7 +70,7 @@ class IngressSpec(Model):
 
 
 class IngressPortStatus(Model):
-    port: int
+    port: Int32
     protocol: str
     error: str | None = None
 

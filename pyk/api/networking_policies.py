@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pyk.api.base import IntOrString, Model
+from pyk.api.base import Int32, IntOrString, Model
 from pyk.api.meta import LabelSelector, ObjectMeta
 
 
@@ -20,7 +20,7 @@ class NetworkPolicyPeer(Model):
 
 
 class NetworkPolicyPort(Model):
-    endPort: int | None = None
+    endPort: Int32 | None = None
     port: IntOrString | None = None
     protocol: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import IntOrString, MergeKey, Model, Time
+from pyk.api.base import Int32, Int64, IntOrString, MergeKey, Model, Time
 from pyk.api.meta import Condition, DeleteOptions, LabelSelector, ObjectMeta
 
 
@@ -16,13 +16,13 @@ class PodDisruptionBudgetSpec(Model):
 
 
 class PodDisruptionBudgetStatus(Model):
-    currentHealthy: int
-    desiredHealthy: int
-    disruptionsAllowed: int
-    expectedPods: int
+    currentHealthy: Int32
+    desiredHealthy: Int32
+    disruptionsAllowed: Int32
+    expectedPods: Int32
     conditions: Annotated[list[Condition], MergeKey("type")] | None = None
     disruptedPods: dict[str, Time] | None = None
-    observedGeneration: int | None = None
+    observedGeneration: Int64 | None = None
 
 
 class PodDisruptionBudget(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.base import Model
+from pyk.api.base import Int32, Model
 from pyk.api.meta import ObjectMeta
 
 
@@ -13,4 +13,4 @@ class PriorityClass(Model):
     kind: str | None = None
     metadata: ObjectMeta | None = None
     preemptionPolicy: str | None = None
-    value: int | None = None
+    value: Int32 | None = None

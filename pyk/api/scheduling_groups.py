@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, Model
+from pyk.api.base import Int32, MergeKey, Model
 from pyk.api.meta import Condition, ObjectMeta
 
 
@@ -17,7 +17,7 @@ class BasicSchedulingPolicy(Model):
 
 
 class GangSchedulingPolicy(Model):
-    minCount: int
+    minCount: Int32
 
 
 class PodGroupSchedulingPolicy(Model):
@@ -57,7 +57,7 @@ class PodGroupSpec(Model):
     schedulingPolicy: PodGroupSchedulingPolicy
     disruptionMode: str | None = None
     podGroupTemplateRef: PodGroupTemplateReference | None = None
-    priority: int | None = None
+    priority: Int32 | None = None
     priorityClassName: str | None = None
     resourceClaims: Annotated[list[PodGroupResourceClaim], MergeKey("name", retain=True)] | None = None
     schedulingConstraints: PodGroupSchedulingConstraints | None = None
@@ -80,7 +80,7 @@ class PodGroupTemplate(Model):
     name: str
     schedulingPolicy: PodGroupSchedulingPolicy
     disruptionMode: str | None = None
-    priority: int | None = None
+    priority: Int32 | None = None
     priorityClassName: str | None = None
     resourceClaims: Annotated[list[PodGroupResourceClaim], MergeKey("name", retain=True)] | None = None
     schedulingConstraints: PodGroupSchedulingConstraints | None = None

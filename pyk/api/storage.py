@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyk.api.base import MergeKey, Model, Quantity, Time
+from pyk.api.base import Int32, Int64, MergeKey, Model, Quantity, Time
 from pyk.api.core_storage import PersistentVolumeSpec
 from pyk.api.meta import LabelSelector, ObjectMeta
 
@@ -33,13 +33,13 @@ class StorageClass(Model):
 
 class TokenRequest(Model):
     audience: str
-    expirationSeconds: int | None = None
+    expirationSeconds: Int64 | None = None
 
 
 class CSIDriverSpec(Model):
     attachRequired: bool | None = None
     fsGroupPolicy: str | None = None
-    nodeAllocatableUpdatePeriodSeconds: int | None = None
+    nodeAllocatableUpdatePeriodSeconds: Int64 | None = None
     podInfoOnMount: bool | None = None
     preventPodSchedulingIfMissing: bool | None = None
     requiresRepublish: bool | None = None
@@ -58,7 +58,7 @@ class CSIDriver(Model):
 
 
 class VolumeNodeResources(Model):
-    count: int | None = None
+    count: Int32 | None = None
 
 
 class CSINodeDriver(Model):
@@ -120,7 +120,7 @@ class VolumeAttachmentSpec(Model):
 
 
 class VolumeError(Model):
-    errorCode: int | None = None
+    errorCode: Int32 | None = None
     message: str | None = None
     time: Time | None = None
 

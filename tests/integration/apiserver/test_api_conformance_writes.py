@@ -405,3 +405,40 @@ async def test_a_delete_gives_back_what_typed_clients_expect(api):
         assert (await api("DELETE", f"{path}/one")).body["kind"] == made.body["kind"]
     await api("POST", CONFIGS, {"metadata": {"name": "one"}})
     assert (await api("DELETE", f"{CONFIGS}/one")).body["kind"] == "Status"
+
+
+async def test_numbers_that_do_not_fit_are_refused_whichever_way_they_come(api):
+    path = "/apis/apps/v1/namespaces/default/deployments"
+    labels = {"app": "a"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    body = {"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": labels}, "template": template}}
+
+    def with_spec(**changes):
+        return {**body, "apiVersion": "apps/v1", "kind": "Deployment", "spec": {**body["spec"], **changes}}
+
+    most = (1 << 31) - 1
+    refused = await api("POST", path, with_spec(replicas=most + 1))
+    assert refused.status == 400
+    assert f"cannot unmarshal number {most + 1} into Go struct field DeploymentSpec" in refused.message
+    assert refused.message.endswith("of type int32")
+    surge = {"rollingUpdate": {"maxSurge": most + 1}}
+    assert (await api("POST", path, with_spec(strategy=surge))).status == 400
+    assert (await api("POST", path, with_spec(replicas=0, minReadySeconds=-(most + 2)))).status == 400
+    assert (await api("POST", path, with_spec(replicas=0))).status == 201
+    for kind in ("merge", "strategic"):
+        assert (await api.patch(f"{path}/d", {"spec": {"replicas": most + 1}}, kind)).status in (400, 422)
+    applied = {"Content-Type": "application/apply-patch+yaml"}
+    refused = await api(
+        "PATCH", f"{path}/d", with_spec(replicas=most + 1), headers=applied, fieldManager="m", force="true"
+    )
+    assert refused.status in (400, 422)
+    scale = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {"name": "d"}, "spec": {"replicas": most + 1}}
+    assert (await api("PUT", f"{path}/d/scale", scale)).status in (400, 422)
+    assert (await api("GET", f"{path}/d")).body["spec"]["replicas"] == 0
+    pod = {"metadata": {"name": "p"}, "spec": {"terminationGracePeriodSeconds": most + 1, **template["spec"]}}
+    assert (await api("POST", "/api/v1/namespaces/default/pods", pod)).status == 201  # this one has 64 bits
+    pod["spec"]["terminationGracePeriodSeconds"] = 1 << 63
+    assert (await api("POST", "/api/v1/namespaces/default/pods", {**pod, "metadata": {"name": "q"}})).status == 400
+    schemas = (await api("GET", "/openapi/v3/apis/apps/v1")).body["components"]["schemas"]
+    properties = schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]
+    assert properties["replicas"]["format"] == "int32"

@@ -159,6 +159,7 @@ class Keeper:
             syscalls.close_all_but([0, 1, 2, *_FDS, *high[:2]])
             os.setsid()
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            syscalls.exec_fd(high[0], [b"pyk-keeper"], [])
+            # The folder is for those who look whose keeper it is: `pyk uninstall agent` ends it by that.
+            syscalls.exec_fd(high[0], [b"pyk-keeper", os.fsencode(os.path.dirname(self._file.path))], [])
         finally:
             os._exit(1)

@@ -58,14 +58,14 @@ def stop_control_plane(layout: Layout, cgroups: LabCgroups) -> None:
 
 
 def end_spawners(state_dir: Path) -> None:
-    """SIGKILL to the process that holds the containers of an agent on this folder, which outlives the agent."""
+    """SIGKILL to what outlives an agent on this folder: the holder of its containers, and that one's keeper."""
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 is_below = any(Path(word).is_relative_to(state_dir) for word in words if word.startswith("/"))
-                if is_below and any("agent.runtime.spawner" in word for word in words):
+                if is_below and (words[0] == "pyk-keeper" or any("agent.runtime.spawner" in word for word in words)):
                     pids.append(int(entry.name))
     for pid in pids:
         with suppress(ProcessLookupError):

@@ -173,6 +173,8 @@ class Machines:
             cgroups.kill(machine.cgroup)
             cgroups.remove(machine.cgroup)
             unmount_below(machine.folder)
+        left = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        assert str(self.folder) not in left, left
         for name in [*(machine.namespace for machine in self.all), self._switch]:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)

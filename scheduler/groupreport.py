@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from pyk.api.kinds import POD_GROUP
-from pyk.api.objects import Object, condition_of, name_of, namespace_of, uid_of
-from pyk.api.status import ApiError
-from pyk.client.client import STRATEGIC_MERGE_PATCH, Client
+from pyk.api.objects import Object, condition_of, uid_of
+from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock, timestamp
 from pyk.reconcile.controller import Controller, Result
+from scheduler.report import patch_status
 
 SCHEDULED = "All required pods have been successfully scheduled"
 
@@ -49,18 +49,7 @@ class GroupReporter:
     async def _write(self, key: str) -> Result | None:
         wanted, group = self._wanted.get(key), self._groups.get(key)
         if wanted is not None and group is not None and (patch := _patch(group, wanted, self._clock.time())):
-            try:
-                await self._client.patch(
-                    POD_GROUP,
-                    name_of(group),
-                    namespace_of(group),
-                    patch,
-                    content_type=STRATEGIC_MERGE_PATCH,
-                    subresource="status",
-                )
-            except ApiError as error:
-                if error.code not in (404, 409):
-                    raise
+            await patch_status(self._client, POD_GROUP, group, patch)
         if self._wanted.get(key) is wanted:
             self._wanted.pop(key, None)
         return None

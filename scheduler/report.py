@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyk.api.kinds import POD
+from pyk.api.kinds import POD, Kind
 from pyk.api.objects import Object, condition_of, name_of, namespace_of, uid_of
 from pyk.api.status import ApiError
 from pyk.client.client import STRATEGIC_MERGE_PATCH, Client
@@ -29,6 +29,22 @@ class _Refusal:
     reason: str
     message: str
     nominated: str = ""
+
+
+async def patch_status(client: Client, kind: Kind, obj: Object, patch: dict[str, Any]) -> None:
+    """Change an object's status; one that is gone, or another by now, needs it no more."""
+    try:
+        await client.patch(
+            kind,
+            name_of(obj),
+            namespace_of(obj),
+            patch,
+            content_type=STRATEGIC_MERGE_PATCH,
+            subresource="status",
+        )
+    except ApiError as error:
+        if error.code not in (404, 409):
+            raise
 
 
 class Reporter:
@@ -87,18 +103,7 @@ class Reporter:
             return None
         patch = _condition_patch(pod, refusal, self._clock.time())
         if patch is not None:
-            try:
-                await self._client.patch(
-                    POD,
-                    name_of(pod),
-                    namespace_of(pod),
-                    patch,
-                    content_type=STRATEGIC_MERGE_PATCH,
-                    subresource="status",
-                )
-            except ApiError as error:
-                if error.code not in (404, 409):
-                    raise
+            await patch_status(self._client, POD, pod, patch)
         if self._wanted.get(key) is refusal:
             self.forget(key)
         return None

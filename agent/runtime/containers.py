@@ -15,21 +15,21 @@ tells, the exit is recorded as `exit_unknown` with code 137, as the kubelet does
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import os
 import signal
 
-from agent.runtime import child as child_process
 from agent.runtime import clock, records, syscalls
+from agent.runtime.endings import record_end, status_of
 from agent.runtime.foreigners import Foreigners
-from agent.runtime.forker import wait_status
-from agent.runtime.joining import make_writable, resolve_namespaces
+from agent.runtime.forking import fork_container
+from agent.runtime.joining import make_writable
 from agent.runtime.records import CREATED, CREATING, EXITED, REMOVING, RUNNING, STARTING, ContainerRecord
 from agent.runtime.server import OperationFailed
 from agent.runtime.streams import Streams
 from agent.runtime.teardown import Teardown
 from agent.runtime.telling import tell
+from agent.runtime.waiters import Waiters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from agent.runtime.sandboxes import Sandboxes
     from agent.runtime.server import Request, Server
 
-_UNKNOWN_EXIT = 137
 _FAILED_EXIT = 128
 _CREATE_SECONDS = 20.0
 """What making a container takes at most: what takes longer hangs in a mount, and hangs for ever."""
@@ -62,8 +61,7 @@ class Containers:
         self._foreigners = Foreigners(forker, os.path.dirname(directory))
         self._deleting: set[str] = set()
         self._channels: dict[str, Channel] = {}
-        self._creating: dict[str, list[Request]] = {}
-        self._starting: dict[str, list[Request]] = {}
+        self._creating, self._starting = Waiters(), Waiters()
         self._removed: dict[str, str] = {}
         self.records: dict[str, ContainerRecord] = {}
         self.streams: dict[str, Streams] = {}
@@ -99,7 +97,7 @@ class Containers:
         identifier = plan["id"]
         if existing := self.records.get(identifier):
             if existing.phase == CREATING:
-                self._creating[identifier].append(request)
+                self._creating.add(identifier, request)
             else:
                 request.reply(existing.wire())
             return
@@ -110,12 +108,13 @@ class Containers:
         record.created_at = clock.now()
         record.file.create(record.state(), plan)
         self.records[identifier] = record
-        self._creating[identifier] = [request]
+        self._creating.add(identifier, request)
         try:
             if record.is_foreign:
                 self._create_foreign(record, plan, sandbox)
                 return
-            channel = self._fork(record, plan, sandbox)
+            streams = self.streams[identifier] = self._streams(record)
+            channel = fork_container(self._forker, record, plan, sandbox, streams)
         except OSError as error:
             self._failed_to_fork(record, str(error))
             return
@@ -134,7 +133,7 @@ class Containers:
         elif record.phase == EXITED:
             raise OperationFailed(f"container {record.id} has ended", "StartError")
         elif record.id in self._starting:
-            self._starting[record.id].append(request)
+            self._starting.add(record.id, request)
         else:
             record.started_at = clock.now()
             try:
@@ -143,7 +142,7 @@ class Containers:
                 record.started_at = 0.0
                 raise
             self._forker.saver.forget(record.id)
-            self._starting[record.id] = [request]
+            self._starting.add(record.id, request)
             if record.phase == CREATED:
                 record.phase = STARTING
                 if record.is_foreign:
@@ -237,63 +236,6 @@ class Containers:
             raise OperationFailed(f"there is no container {request.arguments['container']}", "ContainerNotFound")
         return record
 
-    def _fork(self, record: ContainerRecord, plan: dict[str, Any], sandbox: SandboxRecord) -> Channel:
-        """Make cgroup, streams and the child.
-
-        Raises:
-            OSError: one of them cannot be made.
-        """
-        forker = self._forker
-        process = plan["process"]
-        program = binascii.a2b_base64(process["seccomp"])
-        own_shm = not sandbox.config["host_ipc"] and any(mount["op"] == "shm" for mount in plan["mounts"])
-        make_writable(record.writable, plan["first_id"])
-        forker.cgroups.create(record.cgroup)
-        forker.cgroups.apply(record.cgroup, plan["resources"])
-        forker.cgroups.end_together(record.cgroup)
-        shown = forker.cgroups.view(record.cgroup)
-        with contextlib.ExitStack() as held:
-            namespaces, pid_namespace, joins = resolve_namespaces(plan["namespaces"]["join"], sandbox, held)
-            users = next((fd for fd, flag in joins if flag == syscalls.CLONE_NEWUSER), -1)
-            joins = [(fd, flag) for fd, flag in joins if fd != users]
-            streams = self.streams[record.id] = self._streams(record)
-            stdio: list[int | None] = [None, None, None]
-            if not record.terminal:
-                stdio = streams.make(held, stdin=plan["stdin"])
-            record.pipes = streams.pipes
-            to_mark = record.file.open_to_mark()
-            held.callback(os.close, to_mark)
-
-            def make_main(channel: int, cgroup_files: list[int]) -> Callable[[], None]:
-                child = child_process.Child(
-                    channel,
-                    process,
-                    program,
-                    forker.kept_capabilities,
-                    stdio=stdio,
-                    cgroup_files=cgroup_files,
-                    open_files=forker.open_files,
-                    first_id=plan["first_id"],
-                    record=to_mark,
-                )
-                return lambda: child_process.container(
-                    child,
-                    plan,
-                    forker.scratch,
-                    (sandbox.pidfd, namespaces),
-                    joins,
-                    forker.host_mounts,
-                    shown,
-                    own_shm=own_shm,
-                    users=users,
-                )
-
-            flags = plan["namespaces"]["new"] & syscalls.CLONE_NEWPID
-            record.pid, record.pidfd, channel = forker.fork(
-                make_main, record.cgroup, flags=flags, pid_namespace=pid_namespace
-            )
-        return channel
-
     def _create_foreign(self, record: ContainerRecord, plan: dict[str, Any], sandbox: SandboxRecord) -> None:
         """Have another runtime create it.
 
@@ -339,8 +281,7 @@ class Containers:
         if record.id in self._starting:
             record.phase = STARTING
             self._start_foreign(record)
-        for request in self._creating.pop(record.id):
-            request.reply(record.wire())
+        self._creating.answer(record.id, record.wire())
 
     def _start_foreign(self, record: ContainerRecord) -> None:
         plan = self._plan(record)
@@ -350,11 +291,11 @@ class Containers:
                 return
             if not problem:
                 record.phase = RUNNING
-                for request in self._starting.pop(record.id):
-                    request.reply(record.wire())
+                self._starting.answer(record.id, record.wire())
                 return
-            for request in self._starting.pop(record.id):
-                request.fail(OperationFailed(f"unable to start container process: {problem}", "StartError"))
+            self._starting.fail(
+                record.id, OperationFailed(f"unable to start container process: {problem}", "StartError")
+            )
             self._signal(record, signal.SIGKILL)
 
         try:
@@ -402,8 +343,7 @@ class Containers:
         self._note(record)
         if streams := self.streams.pop(record.id, None):
             streams.finish()
-        for request in self._creating.pop(record.id):
-            request.fail(OperationFailed(f"create container {record.id}: {text}"))
+        self._creating.fail(record.id, OperationFailed(f"create container {record.id}: {text}"))
 
     def _heard(self, record: ContainerRecord, channel: Channel) -> None:
         """The child has said something, or has closed its channel by executing the command."""
@@ -413,13 +353,11 @@ class Containers:
             if channel.master >= 0:
                 self.streams[record.id].take_terminal(channel.master)
             record.phase = STARTING if record.id in self._starting else CREATED
-            for request in self._creating.pop(record.id):
-                request.reply(record.wire())
+            self._creating.answer(record.id, record.wire())
         if channel.closed and record.phase == STARTING:
             record.phase = RUNNING
             del self._channels[record.id]
-            for request in self._starting.pop(record.id):
-                request.reply(record.wire())
+            self._starting.answer(record.id, record.wire())
 
     def _ended(self, record: ContainerRecord, status: int | None) -> None:
         """The first process has ended; nothing of the container runs on."""
@@ -430,18 +368,14 @@ class Containers:
             report = channel.failure
         if not record.private_pids:
             self._forker.cgroups.kill(record.cgroup)
-        record.finished_at = clock.now()
-        record.exit_unknown = status is None
-        record.exit_code, record.signal = (_UNKNOWN_EXIT, 0) if status is None else wait_status(status)
+        record_end(record, status, self._forker.cgroups)
         if report:
             record.exit_code, record.started_at = report["exit_code"], 0.0
-        record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
         if (streams := self.streams.pop(record.id, None)) and (lost := streams.finish()):
             tell(f"container {record.id}: {lost} bytes of its log could not be written")
         self._forker.loop.unwatch(record.pidfd)
         os.close(record.pidfd)
         record.pidfd = -1
-        record.phase = EXITED
         self._note(record)
         if record.is_foreign:
             self._delete_foreign(record, self._plan(record))
@@ -453,23 +387,19 @@ class Containers:
     def _give_up(self, record: ContainerRecord) -> None:
         """It hangs, if it is still being made."""
         if record.phase == CREATING and record.pidfd >= 0:
-            for request in self._creating.pop(record.id, ()):
-                text = f"it was not made within {_CREATE_SECONDS:.0f} s: one of its volumes does not answer"
-                request.fail(OperationFailed(f"create container {record.id}: {text}"))
-            self._creating[record.id] = []
+            text = f"it was not made within {_CREATE_SECONDS:.0f} s: one of its volumes does not answer"
+            self._creating.fail(record.id, OperationFailed(f"create container {record.id}: {text}"))
             self._signal(record, signal.SIGKILL)
 
     def _answer_ended(self, record: ContainerRecord, report: dict[str, Any] | None) -> None:
         """Whoever waits for a container that has ended meanwhile."""
         text = report["message"] if report else "its first process died"
-        for request in self._creating.pop(record.id, ()):
-            request.fail(OperationFailed(f"create container {record.id}: {text}"))
-        for request in self._starting.pop(record.id, ()):
-            if report:
-                message = f"unable to start container process: {text}"
-                request.fail(OperationFailed(message, "StartError", report["exit_code"]))
-            else:
-                request.reply(record.wire())
+        self._creating.fail(record.id, OperationFailed(f"create container {record.id}: {text}"))
+        if not report:
+            self._starting.answer(record.id, record.wire())
+            return
+        message = f"unable to start container process: {text}"
+        self._starting.fail(record.id, OperationFailed(message, "StartError", report["exit_code"]))
 
     def _forget(self, record: ContainerRecord) -> str:
         """The container is gone but for its files; its writable directory."""
@@ -505,7 +435,7 @@ class Containers:
         return {record.id: record.pidfd for record in self.records.values() if record.pidfd >= 0}
 
     def _adopted_ended(self, record: ContainerRecord) -> None:
-        status = _status_of(record, record.pidfd)
+        status = status_of(record, record.pidfd)
         if record.file.is_marked():
             record.started_at, status = 0.0, None
         self._ended(record, status)
@@ -516,12 +446,7 @@ class Containers:
         if record.file.is_marked():
             record.started_at = 0.0
         self._forker.cgroups.kill(record.cgroup)
-        record.oom_killed = self._forker.cgroups.oom_kills(record.cgroup) > 0
-        status = _status_of(record, kept) if kept >= 0 and record.started_at else None
-        record.exit_code, record.signal = (_UNKNOWN_EXIT, 0) if status is None else wait_status(status)
-        record.exit_unknown = status is None
-        record.finished_at = clock.now()
-        record.phase = EXITED
+        record_end(record, status_of(record, kept) if kept >= 0 and record.started_at else None, self._forker.cgroups)
         self._note(record)
 
     def _note(self, record: ContainerRecord) -> None:
@@ -534,14 +459,3 @@ class Containers:
                 syscalls.pidfd_send_signal(record.pidfd, number)
         except ProcessLookupError:
             return
-
-
-def _status_of(record: ContainerRecord, pidfd: int) -> int | None:
-    """The wait status of a process that is not our child: from the kernel once it is reaped, from /proc before."""
-    status = syscalls.pidfd_exit_status(pidfd)
-    if status is None:
-        fields = records.stat_fields(record.pid)
-        if len(fields) > 49 and fields[0] == "Z" and int(fields[19]) == record.start_time:
-            return int(fields[49])
-        status = syscalls.pidfd_exit_status(pidfd)
-    return status

@@ -21,6 +21,7 @@ import contextlib
 import os
 import time
 
+from agent.runtime import clock
 from agent.runtime.telling import tell
 
 TYPE_CHECKING = False
@@ -74,7 +75,7 @@ class LogWriter:
 
     def write(self, stream: bytes, data: bytes) -> None:
         """Add output of `stdout` or `stderr`."""
-        lines, rest = cri_lines(stream, self._rests.get(stream, b"") + data, timestamp(time.time_ns()))
+        lines, rest = cri_lines(stream, self._rests.get(stream, b"") + data, timestamp(clock.now_ns()))
         self._rests[stream] = rest
         self._append(lines)
         if not self._max_bytes:
@@ -83,14 +84,14 @@ class LogWriter:
             (self._in_part.add if _ends_in_part(lines) else self._in_part.discard)(stream)
         if self._size >= self._max_bytes and (not self._in_part or self._size >= 2 * self._max_bytes):
             is_far_too_large = self._may_hurry and self._size >= _FAR_TOO_LARGE * self._max_bytes
-            if is_far_too_large or time.monotonic() >= self._rotate_at:
+            if is_far_too_large or clock.monotonic() >= self._rotate_at:
                 self._rotate()
 
     def finish(self) -> None:
         """Write the unfinished lines as full ones and close."""
         for stream, rest in self._rests.items():
             if rest:
-                self._append(cri_lines(stream, rest + b"\n", timestamp(time.time_ns()))[0])
+                self._append(cri_lines(stream, rest + b"\n", timestamp(clock.now_ns()))[0])
         self._rests.clear()
         if self._fd >= 0:
             os.close(self._fd)
@@ -98,10 +99,10 @@ class LogWriter:
     def _rotate(self) -> None:
         """Set the file aside. When that cannot be done it goes on growing, and it is tried again after a while."""
         directory, name = os.path.split(self._path)
-        self._rotate_at, self._may_hurry = time.monotonic() + self._pause, False
+        self._rotate_at, self._may_hurry = clock.monotonic() + self._pause, False
         try:
             present = set_aside(self._path)
-            aside = rotated_name(name, present, time.time())
+            aside = rotated_name(name, present, clock.now())
             os.rename(self._path, os.path.join(directory, aside))
             try:
                 fd = _open(self._path)
@@ -153,7 +154,7 @@ class LogWriter:
 
     def _reopen(self, data: bytes) -> bool:
         """Try again, once in a while, to open a file that could not be opened."""
-        now = time.monotonic()
+        now = clock.monotonic()
         if now - self._tried_at >= _REOPEN_SECONDS:
             self._tried_at = now
             try:

@@ -19,9 +19,10 @@ from controlplane.apiserver.allocation_families import set_families
 from controlplane.apiserver.allocation_ranges import Network, PortRange, addresses, family_of, holds, node_ports
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.encoding import decode
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.request import DeleteOptions
 from controlplane.apiserver.watchcache import WatchCache, parsed
+from controlplane.apiserver.writes import Write
 from controlplane.store.contract import Conflict, KeyExists, Store, StoreError
 from pyk.api.kinds import IP_ADDRESS, SERVICE, SERVICE_CIDR
 from pyk.api.objects import Object, condition_of, is_deleting, name_of

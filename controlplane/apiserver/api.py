@@ -32,7 +32,7 @@ from controlplane.apiserver.negotiation import negotiate
 from controlplane.apiserver.nodemetrics import NodeMetricsReader
 from controlplane.apiserver.patch import names_managers, parse_patch
 from controlplane.apiserver.paths import Paths
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.request import (
     Query,
     RequestInfo,
@@ -50,6 +50,7 @@ from controlplane.apiserver.subresources import SCALE, apply_scale, bind, scale_
 from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.views import shown, shown_listing, stored_kind, stored_options
 from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.writes import Write
 from controlplane.store.contract import StoreFull, StoreUnavailable
 from pyk.api.kinds import NAMESPACE, POD, Kind
 from pyk.api.objects import Object

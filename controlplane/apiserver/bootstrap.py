@@ -15,8 +15,9 @@ from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.escalation import missing_of
 from controlplane.apiserver.policy import AUTOUPDATE, default_objects, public_objects
 from controlplane.apiserver.rbac import rules_of
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.writes import Write
 from pyk.api.kinds import Kind
 from pyk.api.objects import Object, annotations_of, name_of, namespace_of
 from pyk.api.status import ApiError

@@ -13,7 +13,8 @@ import base64
 import yaml
 
 from controlplane.apiserver.authentication import UserInfo
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.writes import Write
 from pyk.api.bootstraptokens import CLUSTER_INFO, CLUSTER_INFO_NAMESPACE
 from pyk.api.kinds import CONFIG_MAP
 from pyk.api.objects import Object

@@ -10,9 +10,12 @@ from __future__ import annotations
 import copy
 from typing import Literal
 
+from controlplane.apiserver.encoding import decode
 from controlplane.apiserver.request import DeleteOptions
+from controlplane.apiserver.watchcache import Entry
 from pyk.api.kinds import NAMESPACE, Kind
 from pyk.api.objects import Object
+from pyk.api.status import conflict
 from pyk.reconcile.clock import parse_timestamp, timestamp
 
 ORPHAN = "orphan"
@@ -104,3 +107,34 @@ def is_held(kind: Kind, obj: Object) -> bool:
     if metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"):
         return True
     return kind is NAMESPACE and bool((obj.get("spec") or {}).get("finalizers"))
+
+
+def meets(options: DeleteOptions, entry: Entry) -> bool:
+    """Whether a cached entry can meet the preconditions; when it cannot, a fresh one has to say so."""
+    if options.resource_version and options.resource_version != str(entry.revision):
+        return False
+    return not options.uid or decode(entry.data)["metadata"].get("uid") == options.uid
+
+
+def check_preconditions(kind: Kind, obj: Object, options: DeleteOptions) -> None:
+    """Raises 409 `ApiError` when the object is not the one that is meant."""
+    metadata = obj["metadata"]
+    for word, wanted, present in (
+        ("UID", options.uid, metadata.get("uid")),
+        ("ResourceVersion", options.resource_version, metadata["resourceVersion"]),
+    ):
+        if wanted and wanted != present:
+            detail = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {present}"
+            raise conflict(kind.group, kind.plural, metadata["name"], detail)
+
+
+def deleted_status(kind: Kind, obj: Object) -> Object:
+    """The answer that an object is gone."""
+    details = {"name": obj["metadata"]["name"], "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {key: value for key, value in details.items() if value},
+    }

@@ -18,9 +18,10 @@ from typing import Any
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.decoding import conform
 from controlplane.apiserver.encoding import decode
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.request import DeleteOptions, WriteOptions, delete_options
 from controlplane.apiserver.watchcache import WatchCache
+from controlplane.apiserver.writes import Write
 from pyk.api.kinds import POD, POD_DISRUPTION_BUDGET
 from pyk.api.objects import Object, is_condition_true, is_deleting, labels_of, name_of, namespace_of
 from pyk.api.policy import Eviction

@@ -13,7 +13,8 @@ from typing import TypeVar
 from controlplane.apiserver.allocation import DEFAULT_CIDR
 from controlplane.apiserver.allocation_ranges import Network
 from controlplane.apiserver.authentication import UserInfo
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.writes import Write
 from pyk.api.kinds import SERVICE, SERVICE_CIDR
 from pyk.api.objects import Object
 from pyk.api.rules.service_addresses import READY

@@ -9,9 +9,8 @@ whatever is decided from it against the client (an error, "nothing to change") i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 from controlplane.apiserver import managedfields
 from controlplane.apiserver.admission_chain import Admission, Review
@@ -19,7 +18,7 @@ from controlplane.apiserver.apply import Applier, apply, configuration
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.decoding import conform
-from controlplane.apiserver.deletion import is_held, plan_deletion
+from controlplane.apiserver.deletion import check_preconditions, deleted_status, is_held, meets, plan_deletion
 from controlplane.apiserver.encoding import decode, dumps, encode, splice
 from controlplane.apiserver.event_leases import EventLeases
 from controlplane.apiserver.metadata import (
@@ -32,10 +31,11 @@ from controlplane.apiserver.metadata import (
     prepare_update,
 )
 from controlplane.apiserver.patch import Patch
-from controlplane.apiserver.request import DeleteOptions, WriteOptions
+from controlplane.apiserver.request import DeleteOptions
 from controlplane.apiserver.schema import empty_status
 from controlplane.apiserver.views import shown_form, stored_form
 from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
+from controlplane.apiserver.writes import Allocation, Compute, Write
 from controlplane.store.contract import Conflict, KeyExists, Store
 from pyk.api.kinds import EVENT, NODE, Kind
 from pyk.api.objects import Object
@@ -46,42 +46,6 @@ from pyk.reconcile.clock import Clock, timestamp
 _GENERATED_NAME_TRIES = 8
 _MODIFY_TRIES = 100
 _DELETES_AT_ONCE = 16
-
-
-@dataclass(slots=True)
-class Write:
-    """Who writes what, and how. `name` is empty for a creation. Warnings for the client gather in `warnings`."""
-
-    user: UserInfo
-    kind: Kind
-    namespace: str
-    name: str = ""
-    subresource: str = ""
-    options: WriteOptions = field(default_factory=WriteOptions)
-    warnings: list[str] = field(default_factory=list)
-    give_back: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    """What admission took for this write, to be undone when it certainly comes to nothing."""
-    view: Kind | None = None
-    """The kind that the client speaks, when it is a view of `kind`."""
-    manager: str = "kube-apiserver"
-    """Whose the written fields are in `managedFields`."""
-
-    def warn(self, texts: Sequence[str]) -> None:
-        self.warnings.extend(text for text in texts if text not in self.warnings)
-
-
-class Allocation(Protocol):
-    """What writes of a kind take from the cluster, such as addresses."""
-
-    async def take(self, write: Write, obj: Object, old: Object | None) -> None:
-        """Before a valid object is stored: give it what it needs (`write.give_back` undoes that). Raises `ApiError`."""
-
-    async def settle(self, old: Object, new: Object | None) -> None:
-        """After it was stored, or is gone (`new` None): take back what it has no longer."""
-
-
-Compute = Callable[[Object], Awaitable[Object]]
-"""From the present object (with its resourceVersion) to the new one; may change its argument. Raises `ApiError`."""
 
 
 class Registry:
@@ -397,13 +361,13 @@ class Registry:
         entry, is_fresh = self._cached(kind, write.namespace, write.name), False
         is_reviewed = False
         for _ in range(_MODIFY_TRIES):
-            if entry is None or not (is_fresh or _meets(options, entry)):
+            if entry is None or not (is_fresh or meets(options, entry)):
                 if entry is None and is_fresh:
                     raise not_found(kind.group, kind.plural, write.name)
                 entry, is_fresh = await self._read(kind, write.namespace, write.name), True
                 continue
             old = decode(entry.data)
-            _check_preconditions(kind, old, options)
+            check_preconditions(kind, old, options)
             if not is_reviewed:
                 await self._review(write, None, old)
                 self._authorizer.check_write(write.user, kind, old, None, "")
@@ -416,7 +380,7 @@ class Registry:
                     stored = encode(new)
                     wire = splice(stored, await self._store.delete(key, entry.revision))
                     await self._settle(kind, entry.data, None)
-                    return (wire if kind.returned_when_deleted else dumps(_deleted_status(kind, old))), True
+                    return (wire if kind.returned_when_deleted else dumps(deleted_status(kind, old))), True
                 if action == "mark":
                     stored = encode(new)
                     revision = await self._store.update(key, stored, entry.revision, lease=await self._lease_for(kind))
@@ -508,32 +472,3 @@ def _only_subresource(subresource: str, new: Object, old: Object) -> Object:
     else:
         result.pop("status", None)
     return result
-
-
-def _meets(options: DeleteOptions, entry: Entry) -> bool:
-    """Whether a cached entry can meet the preconditions; when it cannot, a fresh one has to say so."""
-    if options.resource_version and options.resource_version != str(entry.revision):
-        return False
-    return not options.uid or decode(entry.data)["metadata"].get("uid") == options.uid
-
-
-def _check_preconditions(kind: Kind, obj: Object, options: DeleteOptions) -> None:
-    metadata = obj["metadata"]
-    for word, wanted, present in (
-        ("UID", options.uid, metadata.get("uid")),
-        ("ResourceVersion", options.resource_version, metadata["resourceVersion"]),
-    ):
-        if wanted and wanted != present:
-            detail = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {present}"
-            raise conflict(kind.group, kind.plural, metadata["name"], detail)
-
-
-def _deleted_status(kind: Kind, obj: Object) -> Object:
-    details = {"name": obj["metadata"]["name"], "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Success",
-        "details": {key: value for key, value in details.items() if value},
-    }

@@ -23,9 +23,10 @@ from controlplane.apiserver.kubernetes_service import (
     endpoint_slices,
     endpoints,
 )
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.request import DeleteOptions
 from controlplane.apiserver.watchcache import WatchCache, parsed
+from controlplane.apiserver.writes import Write
 from controlplane.store.contract import Conflict, KeyExists, LeaseExpired, Store, StoreError
 from pyk.api.kinds import ENDPOINT_SLICE, ENDPOINTS, Kind
 from pyk.api.objects import Object, labels_of, name_of

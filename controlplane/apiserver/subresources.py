@@ -11,7 +11,8 @@ from typing import Any
 
 from controlplane.apiserver.decoding import conform
 from controlplane.apiserver.encoding import decode
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
+from controlplane.apiserver.writes import Write
 from pyk.api.apps import Scale
 from pyk.api.core_pods import Binding
 from pyk.api.kinds import Kind, ScalePaths

@@ -126,20 +126,20 @@ def etcd_roots() -> Iterator[str]:
     return (f"/pyk-test-{number}" for number in itertools.count())
 
 
-class SqliteEngine:
-    """A SQLite file in virtual time."""
+class VirtualEngine:
+    """A database of this process in virtual time."""
 
-    name = "sqlite"
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "state" / "store.db"
-        self._clock = VirtualClock()
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
         self.stores: list[Store] = []
 
     def new_store(self) -> Store:
-        store = SqliteStore(self._path, clock=self._clock)
+        store = self.make()
         self.stores.append(store)
         return store
+
+    def make(self) -> Store:
+        raise NotImplementedError
 
     async def restart(self, store: Store) -> Store:
         """The database goes away and returns; the store to use from now on."""
@@ -149,33 +149,33 @@ class SqliteEngine:
         return reopened
 
     async def let_time_pass(self, seconds: float) -> None:
-        await self._clock.advance(seconds)
+        await self.clock.advance(seconds)
 
 
-class MemoryEngine:
-    """A memory in virtual time."""
+class SqliteEngine(VirtualEngine):
+    """A SQLite file."""
+
+    name = "sqlite"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._path = directory / "state" / "store.db"
+
+    def make(self) -> Store:
+        return SqliteStore(self._path, clock=self.clock)
+
+
+class MemoryEngine(VirtualEngine):
+    """A memory."""
 
     name = "memory"
 
     def __init__(self) -> None:
+        super().__init__()
         self._memory = Memory()
-        self._clock = VirtualClock()
-        self.stores: list[Store] = []
 
-    def new_store(self) -> Store:
-        store = MemoryStore(self._memory, clock=self._clock)
-        self.stores.append(store)
-        return store
-
-    async def restart(self, store: Store) -> Store:
-        """The connection ends and is made anew."""
-        await store.close()
-        reopened = self.new_store()
-        await reopened.open()
-        return reopened
-
-    async def let_time_pass(self, seconds: float) -> None:
-        await self._clock.advance(seconds)
+    def make(self) -> Store:
+        return MemoryStore(self._memory, clock=self.clock)
 
 
 class EtcdEngine:

@@ -25,13 +25,14 @@ from agent.network.policies import pod_fragment
 from agent.network.rules import NodeRules
 from agent.network.ruleset import Fragment
 from agent.network.services import Surroundings, service_fragment, service_ports
-from pyk import netlink, nftables
+from pyk import nftables
 from pyk.api.objects import Object
 from pyk.netlink import Netlink, in_namespace
 from pyk.network import names
 from pyk.network.names import TABLE
 from pyk.network.policy import pod_facts
 from pyk.nftables import Nftables
+from tests.integration.agent_node.conftest import node_namespace
 
 pytestmark = pytest.mark.root
 
@@ -46,22 +47,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @pytest.fixture(autouse=True)
 def node() -> Iterator[None]:
-    """A network namespace of the test's own, with an uplink."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert libc.unshare(CLONE_NEWNET) == 0
-    try:
-        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        with Netlink() as link:
-            link.execute(netlink.bring_up("lo"), netlink.add_veth("uplink", "far", peer_namespace=here, mtu=1500))
-            link.execute(*(netlink.without_link_local(name) for name in ("uplink", "far")))
-            link.execute(netlink.bring_up("uplink"), netlink.bring_up("far"))
-            uplink = link.index_of("uplink")
-            link.execute(*(netlink.add_address(uplink, text) for text in ("192.0.2.11/24", "fd00:2::11/64")))
-        os.close(here)
+    with node_namespace(link_local=False):
         yield
-    finally:
-        assert libc.setns(home, CLONE_NEWNET) == 0
-        os.close(home)
 
 
 def generation(endpoints: int) -> dict[str, Fragment]:

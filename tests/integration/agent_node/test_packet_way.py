@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ from agent.network.policies import pod_fragment, policy_fragment
 from agent.network.rules import NodeRules
 from agent.network.ruleset import Fragment
 from agent.network.services import Surroundings, service_fragment, service_ports
-from pyk import netlink
 from pyk.api.objects import Object
-from pyk.netlink import Netlink, in_namespace
+from pyk.netlink import in_namespace
 from pyk.network.policy import PodFacts, Policy, parse, pod_facts
 from pyk.network.report import Line, arrives, way_lines
+from tests.integration.agent_node.conftest import node_namespace
 
 pytestmark = pytest.mark.root
 
@@ -35,36 +33,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @pytest.fixture
 def node() -> Iterator[None]:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert libc.unshare(CLONE_NEWNET) == 0
-    try:
-        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        with Netlink() as link:
-            link.execute(netlink.bring_up("lo"), netlink.add_veth("uplink", "far", peer_namespace=here, mtu=1500))
-            link.execute(netlink.bring_up("uplink"), netlink.bring_up("far"))
-            uplink = link.index_of("uplink")
-            link.execute(*(netlink.add_address(uplink, text) for text in ("192.0.2.11/24", "fd00:2::11/64")))
-        os.close(here)
+    with node_namespace():
         yield
-    finally:
-        assert libc.setns(home, CLONE_NEWNET) == 0
-        os.close(home)
-
-
-@pytest.fixture
-def pods() -> Iterator[list[str]]:
-    command = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            process.stdout.close()
-        yield [f"/proc/{process.pid}/ns/net" for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 class Policed:

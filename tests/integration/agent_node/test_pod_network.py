@@ -26,6 +26,7 @@ from pyk.api.objects import Object
 from pyk.netlink import Netlink, in_namespace
 from pyk.network.names import BRIDGE
 from pyk.network.policy import pod_facts
+from tests.integration.agent_node.conftest import node_namespace
 
 pytestmark = pytest.mark.root
 
@@ -40,26 +41,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @pytest.fixture
 def node() -> Iterator[None]:
-    """A network namespace of its own for the test: the node, with 192.0.2.11 on its uplink."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert libc.unshare(CLONE_NEWNET) == 0
-    try:
-        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        with Netlink() as link:
-            link.execute(
-                netlink.bring_up("lo"),
-                netlink.add_veth("uplink", "far", peer_namespace=here, mtu=1400),
-                netlink.bring_up("uplink"),
-                netlink.bring_up("far"),
-            )
-            uplink = link.link("uplink")
-            assert uplink is not None
-            link.execute(*(netlink.add_address(uplink.index, text) for text in ("192.0.2.11/24", "fd00:2::11/64")))
-        os.close(here)
+    with node_namespace(1400):
         yield
-    finally:
-        assert libc.setns(home, CLONE_NEWNET) == 0
-        os.close(home)
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from controlplane.apiserver.encoding import decode, encode
 from controlplane.apiserver.nodepods import NodePods
 from controlplane.apiserver.patch import JSON_PATCH, MERGE_PATCH, parse_patch
 from controlplane.apiserver.rbac import RoleBook
-from controlplane.apiserver.registry import Registry, Write
+from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.request import DeleteOptions
 from controlplane.apiserver.watchcache import KindCache, WatchCache
+from controlplane.apiserver.writes import Write
 from controlplane.store.sqlite import SqliteStore
 from pyk.api.kinds import CONFIG_MAP, POD
 from pyk.api.status import ApiError

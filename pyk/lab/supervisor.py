@@ -39,6 +39,7 @@ from pyk.lab.teardown import sweep, unmount_below
 from pyk.machine.keeping import counted_failures, restart_delay
 from pyk.reconcile.clock import Clock, RealClock
 from pyk.reconcile.logs import set_up_logging
+from pyk.reconcile.process import cancel_on
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +185,7 @@ async def _supervise(supervisor: Supervisor, parts: list[Component], lifeline: i
     """Run until a signal, or until whoever holds the other end of the lifeline goes without detaching."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(supervisor.run(parts))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, running.cancel)
+    cancel_on(loop, running, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def on_lifeline() -> None:
         loop.remove_reader(lifeline)

@@ -15,7 +15,10 @@ from pyk.reconcile.logs import set_up_logging
 
 
 def run_component(component: str, main: Callable[[], Awaitable[None]], *, verbose: bool = False) -> int:
-    """Run `main` until it returns or SIGTERM or SIGINT asks for the end (then it is cancelled): the exit status."""
+    """Run `main` until it returns or SIGTERM or SIGINT asks for the end (then it is cancelled): the exit status.
+
+    A second signal changes nothing: it would break off the orderly end that the first one began.
+    """
     import uvloop
 
     set_up_logging(component, verbose=verbose)
@@ -37,11 +40,24 @@ def collect_less() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
+def cancel_on(loop: asyncio.AbstractEventLoop, task: asyncio.Future[None], *signals: signal.Signals) -> None:
+    """Have the first of these signals cancel the task; those that follow are not heeded."""
+    is_asked = False
+
+    def cancel() -> None:
+        nonlocal is_asked
+        if not is_asked:
+            is_asked = True
+            task.cancel()
+
+    for number in signals:
+        loop.add_signal_handler(number, cancel)
+
+
 async def _until_signalled(component: str, main: Callable[[], Awaitable[None]]) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(main())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    cancel_on(loop, task, signal.SIGTERM, signal.SIGINT)
     try:
         await task
     except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyk.lab.cgroups import LabCgroups
+from pyk.lab.cgroups import LabCgroups, wait_for_death
 from pyk.lab.teardown import end_spawners, unmount_below
 from tests.e2e.harness import BIN, KUBECTL, wait_for
 
@@ -159,22 +159,43 @@ class Machines:
         _ip("-n", self._switch, "link", "set", f"p{self.all.index(machine) + 1}", "up")
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind, and say what did not end by itself."""
         for machine in self.all:  # all at once: a control plane without the others' etcd takes its time
             for process in machine.processes.values():
                 process.terminate()
+        slow = []
         for machine in self.all:
             for what in list(machine.processes):
-                with suppress(subprocess.TimeoutExpired):
+                process = machine.processes[what]
+                try:
                     machine.stop(what)
+                except subprocess.TimeoutExpired:
+                    slow.append(f"{process.pid} {what} of {machine.name}\n{machine.log(what)}")
         cgroups = LabCgroups.detect()
         for machine in self.all:
             end_spawners(machine.folder)
             cgroups.kill(machine.cgroup)
             cgroups.remove(machine.cgroup)
+        left = self._left()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for_death(list(left), 5)
+        for machine in self.all:
             unmount_below(machine.folder)
-        left = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        assert str(self.folder) not in left, left
         for name in [*(machine.namespace for machine in self.all), self._switch]:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        assert not slow, "\n".join(slow)
+        assert not left, left
+
+    def _left(self) -> dict[int, list[str]]:
+        """The processes that have to do with these machines, with their command lines."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                    if any(str(self.folder) in word for word in words):
+                        found[int(entry.name)] = words
+        return found

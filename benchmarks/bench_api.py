@@ -26,6 +26,7 @@ import orjson
 import uvloop
 
 from benchmarks.etcd import etcd_server
+from benchmarks.processes import free_port
 from pyk import pki
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -231,13 +232,6 @@ async def measure(bench: Bench, options: argparse.Namespace) -> None:
     say(f"resident with {count + extra} pods: {bench.resident_mebibytes():.0f} MiB")
     say(await measure_watchers(bench, options.watchers))
     say(f"resident at the end: {bench.resident_mebibytes():.0f} MiB")
-
-
-def free_port() -> int:
-    """A port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import socket
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import cast
 
 import uvloop
+
+from benchmarks.processes import free_port
 
 ROUNDS = 5
 SECONDS = 2.0
@@ -30,8 +32,7 @@ class Backend(asyncio.Protocol):
     """Answers every request, as fast as a process can."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "write")
-        self._write: Callable[[bytes], None] = transport.write  # type: ignore[attr-defined]
+        self._write: Callable[[bytes], None] = cast(asyncio.WriteTransport, transport).write
 
     def data_received(self, data: bytes) -> None:
         self._write(_ANSWER * data.count(b"\r\n\r\n"))
@@ -64,13 +65,17 @@ def serve_proxy(port: int, backend: int, pipe: Connection) -> None:
         host = f"h{number}.example" if number else "web.example"
         return {"metadata": metadata, "spec": {"rules": [{"host": host, "http": {"paths": paths}}]}}
 
+    def tell_time() -> None:
+        pipe.recv()
+        pipe.send(time.process_time())
+
     async def run() -> None:
         clock = RealClock()
         table, upstream = Table(ingress(number) for number in range(1000)), Upstream((Endpoint("127.0.0.1", backend),))
         forwarder = Forwarder(table.match, lambda named: upstream, clock)
         options = Options(Place("d", "p", "", ""), "127.0.0.1", port, 0)
         async with listening(forwarder, Certificates(clock).listener, options, clock):
-            asyncio.get_running_loop().add_reader(pipe.fileno(), lambda: (pipe.recv(), pipe.send(time.process_time())))
+            asyncio.get_running_loop().add_reader(pipe.fileno(), tell_time)
             pipe.send("ready")
             await asyncio.get_running_loop().create_future()
 
@@ -96,13 +101,6 @@ async def load(port: int, connections: int) -> tuple[float, float]:
 
     await asyncio.gather(*(one() for _ in range(connections)))
     return len(latencies) / SECONDS, statistics.median(latencies)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:

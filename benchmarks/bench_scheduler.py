@@ -109,7 +109,7 @@ def preemption_alone(nodes: int, pods: int) -> None:
     """Print how long it takes to find victims for pods on full nodes, and to place the pods there."""
     snapshot, signatures, rng = Snapshot(), Signatures(), random.Random(1)
     small, large = signatures.of(make_pod("", "4", "4Gi")), signatures.of(make_pod("", "16", "16Gi"))
-    names = []
+    names: list[str] = []
     for number in range(3 * nodes):  # a third of them are in the zones and not tainted
         node = make_node(number)
         if len(names) == nodes or node["spec"] or not node["metadata"]["labels"]["disk"]:

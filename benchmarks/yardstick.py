@@ -20,6 +20,7 @@ import uvloop
 from aiohttp import web
 
 from benchmarks import bench_api
+from benchmarks.processes import free_port
 from pyk import pki
 
 
@@ -55,7 +56,7 @@ def run(requests: int = 10_000) -> None:
     with tempfile.TemporaryDirectory(prefix="pyk-yardstick-") as directory:
         folder = Path(directory)
         pki.ensure_cluster_pki(folder, server_addresses=["127.0.0.1"])
-        port = bench_api.free_port()
+        port = free_port()
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.yardstick", "--serve", str(port), directory])
         try:
             bench_api.wait_for_port(port, process)

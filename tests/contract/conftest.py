@@ -23,19 +23,9 @@ from controlplane.store.etcd import EtcdStore
 from controlplane.store.memory import Memory, MemoryStore
 from controlplane.store.sqlite import SqliteStore
 from pyk.reconcile.clock import RealClock, VirtualClock
+from tests.ports import free_port
 
 ETCD_START_SECONDS = 20
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 class EtcdServer:
@@ -46,7 +36,7 @@ class EtcdServer:
     ) -> None:
         self.directory = directory
         self.name = name
-        self.client_port, peer_port = free_ports(2)
+        self.client_port, peer_port = free_port(), free_port()
         self._cluster = cluster or {name: peer_port}
         self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,27 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 BIN = Path(sys.executable).parent
 KUBECTL = BIN / "kubectl"
 IMAGE = "pyk.local/host"
 PATIENCE_SECONDS = 60
-
-
-def free_port() -> int:
-    """A port whose two successors are free as well: the API server's, and those of the metrics."""
-    while True:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-        if port > 60000:
-            continue
-        try:
-            for other in range(port, port + 4):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", other))
-        except OSError:
-            continue
-        return port
 
 
 def wait_for(what: str, check: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -172,4 +156,4 @@ def deployment_document(name: str, replicas: int, *command: str, **spec: Any) ->
 
 def make_cluster(folder: Path) -> Cluster:
     name = f"t{os.getpid() % 10000}{uuid.uuid4().hex[:3]}"
-    return Cluster(name, folder / "data", folder / "kubeconfig", free_port())
+    return Cluster(name, folder / "data", folder / "kubeconfig", free_port(4))

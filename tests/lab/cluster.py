@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.lab.image import ROOT, Image, LabError, run
-from tests.lab.machine import Done, Machine, free_port
+from tests.lab.machine import Done, Machine
+from tests.ports import free_port
 
 T = TypeVar("T")
 SUBNET = "192.168.156"

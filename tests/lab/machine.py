@@ -21,19 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.image import Image, LabError, run
+from tests.ports import free_port
 
 BOOT_SECONDS = 300.0
 _POLL_SECONDS = 0.5
 # An emulated clock beside busy neighbours fails the kernel's check of its timer; a panic boots again.
 _KERNEL = "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check net.ifnames=0"
 _CONSOLE_LINES = 15
-
-
-def free_port() -> int:
-    """A port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import pytest
 
 from controlplane.apiserver.kubernetes_service import endpoint_slices, endpoints
 from controlplane.apiserver.servers import RENEW_SECONDS, TTL_SECONDS
-from tests.contract.conftest import EtcdServer, free_ports
+from tests.contract.conftest import EtcdServer
 from tests.integration.apiserver.conftest import Api, Server
+from tests.ports import free_port
 
 NAMED = "/api/v1/namespaces/default/endpoints/kubernetes"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
@@ -87,7 +88,7 @@ async def until(api: Api, wanted: set[str], seconds: float) -> float:
 
 @pytest.mark.etcd
 async def test_endpoints_name_the_servers_that_live(etcd: EtcdServer, cluster_pki: Path) -> None:
-    one, two = free_ports(2)
+    one, two = free_port(), free_port()
     first, second = f"192.0.2.1:{one}", f"192.0.2.2:{two}"
     async with api_server(etcd, cluster_pki, "192.0.2.1", one) as (api, _):
         await until(api, {first}, _SLACK_SECONDS)

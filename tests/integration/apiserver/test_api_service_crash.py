@@ -19,8 +19,8 @@ from controlplane.apiserver.allocation_repair import GRACE_SECONDS
 from controlplane.apiserver.server import ServerOptions, running_server
 from controlplane.store.sqlite import SqliteStore
 from pyk.reconcile.clock import RealClock
-from tests.contract.conftest import free_ports
 from tests.integration.apiserver.conftest import Api, Server
+from tests.ports import free_port
 
 SERVICES = "/api/v1/namespaces/default/services"
 ADDRESSES = "/apis/networking.k8s.io/v1/ipaddresses"
@@ -66,7 +66,7 @@ async def come_and_go(api: Api, names: itertools.count[int], answered: list[int]
 
 
 async def test_a_killed_server_gives_nothing_twice_and_loses_nothing(cluster_pki: Path, tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     command = [sys.executable, "-m", "controlplane.apiserver", "--data-dir", str(tmp_path)]
     command += ["--pki-dir", str(cluster_pki)]
     names: itertools.count[int] = itertools.count()

@@ -23,6 +23,7 @@ from pyk.lab.cgroups import LabCgroups
 from pyk.lab.layout import Layout, Options
 from pyk.lab.state import ClusterState, Process
 from pyk.netlink import Netlink
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -38,21 +39,6 @@ def wait_for(what: str, check: Callable[[], Any]) -> Any:
     return pytest.fail(f"still not so: {what}")
 
 
-def free_port() -> int:
-    """A port with two free ones behind it."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        try:
-            for number in range(port, port + 3):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except (OSError, OverflowError):
-            continue
-        return port
-
-
 class Lab:
     """One cluster of the test's own, by way of the command line."""
 
@@ -61,7 +47,7 @@ class Lab:
         self.folder = folder
         self.data_dir = folder / "data"
         self.kubeconfig = folder / "kubeconfig"
-        self.port = free_port()
+        self.port = free_port(4)  # the API server's, and those of the others' metrics
         self.layout = Layout(Options(name=self.name, data_dir=str(self.data_dir)))
 
     def command(self, *words: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -22,14 +21,9 @@ from pyk.client.client import Client
 from pyk.client.config import load_kubeconfig
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import RealClock
+from tests.ports import free_port
 
 Json = dict[str, Any]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Lab:

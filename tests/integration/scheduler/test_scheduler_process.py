@@ -12,7 +12,8 @@ import aiohttp
 
 from pyk import pki
 from pyk.api.kinds import CONFIG_MAP, POD
-from tests.integration.scheduler.lab import Lab, free_port
+from tests.integration.scheduler.lab import Lab
+from tests.ports import free_port
 
 
 async def test_pods_are_bound_told_of_and_explained(lab: Lab) -> None:

@@ -19,6 +19,7 @@ from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.nodeproxy import NodeProxy
 from pyk import pki
 from pyk.api.status import ApiError
+from tests.ports import free_port
 
 Document = dict[str, Any]
 SECONDS = 10
@@ -132,7 +133,7 @@ async def cluster(pki_dir: Path, handler: Handler) -> AsyncIterator[Cluster]:
     context.load_cert_chain(pki_dir / "n1" / "kubelet.crt", pki_dir / "n1" / "kubelet.key")
     await node_server.start_server(ssl=context)
     port = node_server.port
-    nodes = {"n1": node_object("127.0.0.1", port), "dead": node_object("127.0.0.1", unused_port())}
+    nodes = {"n1": node_object("127.0.0.1", port), "dead": node_object("127.0.0.1", free_port())}
     connections = Connections()
     proxy = NodeProxy(pki_dir, nodes.get, connections)
 
@@ -155,14 +156,6 @@ async def cluster(pki_dir: Path, handler: Handler) -> AsyncIterator[Cluster]:
         await runner.cleanup()
         await proxy.close()
         await node_server.close()
-
-
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def node_object(address: str, port: int | None) -> Document:

@@ -40,6 +40,7 @@ from agent.network.podrules import PodRules, pod_document_facts
 from agent.network.proxy import ServiceLoop, service_facts, slice_facts
 from agent.network.routes import WIREGUARD, route_facts
 from agent.network.rules import NodeRules
+from agent.network.segment import Segment
 from agent.network.station import Station
 from agent.node import Identity, NodeRegistrar, machine_info, shown_image
 from agent.nodeevents import events_of
@@ -123,6 +124,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
             pod_filter=pod_rules,
             own_addresses=config.cluster_dns,
             backend=config.network_backend,
+            segment=Segment(clock),
         )
         own_node = Informer(client, NODE, clock=clock, field_selector=f"metadata.name={config.node_name}")
         nodes = Informer(network_client, NODE, clock=clock, transform=route_facts)

@@ -20,12 +20,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from agent.network import encryption, sysctl
 from agent.network.bandwidth import Limits, limits_of
 from agent.network.contract import NetworkFailure, PodFilter
+from agent.network.damage import is_damage
 from agent.network.encryption import KEY_FILE, check_kernel, sync_wireguard
 from agent.network.ipam import PodAddresses
 from agent.network.podlink import (
@@ -51,10 +53,12 @@ from agent.network.routes import (
     unreachable_peers,
 )
 from agent.network.rules import NodeRules
+from agent.network.segment import Segment, is_here
 from agent.network.tunnel import OVERHEAD_BYTES, sync_tunnel
 from pyk import netlink
-from pyk.api.objects import Object, annotations_of
+from pyk.api.objects import Object, annotations_of, name_of
 from pyk.netlink import Netlink, NetlinkFailure, Network
+from pyk.netlink.notifications import Notification
 from pyk.network.names import BRIDGE, family_of
 
 log = logging.getLogger(__name__)
@@ -67,13 +71,23 @@ _LINK_LOCAL = ipaddress.ip_interface("fe80::1/64")
 _Result = TypeVar("_Result")
 
 
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    """What a pod was attached with."""
+
+    uid: str
+    network_namespace: str
+    limits: Limits
+
+
 class BridgeNetwork:
     """A `PodNetwork` in the network namespace in which the agent runs.
 
     `state_dir` keeps the address records and the pod CIDRs over restarts. `node_ips` are the addresses on the segment
     of the nodes, the primary one first; its link gives the MTU. `cluster_cidrs` are the ranges of all pods, one of each
     family, `service_cidrs` those of the services' addresses; `own_addresses` of them are served by the node itself (its
-    name server) and so are addresses of its `lo`. `backend` says how other nodes' pods are reached (`routes.BACKENDS`).
+    name server) and so are addresses of its `lo`. `backend` says how other nodes' pods are reached (`routes.BACKENDS`);
+    with `auto` a `segment` measures who is near, and without one the routes are believed.
     """
 
     def __init__(
@@ -88,6 +102,7 @@ class BridgeNetwork:
         pod_filter: PodFilter,
         own_addresses: Iterable[str] = (),
         backend: str = AUTO,
+        segment: Segment | None = None,
     ) -> None:
         self._rules = rules
         self._filter = pod_filter
@@ -97,6 +112,8 @@ class BridgeNetwork:
         self._service_cidrs = [str(ipaddress.ip_network(text)) for text in service_cidrs]
         self._own_addresses = list(own_addresses)
         self._backend = backend
+        self._segment = segment
+        self._pods: dict[str, _Pod] = {}  # by the names of their links
         self._cidr_file = state_dir / "pod-cidr"
         self._key_file = state_dir / KEY_FILE
         self._pool = PodAddresses(state_dir)
@@ -106,6 +123,7 @@ class BridgeNetwork:
         self._bridge = 0
         self._uplink_mtu = 1500
         self._ways: list[PeerRoute] = []
+        self._tunnels: set[int] = set()
         self._not_ready = "the pod network has not been started"
 
     @property
@@ -151,11 +169,34 @@ class BridgeNetwork:
         if networks != self._pool.networks or self._not_ready:
             await self._run(lambda: self._use(networks))
 
-    async def sync_routes(self, nodes: Iterable[Object]) -> None:
-        """Make the routes to the other nodes' pods those that follow from the Node objects."""
+    async def sync_routes(self, nodes: Iterable[Object]) -> float | None:
+        """Make the routes to the other nodes' pods those that follow from the Node objects; in how many seconds to come
+        again, if some node said nothing when it was asked whether it is near."""
         known = list(nodes)
         await self._rules.set_inside(self._inside(known))
-        await self._run(lambda: self._sync_routes(known))
+        others = {address for node in known if name_of(node) != self._node_name for address in internal_ips(node)}
+        near = await self._run(lambda: {address for address in others if self._is_on_link(address)})
+        again = None
+        if (segment := self._segment) is not None and self._backend == AUTO:
+            again = await segment.measure(near)
+            near = {address for address in near if is_here(segment.answer(address))}
+        await self._run(lambda: self._sync_routes(known, near))
+        return again
+
+    def concerns(self, told: Notification) -> bool:
+        """Whether what the kernel tells may be damage to what this network has made; what it makes itself is none."""
+        return is_damage(told, self._pods, self._tunnels)
+
+    async def repair(self) -> None:
+        """Make again what somebody has removed: the bridge, its addresses and routes, and links of pods. Nothing
+        happens to what is there."""
+        if self._segment is not None:
+            self._segment.forget()
+        await self._run(self._repair)
+
+    async def repair_rules(self, now: float) -> None:
+        """Make again what somebody has removed from the packet filter; `now` in seconds of a monotonic clock."""
+        await self._rules.check(now)
 
     async def attach(self, pod_uid: str, network_namespace: str, pod: Object) -> list[str]:
         if self._not_ready:
@@ -166,6 +207,7 @@ class BridgeNetwork:
         try:
             await self._filter.admit(pod_uid, pod, texts, is_new=is_new)
             await self._run(lambda: self._attach(pod_uid, addresses, network_namespace, limits))
+            self._pods[link_name(pod_uid)] = _Pod(pod_uid, network_namespace, limits)
         except (OSError, NetworkFailure):
             await self._filter.remove(pod_uid)
             await self._run(lambda: self._pool.release(pod_uid))
@@ -173,6 +215,7 @@ class BridgeNetwork:
         return texts
 
     async def detach(self, pod_uid: str) -> None:
+        self._pods.pop(link_name(pod_uid), None)
         await self._filter.remove(pod_uid)
         waiting = self._leaving.get(pod_uid)
         if waiting is None:
@@ -210,11 +253,7 @@ class BridgeNetwork:
 
     def _start(self) -> None:
         link = self._socket()
-        link.execute(*(netlink.add_unreachable(cidr) for cidr in self._cluster_cidrs))
-        link.execute(*(netlink.add_unreachable(cidr, metric=_COVER_METRIC) for cidr in self._service_cidrs))
-        loopback = link.index_of("lo")
-        own = (f"{address}/{128 if ':' in address else 32}" for address in self._own_addresses)
-        link.execute(*(netlink.add_address(loopback, address) for address in own))
+        self._cover(link)
         primary = ipaddress.ip_address(self._node_ips[0])
         owner = next((index for index, address in link.addresses() if address.ip == primary), 0)
         uplink = next((found for found in link.links() if found.index == owner), None)
@@ -228,6 +267,31 @@ class BridgeNetwork:
         if self._cidr_file.exists():
             self._use([ipaddress.ip_network(text) for text in self._cidr_file.read_text().split()])
 
+    def _cover(self, link: Netlink) -> None:
+        """Refuse what is sent into our ranges and leads nowhere, and have the addresses that the node itself serves."""
+        link.execute(*(netlink.add_unreachable(cidr) for cidr in self._cluster_cidrs))
+        link.execute(*(netlink.add_unreachable(cidr, metric=_COVER_METRIC) for cidr in self._service_cidrs))
+        loopback = link.index_of("lo")
+        own = (f"{address}/{128 if ':' in address else 32}" for address in self._own_addresses)
+        link.execute(*(netlink.add_address(loopback, address) for address in own))
+
+    def _repair(self) -> None:
+        link = self._socket()
+        self._cover(link)
+        if not self._pool.networks:
+            return
+        self._use(self._pool.networks)
+        present = {found.name: found for found in link.links()}
+        for name, pod in list(self._pods.items()):
+            found = present.get(name)
+            if found is not None and found.is_up and found.master == self._bridge:
+                continue
+            log.warning("the link of pod %s is not as it was made: connecting it again", pod.uid)
+            try:
+                self._attach(pod.uid, self._pool.get(pod.uid), pod.network_namespace, pod.limits)
+            except (OSError, NetworkFailure) as error:  # most likely it is going, and its namespace went first
+                log.warning("pod %s could not be connected again: %s", pod.uid, error)
+
     def _close(self) -> None:
         if self._netlink is not None:
             self._netlink.close()
@@ -237,6 +301,7 @@ class BridgeNetwork:
         link = self._socket()
         mac = hardware_address(networks[0][1])
         link.execute(netlink.add_bridge(BRIDGE, mac=mac, mtu=self._uplink_mtu), netlink.without_link_local(BRIDGE))
+        link.execute(netlink.bring_up(BRIDGE))
         bridge = link.index_of(BRIDGE)
         sysctl.set_bridge(BRIDGE)
         wanted = {ipaddress.ip_interface(f"{network[1]}/{network.prefixlen}") for network in networks}
@@ -271,9 +336,9 @@ class BridgeNetwork:
         is_wrapped = self._backend == VXLAN or any(way.backend == VXLAN for way in self._ways)
         return self._uplink_mtu - (OVERHEAD_BYTES[family_of(self._node_ips[0])] if is_wrapped else 0)
 
-    def _sync_routes(self, nodes: list[Object]) -> None:
+    def _sync_routes(self, nodes: list[Object], near: set[str]) -> None:
         link = self._socket()
-        ways = peer_routes(self._node_name, nodes, backend=self._backend, is_on_link=self._is_on_link)
+        ways = peer_routes(self._node_name, nodes, backend=self._backend, is_on_link=near.__contains__)
         for name in unreachable_peers(self._node_name, nodes, ways):
             log.warning("the pods of %s are out of reach: --network-backend %s has no way to it", name, self._backend)
         tunnel_mtu = self._uplink_mtu - OVERHEAD_BYTES[family_of(self._node_ips[0])]
@@ -287,6 +352,7 @@ class BridgeNetwork:
             log.info("%s", change.what)
         link.execute(*changes)
         self._ways = ways
+        self._tunnels = set(links.values())
 
     def _is_on_link(self, address: str) -> bool:
         """Whether the kernel would send to the address itself, and not to a router on the way to it."""

@@ -3,6 +3,11 @@
 At the start the table is made where it is missing and read where it is there; rules of an earlier agent go on working
 until everything that they followed from is known again, and only then is what nobody wants removed (`sweep`). When the
 kernel refuses a transaction nothing of it is done, and the next change reads the table back and sends what differs.
+
+Others may write to the table, or flush it with all rules of the machine. The kernel counts transactions, and `check`
+compares its count with ours: where somebody else has written, what is always there is looked at, and mended with all
+the rest when it is not whole. Rules of owners are read back for such a change as well, but not more often than once a
+minute, for at ten thousand services that takes a while and somebody else's table may change all the time.
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ from pyk.nftables import FoundRule, Message, Nftables, NftablesFailure
 log = logging.getLogger(__name__)
 
 _BASE = "!base"  # comes before every other owner
+READ_BACK_SECONDS = 60.0
+_GENERATIONS = 1 << 32
 _Result = TypeVar("_Result")
 
 
@@ -37,6 +44,9 @@ class NodeRules:
         self._nftables: Nftables | None = None
         self._is_known = False
         self._inside: frozenset[str] | None = None
+        self._generation = 0
+        self._handle = 0
+        self._read_back = 0.0
 
     async def start(self) -> None:
         """Make the table, or take over the one there is. Raises `NetworkFailure` when the kernel has no nf_tables."""
@@ -62,6 +72,11 @@ class NodeRules:
         wanted = frozenset(ranges)
         if wanted != self._inside:
             await self._run(lambda: self._write_inside(wanted, only_if_empty))
+
+    async def check(self, now: float) -> bool:
+        """Mend what others have done to the table by `now` (seconds of a monotonic clock); whether there was something
+        to mend."""
+        return await self._run(lambda: self._check(now))
 
     def owners(self, prefix: str) -> list[str]:
         """Who has a fragment, of those whose names begin so."""
@@ -94,9 +109,38 @@ class NodeRules:
             self._ruleset.update(before)  # whoever asked for this may ask again; others shall not fail with it
             raise
 
+    def _check(self, now: float) -> bool:
+        socket = self._socket()
+        if not self._handle or socket.generation() == self._generation:
+            return False
+        is_whole = self._is_known and self._is_whole()
+        if is_whole and now < self._read_back:
+            return False
+        self._read_back = now + READ_BACK_SECONDS
+        self._is_known = False
+        messages = self._take_over()
+        self._send(messages)
+        if self._inside is not None and not is_whole:
+            self._write_inside(self._inside, only_if_empty=False)
+        if messages or not is_whole:
+            log.warning("somebody has changed the table inet %s; %d messages mended it", TABLE, len(messages))
+        return bool(messages) or not is_whole
+
+    def _is_whole(self) -> bool:
+        """Whether the table is the one that was made, with the rules and sets that are always there."""
+        socket = self._socket()
+        if socket.table_handle(TABLE) != self._handle:
+            return False
+        for chain, rules in self._base.items():
+            found = socket.rules(TABLE, chain).get(chain, [])
+            if [rule.digest for rule in found] != [rule.digest for rule in rules]:
+                return False
+        return socket.sets(TABLE) >= {wanted.name for wanted in names.all_sets()}
+
     def _take_over(self) -> list[Message]:
         socket = self._socket()
         socket.transaction(skeleton())
+        self._generation, self._handle = socket.generation(), socket.table_handle(TABLE)
         chains: dict[str, list[FoundRule]] = {name: [] for name in socket.chains(TABLE)} | socket.rules(TABLE)
         kept = [wanted for wanted in names.all_sets() if not wanted.flags]
         elements = {wanted.name: socket.elements(TABLE, wanted.name) for wanted in kept}
@@ -105,10 +149,11 @@ class NodeRules:
 
     def _send(self, messages: list[Message]) -> None:
         try:
-            self._socket().transaction(messages)
+            sent = self._socket().transaction(messages)
         except NftablesFailure:
             self._is_known = False
             raise
+        self._generation = (self._generation + bool(sent)) % _GENERATIONS
 
     def _write_inside(self, wanted: frozenset[str], only_if_empty: bool) -> None:
         if only_if_empty and any(self._socket().intervals(TABLE, of_family(names.INSIDE, f)) for f in names.FAMILIES):

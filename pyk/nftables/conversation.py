@@ -29,6 +29,7 @@ from pyk.nftables.wire import (
     ERROR,
     GETCHAIN,
     GETELEMENT,
+    GETGENERATION,
     GETRULE,
     GETSET,
     GETTABLE,
@@ -117,15 +118,35 @@ class Nftables:
     def has_table(self, table: str) -> bool:
         return any(fields_of(body).get(1) == table.encode() + b"\0" for body in self._dump(GETTABLE, b""))
 
+    def table_handle(self, table: str) -> int:
+        """The kernel's number of the table, another one when it has been made anew; 0 when there is none."""
+        for body in self._dump(GETTABLE, b""):
+            fields = fields_of(body)
+            if string_of(fields[1]) == table:
+                return int(struct.unpack(">Q", fields[4])[0])
+        return 0
+
+    def generation(self) -> int:
+        """How many transactions the network namespace has seen, modulo 2^32: of everybody's, in all tables."""
+        number, encoded = self._encode(GETGENERATION, 0, b"")
+        self._socket.send(encoded)
+        while True:
+            for found, sequence, content in messages_in(self._socket.recv(1 << 16)):
+                if sequence != number:
+                    continue
+                if found == ERROR:
+                    raise NftablesFailure(-struct.unpack_from("=i", content)[0], "ask for the generation")
+                return int(struct.unpack(">I", fields_of(content[4:])[1])[0])
+
     def chains(self, table: str) -> set[str]:
         """The names of the table's chains."""
         found = (fields_of(body) for body in self._dump(GETCHAIN, b""))
         return {string_of(fields[3]) for fields in found if string_of(fields[1]) == table}
 
-    def rules(self, table: str) -> dict[str, list[FoundRule]]:
-        """The rules of each chain that has some, in order."""
+    def rules(self, table: str, chain: str = "") -> dict[str, list[FoundRule]]:
+        """The rules of each chain that has some (or of one chain), in order."""
         found: dict[str, list[FoundRule]] = {}
-        for body in self._dump(GETRULE, string(1, table)):
+        for body in self._dump(GETRULE, string(1, table) + (string(2, chain) if chain else b"")):
             fields = fields_of(body)
             if string_of(fields[1]) == table:
                 notes = _user_data(fields.get(7, b""))

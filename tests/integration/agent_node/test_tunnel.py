@@ -1,18 +1,22 @@
-"""Nodes on two segments with a router between them: their pods reach each other through VXLAN, and nothing floods."""
+"""Nodes on two segments with a router between them: their pods reach each other through VXLAN, and nothing floods, even
+where the router answers ARP and NDP for those behind it, so that both segments look like one."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from agent.network.routes import HOST_ROUTES, VXLAN, PeerRoute, peer_routes, route_changes
+from agent.network.segment import Answer, ask, is_here
 from agent.network.tunnel import OVERHEAD_BYTES, sync_tunnel
 from pyk import netlink
 from pyk.api.objects import Object
@@ -24,6 +28,9 @@ pytestmark = pytest.mark.root
 MTU = 1500
 CLUSTER = ["10.7.0.0/16", "fd00:7::/48"]
 LOCALS = {1: "192.0.2.11", 2: "198.51.100.11"}
+ONE_SUBNET = {1: ("192.0.2.11", "fd00:2::11"), 2: ("192.0.2.12", "fd00:2::12")}
+PROXIES = ((4, "proxy_arp"), (6, "proxy_ndp"))
+ROUTER = ("192.0.2.1", "fd00:2::1")
 
 
 @dataclass
@@ -37,9 +44,8 @@ class Place:
         return f"/proc/{self.process.pid}/ns/net"
 
 
-@pytest.fixture
-def places() -> Iterator[dict[str, Place]]:
-    """Two nodes, each alone on its segment, and a router that knows both segments."""
+@contextmanager
+def three_places() -> Iterator[dict[str, Place]]:
     made = {}
     try:
         for name in ("node1", "router", "node2"):
@@ -50,6 +56,17 @@ def places() -> Iterator[dict[str, Place]]:
             assert process.stdout.readline() == b"ready\n"
             process.stdout.close()
             made[name] = Place(process)
+        yield made
+    finally:
+        for place in made.values():
+            place.process.kill()
+            place.process.wait()
+
+
+@pytest.fixture
+def places() -> Iterator[dict[str, Place]]:
+    """Two nodes, each alone on its segment, and a router that knows both segments."""
+    with three_places() as made:
         router = os.open(made["router"].path, os.O_RDONLY)
         for number, local in LOCALS.items():
             gateway = local.rsplit(".", 1)[0] + ".1"
@@ -67,15 +84,45 @@ def places() -> Iterator[dict[str, Place]]:
         os.close(router)
         in_namespace(made["router"].path, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         yield made
-    finally:
-        for place in made.values():
-            place.process.kill()
-            place.process.wait()
 
 
-def node(number: int) -> Object:
+@pytest.fixture
+def pretended() -> Iterator[dict[str, Place]]:
+    """Two nodes of one subnet, and a router between them that answers for each towards the other."""
+    with three_places() as made:
+        router = os.open(made["router"].path, os.O_RDONLY)
+        for number, locals_ in ONE_SUBNET.items():
+            with Netlink(made[f"node{number}"].path) as inside, Netlink(router) as between:
+                inside.execute(
+                    netlink.bring_up("lo"),
+                    netlink.add_veth("eth0", f"leg{number}", peer_namespace=router, mtu=MTU),
+                    netlink.bring_up("eth0"),
+                )
+                leg, eth0 = between.index_of(f"leg{number}"), inside.index_of("eth0")
+                between.execute(netlink.bring_up(f"leg{number}"), netlink.add_address(leg, f"{ROUTER[0]}/32"))
+                between.execute(netlink.add_address(leg, f"{ROUTER[1]}/128"))
+                between.execute(*(netlink.add_route(f"{each}/{bits(each)}", link=leg) for each in locals_))
+                inside.execute(
+                    *(netlink.add_address(eth0, f"{each}/{24 if bits(each) == 32 else 64}") for each in locals_)
+                )
+        os.close(router)
+        for words in (
+            *(
+                ("sysctl", "-qw", f"net.ipv{family}.conf.leg{leg}.{name}=1")
+                for family, name in PROXIES
+                for leg in (1, 2)
+            ),
+            ("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"),
+            ("ip", "neigh", "add", "proxy", ONE_SUBNET[2][1], "dev", "leg1"),
+            ("ip", "neigh", "add", "proxy", ONE_SUBNET[1][1], "dev", "leg2"),
+        ):
+            subprocess.run(["nsenter", f"--net={made['router'].path}", *words], check=True)
+        yield made
+
+
+def node(number: int, *addresses_: str) -> Object:
     cidrs = [f"10.7.{number}.0/24", f"fd00:7:0:{number}::/64"]
-    addresses = [{"type": "InternalIP", "address": LOCALS[number]}]
+    addresses = [{"type": "InternalIP", "address": each} for each in addresses_ or (LOCALS[number],)]
     return {
         "metadata": {"name": f"node{number}"},
         "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
@@ -83,16 +130,25 @@ def node(number: int) -> Object:
     }
 
 
-def join(places: dict[str, Place], number: int, nodes: list[Object]) -> list[PeerRoute]:
+def bits(address: str) -> int:
+    return ipaddress.ip_address(address).max_prefixlen
+
+
+def measured(places: dict[str, Place], number: int, addresses: Iterable[str]) -> dict[str, Answer]:
+    return in_namespace(places[f"node{number}"].path, lambda: asyncio.run(ask(addresses)))
+
+
+def join(places: dict[str, Place], number: int, nodes: list[Object], local: str = "") -> list[PeerRoute]:
     """Make the node's tunnel and routes, with a pod's address on `lo`, as its agent does."""
+    answers = measured(places, number, [each["address"] for other in nodes for each in other["status"]["addresses"]])
     own = [ipaddress.ip_network(text) for text in node(number)["spec"]["podCIDRs"]]
     with Netlink(places[f"node{number}"].path) as link:
 
         def is_on_link(address: str) -> bool:
-            return not link.route_to(address).gateway
+            return not link.route_to(address).gateway and is_here(answers.get(address))
 
         ways = peer_routes(f"node{number}", nodes, backend="auto", is_on_link=is_on_link)
-        tunnel = sync_tunnel(link, LOCALS[number], CLUSTER, MTU - OVERHEAD_BYTES[4], ways, own)
+        tunnel = sync_tunnel(link, local or LOCALS[number], CLUSTER, MTU - OVERHEAD_BYTES[4], ways, own)
         changes = route_changes(ways, link.routes(), links={VXLAN: tunnel} if tunnel else {}, ranges=CLUSTER)
         link.execute(*changes)
         loopback = link.index_of("lo")
@@ -142,6 +198,21 @@ def test_pods_reach_each_other_across_a_router_in_both_families(places: dict[str
         assert [each.address for each in forwarding if each.address] == [LOCALS[2]]
         known = [each for each in link.neighbours() if each.link == tunnel.index]
         assert all(each.is_permanent or each.address.startswith(("ff", "224.")) for each in known)
+
+
+def test_behind_a_router_that_answers_for_them_nodes_are_told_from_neighbours_and_reached_by_a_tunnel(
+    pretended: dict[str, Place],
+) -> None:
+    silent = "192.0.2.99"
+    assert measured(pretended, 1, [*ONE_SUBNET[2], *ROUTER, silent]) == {
+        **dict.fromkeys(ONE_SUBNET[2], Answer.BEHIND_ROUTER),
+        **dict.fromkeys(ROUTER, Answer.HERE),
+    }
+    nodes = [node(number, *ONE_SUBNET[number]) for number in (1, 2)]
+    ways = [join(pretended, number, nodes, ONE_SUBNET[number][0]) for number in (1, 2)]
+    assert {way.backend for each in ways for way in each} == {VXLAN}
+    for address in ("10.7.2.9", "fd00:7:0:2::9"):
+        assert len(reached(pretended, address, 300_000)) == 300_000
 
 
 def test_a_node_that_is_gone_takes_its_tunnel_along_and_one_that_moved_here_needs_none(

@@ -323,9 +323,11 @@ class BridgeNetwork:
         ranges = [cidr for cidr in self._service_cidrs if family_of(cidr) in families]
         link.execute(*(netlink.add_route(cidr, link=bridge) for cidr in ranges))
         self._bridge = bridge
-        aside = self._cidr_file.with_name(".pod-cidr")
-        aside.write_text("\n".join(map(str, networks)))
-        os.replace(aside, self._cidr_file)
+        text = "\n".join(map(str, networks))
+        if not self._cidr_file.exists() or self._cidr_file.read_text() != text:  # the disk may be read-only by now
+            aside = self._cidr_file.with_name(".pod-cidr")
+            aside.write_text(text)
+            os.replace(aside, self._cidr_file)
         self._pool.use(networks)
         self._not_ready = ""
 

@@ -75,7 +75,7 @@ class Containers:
             file = records.RecordFile(f"{self._directory}/{name}")
             content = file.read()
             if content is None:  # nothing else was done before this file was written
-                file.remove()
+                self._forker.saver.save(name, file.remove)
                 continue
             state, plan = content
             record = ContainerRecord(self._directory, plan)
@@ -83,7 +83,7 @@ class Containers:
             self.records[record.id] = record
             if record.phase == REMOVING:
                 self._forker.cgroups.remove(record.cgroup)
-                self._forget(record)
+                self._set_aside(record)
             elif record.phase != EXITED and not (state["boot"] == records.boot_id() and self._adopt(record)):
                 self._found_dead(record, kept.get(record.id, -1))
             if record.is_foreign and record.phase == EXITED:
@@ -404,6 +404,9 @@ class Containers:
     def _forget(self, record: ContainerRecord) -> str:
         """The container is gone but for its files; its writable directory."""
         record.save(REMOVING)
+        return self._set_aside(record)
+
+    def _set_aside(self, record: ContainerRecord) -> str:
         self._forker.saver.forget(record.id)
         del self.records[record.id]
         self._removed[record.id] = record.writable

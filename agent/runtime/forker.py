@@ -92,7 +92,7 @@ class Forker:
         self.cgroups = cgroups
         self.saver = Saver(loop)
         self.program = sealed_pause_file()
-        self.keeper = Keeper(os.path.dirname(scratch), self.program)
+        self.keeper = Keeper(loop, os.path.dirname(scratch), self.program)
         self.scratch = scratch
         self.host_mounts = host_mounts
         self.kept_capabilities = syscalls.permitted_capabilities()

@@ -6,8 +6,9 @@ into the queue of a socket of which the keeper holds both ends, where it stays o
 takes the socket from the keeper (pidfd_getfd(2)) and reads how those ended that it finds dead.
 
 The keeper executes the pause program, so it costs a few pages; its record says which process it is. It is started with
-the first container, and ends with a spawner that is told to stop and has no container left. Without it, and on older
-kernels, an end that nobody saw is unknown.
+the first container, and ends with a spawner that is told to stop and has no container left; when it is killed the
+spawner, which has all the pidfds too, starts another one. Without it, and on older kernels, an end that nobody saw is
+unknown.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ import os
 import signal
 import socket
 
-from agent.runtime import records, syscalls
+from agent.runtime import clock, records, syscalls
 from agent.runtime.telling import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from agent.runtime.loop import Loop
+
 _ROOM = 64 << 20
 """Bytes of the socket's queue; a message takes about one thousand of them."""
 _LONGEST_NAME = 256
 _SPARE = 64
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 10.0
+"""Seconds until another keeper is started; it is the first pause again for one that lived longer than the longest."""
 _GO = b"G"
 _FDS = (3, 4)
 """The keeper's: the end that is read, and the one that is written."""
@@ -37,7 +42,8 @@ _FDS = (3, 4)
 class Keeper:
     """The spawner's view of it. `program` is a descriptor of the pause program, `state_dir` the spawner's folder."""
 
-    def __init__(self, state_dir: str, program: int) -> None:
+    def __init__(self, loop: Loop, state_dir: str, program: int) -> None:
+        self._loop = loop
         self._file = records.RecordFile(f"{state_dir}/keeper")
         self._program = program
         self._pid = 0
@@ -45,6 +51,8 @@ class Keeper:
         self._writer: socket.socket | None = None
         self._queued = 0
         self._limit = _SPARE
+        self._living: Callable[[], Mapping[str, int]] = dict
+        self._pause, self._since = _FIRST_PAUSE, 0.0
 
     def take(self) -> dict[str, int]:
         """Find the keeper of an earlier spawner: the pidfds that it has, by name, which are the caller's to close."""
@@ -61,20 +69,21 @@ class Keeper:
             pidfd = syscalls.pidfd_open(state["pid"])
             try:
                 ends = [socket.socket(fileno=syscalls.pidfd_getfd(pidfd, fd)) for fd in _FDS]
-            finally:
+            except OSError:
                 os.close(pidfd)
+                raise
         except OSError as error:
             tell(f"the keeper is of no use, another one takes its place: {error}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(state["pid"], signal.SIGKILL)
             return {}
-        self._pid = state["pid"]
-        self._reader, self._writer = ends
+        self._have(state["pid"], pidfd, *ends)
         return self._drain()
 
     def keep(self, name: str, pidfd: int, living: Callable[[], Mapping[str, int]]) -> None:
         """Have the keeper hold this pidfd. `living()` are the pidfds of all that may still end, by name: the others are
         let go now and then. What goes wrong costs no more than knowing how something ended."""
+        self._living = living
         try:
             if self._writer is None:
                 self._start()
@@ -91,6 +100,38 @@ class Keeper:
                 os.kill(self._pid, signal.SIGKILL)
             self._file.remove()
             self._pid = 0
+
+    def _have(self, pid: int, pidfd: int, reader: socket.socket, writer: socket.socket) -> None:
+        self._pid, self._reader, self._writer = pid, reader, writer
+        self._since = clock.monotonic()
+        self._loop.watch(pidfd, lambda _: self._ended(pidfd))
+
+    def _ended(self, pidfd: int) -> None:
+        """Somebody has killed it, and its queue would end with this spawner."""
+        self._loop.unwatch(pidfd)
+        os.close(pidfd)
+        for fd in self._drain().values():
+            os.close(fd)
+        for end in (self._reader, self._writer):
+            if end is not None:
+                end.close()
+        self._pid, self._reader, self._writer = 0, None, None
+        tell("the keeper has ended, another one takes its place")
+        lived = clock.monotonic() - self._since
+        self._pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else min(2 * self._pause, _LONGEST_PAUSE)
+        self._loop.later(self._pause, self._replace)
+
+    def _replace(self) -> None:
+        living = self._living()
+        if self._writer is not None or not living:
+            return
+        try:
+            self._start()
+            self._renew(living)
+        except OSError as error:
+            tell(f"no keeper can be started: {error}; it is tried again")
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._loop.later(self._pause, self._replace)
 
     def _put(self, name: str, pidfd: int) -> None:
         assert self._writer is not None
@@ -126,12 +167,12 @@ class Keeper:
         writer.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, _ROOM)
         gate, word = os.pipe2(os.O_CLOEXEC)
         executed, held = os.pipe2(os.O_CLOEXEC)
+        pidfd = -1
         try:
             pid, pidfd = syscalls.clone3(0)
             if not pid:
                 os.close(word)
                 self._become(gate, held, reader.fileno(), writer.fileno())
-            os.close(pidfd)
             os.close(held)
             held = -1
             with contextlib.suppress(FileNotFoundError):
@@ -139,11 +180,15 @@ class Keeper:
             self._file.create({"boot": records.boot_id(), "pid": pid, "start_time": records.start_time(pid)}, {})
             os.write(word, _GO)
             os.read(executed, 1)  # the end of file: from now on its descriptors are what they will be
+        except OSError:
+            if pidfd >= 0:
+                os.close(pidfd)
+            raise
         finally:
             for fd in (gate, word, executed, held):
                 if fd >= 0:
                     os.close(fd)
-        self._pid, self._reader, self._writer = pid, reader, writer
+        self._have(pid, pidfd, reader, writer)
 
     def _become(self, gate: int, held: int, reader: int, writer: int) -> None:
         """In the child, once it is on record: nothing but the program and the socket."""

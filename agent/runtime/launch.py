@@ -4,12 +4,17 @@ A container whose command is /proc/self/exe executes the program of the process 
 is the host's Python, and could then open it for writing (CVE-2019-5736). So the spawner executes Python from a
 read-only bind mount that exists only in a mount namespace of its own, and then returns to the host's namespace: its
 /proc/self/exe, and its children's, stays on that mount, which nobody can reach to make it writable.
+
+Whoever starts it gets a connection to it that needs no file, so that a spawner can take over what runs even while the
+disk takes no socket, log or record.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import socket
 import sys
 
 from agent.runtime import syscalls
@@ -26,43 +31,61 @@ class LaunchError(Exception):
     """The spawner did not come up; the text is its own last words."""
 
 
-def start_spawner(state_dir: str, socket_path: str) -> None:
-    """Start a spawner and return when it listens. Blocks; when another one holds the directory, that is as good.
+def start_spawner(state_dir: str, socket_path: str) -> socket.socket:
+    """Start a spawner and return a connection to it when it is ready. Blocks.
+
+    When another one holds the directory, that is as good, and the connection is at its end.
 
     Raises:
         LaunchError: it ended or was not ready in time.
     """
     import subprocess  # the spawner imports this module too, and has no use for that one's megabyte
 
+    log = _open_log(f"{state_dir}/spawner.log")
     ready, ready_end = os.pipe()
-    log = os.open(f"{state_dir}/spawner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    connection, theirs = socket.socketpair()
     try:
         arguments = ["--state-dir", state_dir, "--socket", socket_path, "--ready-fd", str(ready_end)]
+        arguments += ["--client-fd", str(theirs.fileno())]
         with open(os.devnull, "rb") as null:
             subprocess.run(
                 _command("launch", arguments),
                 stdin=null,
                 stdout=log,
                 stderr=log,
-                pass_fds=(ready_end,),
+                pass_fds=(ready_end, theirs.fileno()),
                 cwd="/",
                 check=True,
             )
         os.close(ready_end)
         ready_end = -1
+        theirs.close()
         poll = select.poll()
         poll.register(ready, select.POLLIN)
         poll.poll(_START_SECONDS * 1000)
         os.set_blocking(ready, False)
         if not os.read(ready, 1):
             raise LaunchError(f"the spawner did not start; see {state_dir}/spawner.log")
+        return connection.dup()
     except (BlockingIOError, subprocess.CalledProcessError) as error:
         raise LaunchError(f"the spawner did not start; see {state_dir}/spawner.log") from error
     finally:
         os.close(log)
         os.close(ready)
+        connection.close()
+        theirs.close()
         if ready_end >= 0:
             os.close(ready_end)
+
+
+def _open_log(path: str) -> int:
+    """The log, or this process's own stderr where the disk is read-only."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.dup(2)
 
 
 def main() -> None:

@@ -155,9 +155,13 @@ class NativeRuntime:
         return _sandbox(await self._call("run_sandbox", config=document))
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
-        async with asyncio.TaskGroup() as group:
-            for identifier in await self._call("containers_of", sandbox=sandbox_id):
-                group.create_task(self.remove_container(identifier))
+        identifiers = await self._call("containers_of", sandbox=sandbox_id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for identifier in identifiers:
+                    group.create_task(self.remove_container(identifier))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         await self._call("remove_sandbox", sandbox=sandbox_id)
 
     async def list_sandboxes(self) -> list[Sandbox]:
@@ -284,10 +288,9 @@ class NativeRuntime:
                 if not may_start:
                     return
                 try:
-                    await asyncio.to_thread(start_spawner, str(self._directory), self._socket_path)
+                    sock = await asyncio.to_thread(start_spawner, str(self._directory), self._socket_path)
                 except (LaunchError, OSError, RuntimeError) as error:  # RuntimeError: there is no room for a thread
                     raise RuntimeFailure(f"start the spawner: {error}", reason=RUNTIME_NOT_READY) from error
-                continue
             self._connection = Connection(sock)
             asyncio.get_running_loop().add_reader(sock, self._on_readable)
             try:

@@ -49,7 +49,7 @@ class Sandboxes:
             file = RecordFile(f"{self._directory}/{name}")
             content = file.read()
             if content is None:  # nothing else was done before this file was written
-                file.remove()
+                self._forker.saver.save(name, file.remove)
                 continue
             state, config = content
             record = SandboxRecord(self._directory, config)

@@ -5,6 +5,9 @@ checked. A request is `{"id", "op", ...arguments}`; its answer `{"id", "result"}
 "reason", "exit_code"}}`, in whatever order they are ready. Events are `{"event": kind, ...}`.
 
 A client that does not read is cut off when 16 MiB wait for it.
+
+Where the disk does not take the socket's file, the server goes on with the clients that were handed to it, and tries
+again; when the last of those goes it is out of reach, which `on_unreachable` hears.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import struct
 import sys
 
 from agent.runtime import loop as event_loop
+from agent.runtime.telling import tell
 from agent.runtime.wire import Connection, directory_address
 
 TYPE_CHECKING = False
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 _MAX_PENDING = 16 << 20
 _BACKLOG = 16
 _ACCEPT_PAUSE = 0.2  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
 _LACKING = frozenset(
     (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 )
@@ -71,23 +76,54 @@ class Server:
         path: str,
         operations: dict[str, Operation],
         on_disconnect: Callable[[Connection], None],
+        on_unreachable: Callable[[], None],
     ) -> None:
         self._loop = loop
+        self._path = path
         self._operations = operations
         self._on_disconnect = on_disconnect
+        self._on_unreachable = on_unreachable
         self._clients: set[Connection] = set()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        with directory_address(path) as address:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            previous = os.umask(0o177)
-            self._listener.bind(address)
-            os.umask(previous)
-        self._listener.listen(_BACKLOG)
+        self._listener: socket.socket | None = None
+        self._pause = _FIRST_PAUSE
+        self._listen()
 
-    def start(self) -> None:
-        """Take connections; those made since the construction have waited."""
-        self._loop.watch(self._listener.fileno(), self._accept)
+    def _listen(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        previous = os.umask(0o177)
+        try:
+            with directory_address(self._path) as address:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
+                listener.bind(address)
+        except OSError as error:
+            listener.close()
+            if error.errno not in _LACKING:
+                raise
+            if self._pause == _FIRST_PAUSE:
+                tell(f"{self._path}: {error}; it is tried again")
+            self._loop.later(self._pause, self._listen_and_start)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            return
+        finally:
+            os.umask(previous)
+        listener.listen(_BACKLOG)
+        self._listener = listener
+
+    def _listen_and_start(self) -> None:
+        self._listen()
+        self.start()
+
+    def start(self, handed: Sequence[socket.socket] = ()) -> None:
+        """Take connections; those made since the construction have waited, and these were made without the socket."""
+        for sock in handed:
+            client = Connection(sock)
+            self._clients.add(client)
+            self._watch(client)
+        if self._listener is not None:
+            self._loop.watch(self._listener.fileno(), self._accept)
+        elif not self._clients:
+            self._on_unreachable()
 
     def broadcast(self, event: dict[str, Any]) -> None:
         for client in list(self._clients):
@@ -112,6 +148,7 @@ class Server:
         self._loop.watch(client.sock.fileno(), lambda ready: self._serve(client, ready), events)
 
     def _accept(self, _events: int) -> None:
+        assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
@@ -160,3 +197,5 @@ class Server:
             self._loop.unwatch(client.sock.fileno())
             client.close()
             self._on_disconnect(client)
+            if self._listener is None and not self._clients:
+                self._on_unreachable()

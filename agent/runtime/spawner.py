@@ -11,9 +11,11 @@ One a state directory: a second one ends at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
+import socket
 import sys
 
 from agent.runtime import cgroups, launch, syscalls
@@ -24,11 +26,12 @@ from agent.runtime.process import set_oom_score
 from agent.runtime.sandboxes import Sandboxes
 from agent.runtime.server import OperationFailed, Server
 from agent.runtime.sessions import Sessions
-from agent.runtime.telling import tell
 from agent.runtime.wire import PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.runtime.server import Operation, Request
 
 _OOM_SCORE = -999
@@ -69,14 +72,19 @@ class Spawner:
             "close_stdin": sessions.close_stdin,
             "close_session": sessions.close,
         }
-        self._server = Server(self._loop, socket_path, operations, sessions.disconnected)
+        self._server = Server(self._loop, socket_path, operations, sessions.disconnected, self._loop.stop)
         self._sandboxes.server = self._containers.server = sessions.server = self._server
 
-    def run(self, ready_fd: int) -> None:
-        """Adopt what there is, say so on `ready_fd`, and serve until told to stop."""
+    def run(self, ready_fd: int, client_fd: int, note_pid: Callable[[], None]) -> None:
+        """Adopt what there is, say so on `ready_fd`, and serve `client_fd` and others until told to stop.
+
+        `note_pid` is tried until the disk takes it.
+        """
+        assert self._forker is not None
+        self._forker.saver.save("the spawner", note_pid)
         self._sandboxes.load()
         self._containers.load()
-        self._server.start()
+        self._server.start([socket.socket(fileno=client_fd)] if client_fd >= 0 else ())
         if ready_fd >= 0:
             os.write(ready_fd, b"1")
             os.close(ready_fd)
@@ -84,7 +92,7 @@ class Spawner:
         gc.collect()
         gc.freeze()
         self._loop.run()
-        if self._forker is not None and not self._containers.has_living():
+        if not self._containers.has_living():
             self._forker.keeper.stop()
 
     def _on_child(self, pid: int, status: int) -> None:
@@ -117,7 +125,8 @@ def main() -> None:
         launch.become_spawner(arguments)
     host_mounts = int(options["--host-mounts"])
     ready_fd = int(options.get("--ready-fd", -1))
-    for fd in (host_mounts, ready_fd):
+    client_fd = int(options.get("--client-fd", -1))
+    for fd in (host_mounts, ready_fd, client_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
     syscalls.setns(host_mounts, syscalls.CLONE_NEWNS)
@@ -126,19 +135,35 @@ def main() -> None:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
     os.makedirs(state_dir, 0o700, exist_ok=True)
-    lock = os.open(f"{state_dir}/spawner.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    pid_file = f"{state_dir}/spawner.pid"
+    lock = _open_lock(pid_file)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if ready_fd >= 0:
             os.write(ready_fd, b"1")
         return
-    try:
-        os.pwrite(lock, b"%-10d\n" % os.getpid(), 0)  # in place: a full disk takes it too
-    except OSError as error:  # for people only; what there is to adopt does not wait for it
-        tell(f"{state_dir}/spawner.pid: {error}")
+
+    def note_pid() -> None:
+        """For people only, in place, so that a full disk takes it too."""
+        fd = os.open(pid_file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, b"%-10d\n" % os.getpid(), 0)
+        finally:
+            os.close(fd)
+
     set_oom_score(_OOM_SCORE)
-    Spawner(state_dir, socket_path, host_mounts).run(ready_fd)
+    Spawner(state_dir, socket_path, host_mounts).run(ready_fd, client_fd, note_pid)
+
+
+def _open_lock(path: str) -> int:
+    """The file that one spawner at a time has locked, which a read-only disk is no hindrance to."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,12 @@ class Node:
 
     def kill_keeper(self) -> None:
         """End the process that has the containers' pidfds."""
-        os.kill(json.loads((self.state_dir / "keeper").read_text()[:4096])["pid"], signal.SIGKILL)
+        os.kill(self.keeper_pid(), signal.SIGKILL)
+
+    def keeper_pid(self) -> int:
+        """As its record says; 0 while there is none."""
+        record = self.state_dir / "keeper"
+        return int(json.loads(record.read_text()[:4096])["pid"]) if record.exists() else 0
 
     async def clean_up(self) -> None:
         await self.runtime.start()

@@ -6,20 +6,32 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.runtime import syscalls
 from agent.runtime.keeper import Keeper
+from agent.runtime.loop import Loop
 from agent.runtime.records import start_time
 from agent.runtime.sandbox import sealed_pause_file
 
 pytestmark = pytest.mark.root
 
 
+class Idle(Loop):
+    """A loop in which nothing happens."""
+
+    def __init__(self) -> None:
+        pass
+
+    def watch(self, fd: int, handler: Any, events: int = 0) -> None:
+        pass
+
+
 @pytest.fixture
 def first(tmp_path: Path) -> Iterator[Keeper]:
-    keeper = Keeper(str(tmp_path), sealed_pause_file())
+    keeper = Keeper(Idle(), str(tmp_path), sealed_pause_file())
     yield keeper
     keeper.stop()
 
@@ -37,7 +49,7 @@ def test_another_spawner_finds_what_was_kept(tmp_path: Path, first: Keeper) -> N
         pidfd = ended(code)
         first.keep(f"c{code}", pidfd, dict)
         os.close(pidfd)
-    found = Keeper(str(tmp_path), sealed_pause_file()).take()
+    found = Keeper(Idle(), str(tmp_path), sealed_pause_file()).take()
     statuses = {name: syscalls.pidfd_exit_status(fd) for name, fd in found.items()}
     for fd in found.values():
         os.close(fd)
@@ -51,7 +63,7 @@ def test_what_has_ended_is_let_go_and_what_lives_is_kept(tmp_path: Path, first: 
         pidfd = ended(0) if number < 3 else os.dup(living)
         first.keep(f"c{number}", pidfd, lambda: {"living": living})
         os.close(pidfd)
-    found = Keeper(str(tmp_path), sealed_pause_file()).take()
+    found = Keeper(Idle(), str(tmp_path), sealed_pause_file()).take()
     for fd in (*found.values(), living):
         os.close(fd)
     assert "living" in found
@@ -63,10 +75,10 @@ def test_a_keeper_that_is_gone_is_replaced(tmp_path: Path, first: Keeper) -> Non
     own = syscalls.pidfd_open(os.getpid())
     first.keep("a", own, dict)
     first.stop()
-    other = Keeper(str(tmp_path), sealed_pause_file())
+    other = Keeper(Idle(), str(tmp_path), sealed_pause_file())
     assert other.take() == {}
     other.keep("b", own, dict)
-    found = Keeper(str(tmp_path), sealed_pause_file()).take()
+    found = Keeper(Idle(), str(tmp_path), sealed_pause_file()).take()
     assert list(found) == ["b"]
     for fd in (*found.values(), own):
         os.close(fd)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,24 @@ async def test_how_a_container_ended_without_a_spawner_is_known_to_the_next(node
         await node.runtime.start()
         found = await node.container(f"c{code}")
         assert (found.phase, found.exit_code, found.exit_unknown) == (Phase.EXITED, code, False)
+
+
+async def test_a_keeper_that_is_killed_is_replaced_at_once(node: Node) -> None:
+    state = await node.start(
+        "c", ["/bin/sh", "-c", "while [ ! -e /tmp/stop ]; do sleep 0.01; done; exit 7"], await node.sandbox()
+    )
+    for _ in range(3):
+        before = node.keeper_pid()
+        node.kill_keeper()
+        await eventually(lambda before=before: start_time(node.keeper_pid()) and node.keeper_pid() != before)
+    await node.runtime.list_containers()  # the record is written before the pidfds are given: the answer comes after
+    await node.runtime.close()
+    await node.kill_spawner()
+    Path(f"/proc/{state.pid}/root/tmp/stop").touch()
+    await eventually(lambda: not start_time(state.pid))
+    await node.runtime.start()
+    found = await node.container("c")
+    assert (found.exit_code, found.exit_unknown) == (7, False)
 
 
 async def test_an_end_that_nobody_saw_is_recorded_as_unknown(node: Node) -> None:
@@ -175,6 +194,27 @@ async def test_requests_under_way_fail_when_the_spawner_dies(node: Node) -> None
     await node.kill_spawner()
     with pytest.raises(RuntimeFailure, match="connection to the spawner was lost"):
         await waiting
+
+
+async def test_a_removal_under_way_fails_as_one_failure_when_the_spawner_dies(node: Node) -> None:
+    sandbox = await node.sandbox()
+    for name in ("a", "b"):
+        await node.start(name, ["/bin/sleep", "1000"], sandbox)
+    for step in ("containers_of", "remove_container"):
+        original = node.runtime._call
+
+        async def dies(op: str, step: str = step, original: Any = original, **arguments: Any) -> Any:
+            if op == step:
+                await node.kill_spawner()
+            return await original(op, **arguments)
+
+        node.runtime._call = dies  # type: ignore[method-assign]
+        with pytest.raises(RuntimeFailure):
+            await node.runtime.remove_sandbox(sandbox.id)
+        node.runtime._call = original  # type: ignore[method-assign]
+        await node.runtime.start()
+    await node.runtime.remove_sandbox(sandbox.id)
+    assert await node.runtime.list_containers() == []
 
 
 async def test_one_spawner_serves_a_directory(node: Node) -> None:

@@ -38,7 +38,7 @@ from pyk.reconcile.clock import RealClock
 from tests.integration.survival import steps
 
 ADDRESS = "192.0.2.11"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 _REPOSITORY = Path(__file__).parents[3]
 _CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x200, 0x20000, 0x40000000
 _MS_REC_PRIVATE, _MNT_DETACH = 0x4000 | 1 << 18, 2
@@ -209,7 +209,7 @@ class SurvivalNode:
                 return found
             if self.page.wanted:  # a child of the spawner has come to its step
                 self.kill_spawner()
-                self.page.disarm()
+                self.page.let_go()
             if time.monotonic() > deadline:
                 raise AssertionError(f"not in {seconds:.0f} s: {what}\n{await self.told()}")
             await asyncio.sleep(0.01)

@@ -78,16 +78,22 @@ class Page:
 
     def disarm(self) -> None:
         """Count nothing, kill nobody, let a child that waits go on."""
-        for offset in (*range(_LEFT, _LEFT + 24, 8), *range(_SEEN, _SEEN + 24, 8), _WANTED):
+        self.let_go()
+        for offset in range(_SEEN, _SEEN + 24, 8):
             self._set(offset, 0)
         self._memory[_TEXT:_SIZE] = bytes(_SIZE - _TEXT)
+
+    def let_go(self) -> None:
+        """Kill nobody, let a child that waits go on; what was killed, and when, can still be read."""
+        for offset in (*range(_LEFT, _LEFT + 24, 8), _WANTED):
+            self._set(offset, 0)
 
     def seen(self, role: str) -> int:
         return self._get(_SEEN + 8 * ROLES.index(role))
 
     @property
     def wanted(self) -> bool:
-        """Whether a child has come to its step: the spawner is to be killed, and `disarm` called."""
+        """Whether a child has come to its step: the spawner is to be killed, and `let_go` called."""
         return bool(self._get(_WANTED))
 
     @property

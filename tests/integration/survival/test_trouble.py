@@ -170,19 +170,32 @@ async def test_a_read_only_disk_stops_nothing_that_runs_and_is_told_of(apart: No
     async with trouble(tmp_path, state_options="size=64m") as scene:
         node = scene.node
         old = await scene.running("old")
+        until_told = "while [ ! -e /out/end-{name} ]; do sleep 0.02; done"
+        for name in ("first", "second"):
+            await scene.running(name, until_told, restartPolicy="Never")
         node.kill_agent()
         node.kill_spawner()
         libc_mount("state", node.state, "tmpfs", _REMOUNT | _READ_ONLY, "size=64m")
+        for name in ("first", "second"):  # the other time it is a spawner that a file has never told of that dies
+            node.start_agent()
+            await scene.goes_on("old")
+            (scene.out / f"end-{name}").touch()
+            await node.until_pod(name, lambda pod: pod["status"]["phase"] == "Succeeded")
+            await scene.until_node(True)
+            node.kill_agent()
         node.start_agent()
-        await scene.until_node(False, "Read-only file system")
+        await node.create(counting("new", scene.out))
+        await scene.told("FailedCreatePodSandBox", "Read-only file system", "new")
         assert not node.agent_has_died()
-        await scene.goes_on("old")
+        size = len(scene.log(old))
         libc_mount("state", node.state, "tmpfs", _REMOUNT, "size=64m")
-        await scene.until_node(True)
-        await scene.goes_on("old")
+        await node.until_pod("new", is_ready)
+        await node.until("its log goes on", lambda: len(scene.log(old)) > size + 100)
+        await node.until("its socket is there", (node.state / "runtime/spawner.sock").exists)
+        assert Path(f"/proc/{node.spawner_pid}/comm").read_text() == "pyk-spawner\n"
         await scene.untouched(old)
-        await scene.running("new")
-        await scene.delete("old", "new")
+        await scene.delete("old", "new", "first", "second")
+        assert [path.name for path in (node.state / "pods").iterdir()] == []
 
 
 async def test_a_node_that_may_not_fork_tells_and_goes_on_when_it_may(apart: None, tmp_path: Path) -> None:

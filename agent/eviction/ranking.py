@@ -82,7 +82,7 @@ def message(victim: Candidate, threshold: Threshold, resource: str, observations
 
 
 def refusal(pod: Object, conditions: Iterable[str]) -> str | None:
-    """Why a node with these conditions takes no such pod, as the status' message has it; None when it takes it."""
+    """Why a node with these conditions takes no such pod, as the event's message has it; None when it takes it."""
     held = sorted(conditions)
     if not held or is_critical(pod):
         return None
@@ -91,7 +91,7 @@ def refusal(pod: Object, conditions: Iterable[str]) -> str | None:
             return None
         if any(_tolerates_memory_pressure(one) for one in pod["spec"].get("tolerations") or ()):
             return None
-    return f"Pod was rejected: The node had condition: [{' '.join(held)}]. "
+    return f"The node had condition: [{' '.join(held)}]. "
 
 
 def _tolerates_memory_pressure(toleration: Mapping[str, str]) -> bool:

@@ -21,10 +21,14 @@ _ALL = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why the node does not take the pod: the status' `reason` and `message`."""
+    """Why the node does not take the pod: `reason` and `why` of the event, `reason` and `message` of the status."""
 
     reason: str
-    message: str
+    why: str
+
+    @property
+    def message(self) -> str:
+        return f"Pod was rejected: {self.why}"
 
 
 class Room:
@@ -56,7 +60,7 @@ class Room:
 def admit(pod: Object, node: Object, running: Room) -> Rejection | None:
     """None when the node takes the pod beside those that run; else the first reason against it."""
     if not _selects(pod["spec"], node):
-        return Rejection("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match "
+        return Rejection("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match "
                          "Pod's node affinity/selector")  # fmt: skip
     allocatable = amounts((node.get("status") or {}).get("allocatable"))
     if "pods" in allocatable and len(running) + 1 > allocatable["pods"]:
@@ -78,7 +82,7 @@ def admit_ports(pod: Object, others: Iterable[Object]) -> Rejection | None:
                 (protocol, port) == (its_protocol, its_port) and ("" in (address, its) or address == its)
                 for its, its_protocol, its_port in wanted
             ):
-                return Rejection("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free "
+                return Rejection("NodePorts", "Predicate NodePorts failed: node(s) didn't have free "
                                  "ports for the requested pod ports")  # fmt: skip
     return None
 
@@ -96,7 +100,7 @@ def _host_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
 def _out_of(resource: str, wanted: int, used: int, room: int) -> Rejection:
     return Rejection(
         f"OutOf{resource}",
-        f"Pod was rejected: Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, "
+        f"Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, "
         f"capacity: {room}",
     )
 

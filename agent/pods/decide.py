@@ -278,6 +278,8 @@ def _finish(
 
     What ended is forgotten only when the API knows of it.
     """
+    if failed == _DEADLINE:
+        yield Emit("Normal", *_DEADLINE)
     yield from _stop_all(pod, observed, timer, "Stopping container {}")
     yield SetStatus(pod_status(pod, observed, timer.now, backoff, failed=failed))
     if _alive(observed) or not is_terminal(pod):

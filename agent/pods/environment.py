@@ -39,6 +39,11 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replacement, text)
 
 
+def missing(text: str, variables: Mapping[str, str]) -> list[str]:
+    """The names that `text` refers to and that are unknown or empty, in order."""
+    return sorted({name for name in _REFERENCE.findall(text) if name and not variables.get(name)})
+
+
 def container_environment(
     pod: Object,
     container: Mapping[str, Any],

@@ -69,7 +69,7 @@ class Grants:
             return
         record.rejection = self._refusal(record, node)
         if record.rejection is not None:
-            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.message)
+            self._parts.event(record, "Warning", record.rejection.reason, record.rejection.why)
 
     def _refusal(self, record: PodRecord, node: Object) -> Rejection | None:
         """Why the node does not take a new pod; None when it does, and then it has the processors that it may have."""
@@ -87,7 +87,7 @@ class Grants:
         try:
             self._parts.cpus.allocate(pod)
         except (NotEnoughCpus, OSError) as error:
-            text = f"Pod was rejected: Allocate failed due to {error}, which is unexpected"
+            text = f"Allocate failed due to {error}, which is unexpected"
             return Rejection("UnexpectedAdmissionError", text)
         return None
 

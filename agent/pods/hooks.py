@@ -67,5 +67,5 @@ async def _post_start(record: PodRecord, parts: Parts, name: str, container_id: 
             log.warning("the postStart hook of %s is done, which cannot be noted: %s", name, error)
         return
     record.post_start[container_id] = f"{HOOK_FAILED}{outcome.output}"
-    text = f"PostStartHook failed: {outcome.output}"
-    parts.event(record, "Warning", "FailedPostStartHook", text, name)
+    # What the hook said stays out of the event: who may read events need not know the secrets of the pod.
+    parts.event(record, "Warning", "FailedPostStartHook", "PostStartHook failed", name)

@@ -17,7 +17,7 @@ from typing import Any
 from agent.images.image import Image
 from agent.pods.downward import Facts
 from agent.pods.envfile import read_in_volume
-from agent.pods.environment import ConfigError, Lookup, container_environment, expand
+from agent.pods.environment import ConfigError, Lookup, container_environment, expand, missing
 from agent.pods.files import hostname, hosts_file, kernel_hostname, resolv_conf
 from agent.pods.observed import (
     ATTEMPT,
@@ -160,7 +160,7 @@ class Launcher:
             volume = (record.volumes or {}).get(mount["name"])
             if volume is None:
                 raise ConfigError(f'volume "{mount["name"]}" of container {container["name"]} is not there')
-            subpath = _subpath(mount, environment)
+            subpath = subpath_of(mount, environment)
             if subpath:
                 try:
                     volume = await self._volumes.bind_subpath(record.uid, container["name"], index, volume, subpath)
@@ -251,16 +251,18 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _subpath(mount: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+def subpath_of(mount: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """`subPath`, or `subPathExpr` with its variables. Raises `ConfigError`."""
     expression = mount.get("subPathExpr")
     if not expression:
         return str(mount.get("subPath") or "")
+    if names := missing(expression, environment):
+        raise ConfigError(f"missing value for {', '.join(names)}")
     text = expand(expression, environment)
-    if "$(" in text:
-        raise ConfigError(f"missing value for {text[text.index('$(') + 2 : text.index(')')]!r} in subPathExpr")
-    if text.startswith("/") or ".." in text.split("/"):
-        raise ConfigError(f"subPath {text!r} must be a relative path without '..'")
+    if text.startswith("/"):
+        raise ConfigError(f"error SubPath `{text}` must not be an absolute path")
+    if ".." in text.split("/"):
+        raise ConfigError(f"unable to provision SubPath `{text}`: must not contain '..'")
     return text
 
 

@@ -38,6 +38,9 @@ from pyk.api.objects import Object
 from pyk.api.status import ApiError
 from pyk.client.client import ClientUnavailable
 
+_IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
+"""The events' reasons where an image was not even asked for; all others are `Failed`."""
+
 
 class _BeingPulled(Exception):
     """The image of a volume is on its way; whoever brings it has the pod decided upon again."""
@@ -242,7 +245,7 @@ class Starter:
         base, longest = self._parts.settings.image_backoff_base, self._parts.settings.image_backoff_max
         record.fail(image_of(name), reason, str(error), self._parts.clock.time(), base, longest)
         message = f'Failed to pull image "{text}": {error}' if reason == "ErrImagePull" else str(error)
-        self._parts.event(record, "Warning", "Failed", message, name)
+        self._parts.event(record, "Warning", _IMAGE_EVENTS.get(reason, "Failed"), message, name)
         self._parts.event(record, "Warning", "Failed", f"Error: {reason}", name)
 
     def _image_resolved(self, record: PodRecord, name: str, image: Image, took: float | None) -> None:
@@ -250,7 +253,7 @@ class Starter:
         record.images[name] = image
         record.failures.pop(image_of(name), None)
         asked = container_named(record.pod, name).get("image")
-        text = f'Container image "{asked}" already present on machine'
+        text = f'Container image "{asked}" already present on machine and can be accessed by the pod'
         if took is not None:
             shown = f"{took:.3f}s"
             text = f'Successfully pulled image "{asked}" in {shown} ({shown} including waiting).'
@@ -288,7 +291,7 @@ class Starter:
             return
         record.images.pop(name, None)
         self._parts.note(record, state)
-        self._parts.event(record, "Normal", "Created", f"Created container: {name}", name)
+        self._parts.event(record, "Normal", "Created", "Container created", name)
         await self.start(record, name, config.id)
 
     def _launch_failed(self, record: PodRecord, name: str, reason: str, message: str) -> None:
@@ -312,7 +315,7 @@ class Starter:
         record.failures.pop(launch_of(name), None)
         self._parts.note(record, state)
         counters.STARTED_CONTAINERS.labels(_type_of(record.pod, name)).inc()
-        self._parts.event(record, "Normal", "Started", f"Started container {name}", name)
+        self._parts.event(record, "Normal", "Started", "Container started", name)
         if post_start_of(container_named(record.pod, name)) is not None:
             begin_post_start(record, self._parts, name, container_id)
 

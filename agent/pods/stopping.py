@@ -90,8 +90,8 @@ class Stopper:
             return
         outcome = await self._parts.handlers.run_hook(hook, target_of(record, container, container_id), timeout)
         if not outcome.ok:
-            text = f"PreStopHook failed: {outcome.output}"
-            self._parts.event(record, "Warning", "FailedPreStopHook", text, name)
+            # What the hook said stays out of the event: who may read events need not know the secrets of the pod.
+            self._parts.event(record, "Warning", "FailedPreStopHook", "PreStopHook failed", name)
 
     async def kill(self, record: PodRecord, container_id: str, message: str = "") -> None:
         """SIGKILL to all processes of a container."""

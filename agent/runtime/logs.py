@@ -1,6 +1,7 @@
 """Container output in the CRI log format: `2016-10-06T00:17:09.669794202Z stdout F the line`.
 
-Lines longer than 16 KiB are split into partial ones (tag P) that end with a full one (tag F). All lines that one
+Lines longer than 16 KiB are split into partial ones (tag P) that end with a full one (tag F); a partial one is also what
+the stream ends with when its last byte is no line feed, so that readers add none. All lines that one
 read brings carry its time. Source: kubernetes/design-proposals-archive, node/kubelet-cri-logging.
 
 When the disk is full or read-only the lines are lost, no line is torn, the container is not stopped, and the loss is
@@ -88,10 +89,10 @@ class LogWriter:
                 self._rotate()
 
     def finish(self) -> None:
-        """Write the unfinished lines as full ones and close."""
+        """Write the unfinished lines as partial ones, for no line feed has ended them, and close."""
         for stream, rest in self._rests.items():
             if rest:
-                self._append(cri_lines(stream, rest + b"\n", timestamp(clock.now_ns()))[0])
+                self._append(b"%s %s P %s\n" % (timestamp(clock.now_ns()), stream, rest))
         self._rests.clear()
         if self._fd >= 0:
             os.close(self._fd)

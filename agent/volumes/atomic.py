@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 DATA = "..data"
 _NEW_DATA = "..data_tmp"
+_GROUP_DIRECTORY = stat.S_ISGID | 0o550
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def check_path(path: str) -> None:
 def write_atomically(directory: Path, payload: Payload, now: float, group: int | None = None) -> bool:
     """Make `directory` show exactly the payload; says whether anything changed. Blocks.
 
-    With `group` (a pod's fsGroup) that group owns the files and may read them. Raises ValueError for a path that
+    With `group` (a pod's fsGroup) that group owns files and directories and may read them. Raises ValueError for a path that
     leads out of the directory.
     """
     for path in payload:
@@ -60,6 +62,10 @@ def write_atomically(directory: Path, payload: Payload, now: float, group: int |
         target = made / path
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(target, file, group)
+    if group is not None:
+        for owned in (str(directory), *(parent for parent, _, _ in os.walk(made))):
+            os.chown(owned, -1, group)
+            os.chmod(owned, os.stat(owned).st_mode & 0o7777 | _GROUP_DIRECTORY)
     new_link = directory / _NEW_DATA
     new_link.unlink(missing_ok=True)
     new_link.symlink_to(made.name)

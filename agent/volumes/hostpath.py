@@ -31,7 +31,9 @@ def prepare_host_path(path: str, kind: str) -> Path:
                 os.fchmod(file.fileno(), 0o644)
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise VolumeFailure(f"hostPath type check failed: {path} does not exist") from None
+        if not kind:
+            raise VolumeFailure(f"hostPath {path}: a link to what does not exist") from None
+        mode = 0  # of no type that there is
     except FileExistsError:
         return prepare_host_path(path, kind.removesuffix("OrCreate"))
     except OSError as error:

@@ -42,7 +42,7 @@ def test_sysctls_are_set_when_safe_and_refused_when_not(cluster: Cluster, namesp
     cluster.apply(pod_document("unsafe", securityContext=unsafe), namespace)
     failed = cluster.wait_pod(namespace, "unsafe", lambda pod: pod["status"]["phase"] == "Failed", "is refused")
     assert failed["status"]["reason"] == "SysctlForbidden"
-    assert failed["status"]["message"] == 'forbidden sysctl: "kernel.msgmax" not allowlisted'
+    assert failed["status"]["message"] == 'Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted'
 
 
 @pytest.mark.parametrize("handler", ["runc", "crun", "pyk"])

@@ -180,7 +180,7 @@ def test_a_node_under_pressure_takes_no_pod_that_would_add_to_it(
 
 def test_the_refusal_is_the_kubelets() -> None:
     assert refusal(pod("p"), ("PIDPressure", "DiskPressure")) == (
-        "Pod was rejected: The node had condition: [DiskPressure PIDPressure]. "
+        "The node had condition: [DiskPressure PIDPressure]. "
     )
 
 

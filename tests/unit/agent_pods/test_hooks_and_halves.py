@@ -90,7 +90,7 @@ class Parts(SimpleNamespace):
 
     def __init__(self, folder: Path, outcome: Outcome) -> None:
         self.tasks: list[asyncio.Task[None]] = []
-        self.told: list[str] = []
+        self.told: list[tuple[str, str]] = []
 
         async def run_hook(*_: Any) -> Outcome:
             return outcome
@@ -99,7 +99,7 @@ class Parts(SimpleNamespace):
             volumes=SimpleNamespace(pod_directory=lambda uid: folder / uid),
             handlers=SimpleNamespace(run_hook=run_hook),
             spawn=lambda _record, _name, work: self.tasks.append(asyncio.create_task(work)),
-            event=lambda _record, _kind, reason, *_: self.told.append(reason),
+            event=lambda _record, _kind, reason, text, *_: self.told.append((reason, text)),
         )
 
 
@@ -126,7 +126,7 @@ async def test_a_failed_hook_is_not_remembered_as_done(pod: Any, tmp_path: Path)
     begin_post_start(record, parts, "c", "id-0")
     await asyncio.gather(*parts.tasks)
     assert not hook_file(tmp_path / "u", "id-0").exists()
-    assert parts.told == ["FailedPostStartHook"]
+    assert parts.told == [("FailedPostStartHook", "PostStartHook failed")]
 
 
 def test_what_is_waited_for_stays_as_far_away_when_the_clock_is_set(pod: Any) -> None:

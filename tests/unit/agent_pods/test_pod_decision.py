@@ -266,13 +266,15 @@ def test_a_rejected_pod_is_failed_and_never_run(pod: Any) -> None:
     rejected = Observed(rejection=Rejection("OutOfcpu", "no room"))
     assert decided(pod("c"), rejected) == []
     shown = status(pod("c"), rejected)
-    assert (shown["phase"], shown["reason"], shown["message"]) == ("Failed", "OutOfcpu", "no room")
+    assert (shown["phase"], shown["reason"], shown["message"]) == ("Failed", "OutOfcpu", "Pod was rejected: no room")
 
 
 def test_a_deadline_ends_the_pod(pod: Any, observed: Any, view: Any) -> None:
     asked = pod("c", activeDeadlineSeconds=60, status={"startTime": timestamp(NOW - 59)})
     assert decided(asked, observed(view())) == [do.Requeue(NOW + 1)]
     (stop,) = decided(asked, observed(view()), NOW + 1)
+    text = "Pod was active on the node longer than the specified deadline"
+    assert do.Emit("Normal", "DeadlineExceeded", text) in decide(asked, observed(view()), NOW + 1, BACKOFF)
     assert isinstance(stop, do.StopContainer)
     assert "reason" not in status(asked, observed(view()), NOW + 1)  # as long as something runs
     ended = status(asked, observed(view(phase="exited", exit_code=143, at=NOW)), NOW + 1)

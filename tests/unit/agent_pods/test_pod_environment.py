@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from agent.pods.downward import Facts, UnknownField, field_value, resource_value
 from agent.pods.envfile import BadFile, variable_in
 from agent.pods.environment import ConfigError, container_environment, expand
 from agent.pods.files import hostname, hosts_file, kernel_hostname, resolv_conf
+from agent.pods.launch import subpath_of
 from agent.pods.messages import log_tail, termination_message
 
 FACTS = Facts(("10.0.0.1", "fd00::1"), ("192.0.2.1",), {"cpu": "4", "memory": "8Gi"})
@@ -40,6 +42,22 @@ def environment(pod: Any, container: Any, **objects: Any) -> Any:
         return objects.get(f"{kind.plural}_{name}")
 
     return container_environment(pod, {"name": "c", **container}, lookup, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("$(NONE)-$(EMPTY)", "missing value for EMPTY, NONE"),
+        ("$(ROOT)", "error SubPath `/tmp` must not be an absolute path"),
+        ("a/$(UP)", "unable to provision SubPath `a/..`: must not contain '..'"),
+    ],
+)
+def test_a_path_below_a_volume_needs_its_variables_and_stays_there(text: str, words: str) -> None:
+    variables = {"A": "1", "ROOT": "/tmp", "UP": "..", "EMPTY": ""}
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        subpath_of({"subPathExpr": text}, variables)
+    assert subpath_of({"subPathExpr": "$$(NONE)/$(A"}, variables) == "$(NONE)/$(A"
+    assert subpath_of({"subPath": "$(A)"}, variables) == "$(A)"
 
 
 def test_later_sources_win_and_earlier_variables_can_be_used(pod: Any) -> None:

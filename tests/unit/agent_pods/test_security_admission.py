@@ -26,7 +26,7 @@ def test_unsafe_sysctls_need_the_administrator_s_word() -> None:
     unsafe = pod({"kernel.msgmax": "65536"})
     refused = admit_security(unsafe, KernelFacts())
     assert refused is not None
-    assert (refused.reason, refused.message) == ("SysctlForbidden", 'forbidden sysctl: "kernel.msgmax" not allowlisted')
+    assert (refused.reason, refused.why) == ("SysctlForbidden", 'forbidden sysctl: "kernel.msgmax" not allowlisted')
     assert admit_security(unsafe, KernelFacts(unsafe_sysctls=("kernel.msg*",))) is None
     assert admit_security(unsafe, KernelFacts(unsafe_sysctls=("kernel.msgmax",))) is None
     assert admit_security(unsafe, KernelFacts(unsafe_sysctls=("kernel.msg",))) is not None
@@ -44,4 +44,4 @@ def test_unsafe_sysctls_need_the_administrator_s_word() -> None:
 )
 def test_apparmor_profiles_must_be_there(profile: dict[str, Any], facts: KernelFacts, message: str | None) -> None:
     refused = admit_security(pod(profile=profile), facts)
-    assert (refused.message if refused else None) == (message and f"Cannot enforce AppArmor: {message}")
+    assert (refused.why if refused else None) == (message and f"Cannot enforce AppArmor: {message}")

@@ -56,6 +56,8 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
 def test_modes_and_groups(tmp_path: Path) -> None:
     write_atomically(tmp_path, {"a": File(b"1", 0o400)}, 0, group=os.getgid())
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o440
+    assert (tmp_path / "..data").stat().st_mode & 0o7777 == 0o2755
+    assert tmp_path.stat().st_mode & 0o2550 == 0o2550
 
 
 @pytest.mark.parametrize("path", ["/abs", "../up", "a/../../b", "..hidden", ""])
@@ -175,7 +177,7 @@ def test_a_host_path_is_made_or_checked_by_its_type(tmp_path: Path) -> None:
     for kind, path, words in [
         ("File", folder, "is not a file"),
         ("Directory", file, "is not a directory"),
-        ("Directory", tmp_path / "none", "does not exist"),
+        ("Directory", tmp_path / "none", "is not a directory"),
         ("DirectoryOrCreate", file, "is not a directory"),
         ("BlockDevice", Path("/dev/null"), "is not a block device"),
     ]:

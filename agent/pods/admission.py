@@ -19,6 +19,9 @@ _COUNTED = ("cpu", "memory", "ephemeral-storage")
 _ALL = ("0.0.0.0", "::")
 
 
+REJECTED = "Pod was rejected: "
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Why the node does not take the pod: `reason` and `why` of the event, `reason` and `message` of the status."""
@@ -28,7 +31,7 @@ class Rejection:
 
     @property
     def message(self) -> str:
-        return f"Pod was rejected: {self.why}"
+        return f"{REJECTED}{self.why}"
 
 
 class Room:
@@ -100,8 +103,7 @@ def _host_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
 def _out_of(resource: str, wanted: int, used: int, room: int) -> Rejection:
     return Rejection(
         f"OutOf{resource}",
-        f"Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, "
-        f"capacity: {room}",
+        f"Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {room}",
     )
 
 

@@ -54,14 +54,15 @@ class Handlers:
         except TimeoutError:
             return Outcome(False, _timed_out(handler, target, timeout))
         except RuntimeFailure as error:
-            return Outcome(False, str(error), unknown=error.reason == RUNTIME_NOT_READY)
+            # A probe whose command cannot even be begun says nothing of the container; a hook has failed.
+            return Outcome(False, str(error), unknown=agent == PROBE or error.reason == RUNTIME_NOT_READY)
         except UnknownPort as error:
-            return Outcome(False, str(error))
+            return Outcome(False, str(error), unknown=agent == PROBE)
 
     async def _run(self, handler: Mapping[str, Any], target: Target, timeout: float | None, agent: str) -> Outcome:
         if (command := handler.get("exec")) is not None:
             code, output = await run_command(self._runtime, target.id, command.get("command") or ())
-            return Outcome(code == 0, output if code == 0 or output else f"exit code {code}")
+            return Outcome(code == 0, output or (f"exit code {code}" if code and agent == HOOK else ""))
         if (get := handler.get("httpGet")) is not None:
             return await self._http.get(get, target, agent)
         if (socket := handler.get("tcpSocket")) is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from agent.pods.admission import REJECTED
 from agent.pods.container_status import Scene, Status, container_status
 from agent.pods.evicted import BY_KUBELET, DISRUPTION_TARGET
 from agent.pods.observed import RESIZE, STATUS_LISTS, Observed
@@ -46,6 +47,8 @@ def pod_status(
     """The status to show. `failed` is reason and message of a pod that has failed as a whole (rejected, past its
     deadline); a phase that is terminal in the API stays."""
     before = pod.get("status") or {}
+    if is_refused(pod, observed):
+        return _refused(pod, observed, now)
     ending = is_deleting(pod) or observed.gone or failed is not None or is_terminal(pod)
     progress = init_progress(pod, observed)
     scene = Scene(pod, observed, now, backoff, progress, ending)
@@ -86,6 +89,31 @@ def pod_status(
 
 
 # The pod
+
+
+def is_refused(pod: Object, observed: Observed) -> bool:
+    """Whether the node has not taken the pod: it shows the reason, and nothing of containers that never were."""
+    before = pod.get("status") or {}
+    if is_terminal(pod):
+        is_bare = not observed.containers and not before.get("containerStatuses")
+        return is_bare and str(before.get("message") or "").startswith(REJECTED)
+    return observed.rejection is not None
+
+
+def _refused(pod: Object, observed: Observed, now: float) -> Status:
+    before, rejection = pod.get("status") or {}, observed.rejection
+    status: Status = {"phase": "Failed", "conditions": []}
+    if rejection is not None and not is_terminal(pod):
+        status |= {"reason": rejection.reason, "message": rejection.message}
+    else:
+        status |= {key: before[key] for key in ("phase", "reason", "message") if before.get(key)}
+    if condition_of(pod, "PodScheduled") is None:  # bound without a scheduler
+        status["conditions"] = [_condition(pod, "PodScheduled", True, "", "", now)]
+    status["startTime"] = before.get("startTime") or timestamp(observed.first_seen or now)
+    status["qosClass"] = before.get("qosClass") or qos_class(pod)
+    if generation := pod["metadata"].get("generation"):
+        status["observedGeneration"] = generation
+    return status
 
 
 def _may_run(observed: Observed) -> bool:

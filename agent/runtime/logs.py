@@ -1,8 +1,8 @@
 """Container output in the CRI log format: `2016-10-06T00:17:09.669794202Z stdout F the line`.
 
-Lines longer than 16 KiB are split into partial ones (tag P) that end with a full one (tag F); a partial one is also what
-the stream ends with when its last byte is no line feed, so that readers add none. All lines that one
-read brings carry its time. Source: kubernetes/design-proposals-archive, node/kubelet-cri-logging.
+Lines longer than 16 KiB are split into partial ones (tag P) that end with a full one (tag F). A stream whose last byte
+is no line feed ends with a partial one, so that readers add none. All lines that one read brings carry its time.
+Source: kubernetes/design-proposals-archive, node/kubelet-cri-logging.
 
 When the disk is full or read-only the lines are lost, no line is torn, the container is not stopped, and the loss is
 counted in `lost_bytes` and told of on stderr when it begins and when it has ended. A spawner that is killed loses at

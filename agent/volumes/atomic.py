@@ -45,8 +45,8 @@ def check_path(path: str) -> None:
 def write_atomically(directory: Path, payload: Payload, now: float, group: int | None = None) -> bool:
     """Make `directory` show exactly the payload; says whether anything changed. Blocks.
 
-    With `group` (a pod's fsGroup) that group owns files and directories and may read them. Raises ValueError for a path that
-    leads out of the directory.
+    With `group` (a pod's fsGroup) that group owns files and directories and may read them. Raises ValueError for a
+    path that leads out of the directory.
     """
     for path in payload:
         check_path(path)

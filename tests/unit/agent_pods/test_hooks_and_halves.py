@@ -189,5 +189,6 @@ async def test_a_container_that_cannot_be_asked_is_no_worse_for_that() -> None:
     assert not probes.health.unhealthy
     assert told[0].startswith("Liveness probe errored and resulted in unknown state")
     await clock.advance(1.0)
-    assert probes.health.unhealthy
+    assert told[-1] == "Liveness probe errored and resulted in unknown state: no such program"
+    assert not probes.health.unhealthy
     task.cancel()

@@ -11,6 +11,7 @@ from agent.pods.admission import Rejection
 from agent.pods.decide import SHORTEST_GRACE_SECONDS, decide
 from agent.pods.observed import Failure, Health, Observed, SandboxView, Stop
 from agent.pods.restart import Backoff
+from agent.pods.status import status_patch
 from pyk.reconcile.clock import timestamp
 
 BACKOFF = Backoff(10.0, 300.0)
@@ -267,6 +268,9 @@ def test_a_rejected_pod_is_failed_and_never_run(pod: Any) -> None:
     assert decided(pod("c"), rejected) == []
     shown = status(pod("c"), rejected)
     assert (shown["phase"], shown["reason"], shown["message"]) == ("Failed", "OutOfcpu", "Pod was rejected: no room")
+    assert "containerStatuses" not in shown  # whose ContainerCreating would hide the reason
+    assert {each["type"] for each in shown["conditions"]} <= {"PodScheduled"}
+    assert status_patch(pod("c", status=shown), status(pod("c", status=shown), Observed())) is None
 
 
 def test_a_deadline_ends_the_pod(pod: Any, observed: Any, view: Any) -> None:

@@ -69,7 +69,10 @@ def check_options(manager: str, force: bool | None, *, applies: bool) -> None:
 
 def read_apply(body: bytes) -> tuple[Object, list[str]]:
     """The applied configuration in a YAML or JSON body, and the paths of its doubled fields. Raises 400 `ApiError`."""
-    document, doubled = parse_yaml(body)
+    try:
+        document, doubled = parse_yaml(body)
+    except ValueError as error:
+        raise bad_request(f"error decoding YAML: error converting YAML to JSON: {error}") from None
     try:
         orjson.dumps(document)
     except (orjson.JSONEncodeError, RecursionError) as error:

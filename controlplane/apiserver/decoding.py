@@ -10,7 +10,7 @@ clients written in Go, which cannot leave such fields out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,9 +22,12 @@ from controlplane.apiserver import protobuf
 from controlplane.apiserver.jsonwords import json_word, problem_of
 from controlplane.apiserver.schema import field_of, struct_at
 from pyk.api.base import Model
+from pyk.api.meta import LabelSelector
 from pyk.api.objects import Object
 from pyk.api.remembering import ENTRIES, text_of
 from pyk.api.status import ApiError, FieldError, bad_request, invalid
+
+Path = tuple[str | int, ...]
 
 _YAML_NODES = 200_000
 """An alias bomb of a few lines would become gigabytes; no object within the size limit has more values than this."""
@@ -47,6 +50,15 @@ _GO_TYPES = {
     "float_type": "float64",
 }
 
+_GO_KINDS = (
+    (bool, "bool"),
+    (str, "string"),
+    (int, "int64"),
+    (float, "float64"),
+    (list, "slice"),
+    (dict, "map"),
+)
+
 
 class _Loader(yaml.CSafeLoader):
     """YAML whose values are JSON's: a date stays the text that it is."""
@@ -56,6 +68,18 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class WrongType(ApiError):
+    """400: a field holds what it cannot.
+
+    `problem` says so in the words of Go's JSON, `converted` in those of Kubernetes' converter of maps.
+    """
+
+    def __init__(self, subject: str, problem: str, converted: str) -> None:
+        super().__init__(400, "BadRequest", f"{subject}: {problem}")
+        self.problem = problem
+        self.converted = converted
 
 
 def unsupported_media_type(accepted: Iterable[str]) -> ApiError:
@@ -81,7 +105,13 @@ def parse_body(body: bytes, content_type: str, kind: str) -> tuple[Object, list[
                 f"json parse error: {error} ({_summary(body)})"
             ) from None
     if media in ("application/yaml", "application/x-yaml", "text/yaml"):
-        return parse_yaml(body)
+        try:
+            return parse_yaml(body)
+        except ValueError as error:
+            summary = _summary(body)
+            raise bad_request(
+                f"the object provided is unrecognized (must be of type {kind}): {error} ({summary})"
+            ) from None
     if media == protobuf.MEDIA_TYPE:
         return protobuf.parse_protobuf(body), []
     raise unsupported_media_type(("application/json", "application/yaml", protobuf.MEDIA_TYPE))
@@ -136,18 +166,28 @@ def _doubled(value: Any, path: str) -> Iterator[str]:
 
 
 def parse_yaml(body: bytes) -> tuple[Object, list[str]]:
-    """The object in a YAML text, and the paths of its doubled fields. Raises 400."""
+    """The object in a YAML text, and the paths of its doubled fields. Raises ValueError in the words of Go."""
     loader = _Loader(body)
     try:
         node = loader.get_single_node()
         document = _json_value(loader.construct_document(node), [_YAML_NODES]) if node is not None else None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise bad_request(f"error parsing YAML: {' '.join(str(error).split())}") from None
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(_yaml_words(error)) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"yaml: {' '.join(str(error).split())}") from None
     finally:
         loader.dispose()
     if not isinstance(document, dict):
-        raise bad_request("error parsing YAML: the document is not an object")
+        word = json_word(document)
+        raise ValueError(f"json: cannot unmarshal {word} into Go value of type map[string]interface {{}}")
     return document, list(_doubled_nodes(node, ""))
+
+
+def _yaml_words(error: yaml.MarkedYAMLError) -> str:
+    """What Go's port of libyaml says: lines count from 1, and the first one goes without a number."""
+    mark = error.problem_mark or error.context_mark
+    line = 0 if mark is None else int(mark.line) + isinstance(error, yaml.scanner.ScannerError)
+    return f"yaml: {f'line {line}: ' if line else ''}{error.problem}"
 
 
 def _doubled_nodes(node: Any, path: str) -> Iterator[str]:
@@ -196,11 +236,13 @@ def conform(
     doubled: Sequence[str] = (),
     is_new: bool = False,
     stored: Object | None = None,
+    also_wrong: Callable[[Object], Iterable[FieldError]] | None = None,
 ) -> tuple[Object, list[str]]:
     """The document as the model has it, and warnings. `document` may be changed. Raises 400 and 422 `ApiError`.
 
     `is_new` is for objects to be created, of which the last ones are remembered: often the next is like them. `stored`
     is the object that the document changes, in the form of the same model: often only one part of it changes.
+    `also_wrong` says what else is wrong with a document that lacks required fields, which have Go's zero values there.
     """
     if not doubled:
         known = _like_a_known_one(model, document) if is_new else None
@@ -211,6 +253,7 @@ def conform(
     group, _, version = api_version.rpartition("/")
     problems = [f'duplicate field "{path}"' for path in doubled]
     places: dict[str, int] = {path: place for place, path in enumerate(_paths(document, ""))} if doubled else {}
+    lacking: list[Path] = []
     for _ in range(_ROUNDS):
         try:
             found = model.__pydantic_validator__.validate_python(document)
@@ -218,8 +261,9 @@ def conform(
             places = places or {path: place for place, path in enumerate(_paths(document, ""))}
             unknown, missing = _repair(model, document, error, f'{kind} in version "{version}"')
             problems.extend(f'unknown field "{path}"' for path in unknown)
-            if missing:
-                raise invalid(group, kind, str((document.get("metadata") or {}).get("name") or ""), missing) from None
+            lacking.extend(missing)
+            if missing and (also_wrong is None or not all(_set_zero(model, document, path) for path in missing)):
+                raise _lacks(group, kind, document, lacking, ()) from None
             continue
         problems.sort(key=lambda problem: places.get(problem.split('"')[1], 0))  # as a reader of the text meets them
         if problems and field_validation == "Strict":
@@ -228,8 +272,44 @@ def conform(
                 + ", ".join(problems)
             )
         result: Object = model.__pydantic_serializer__.to_python(found, exclude_none=True, by_alias=True)
+        if lacking and also_wrong is not None:
+            for path in lacking:
+                if struct_at(model, path)[1].model is LabelSelector:
+                    _parent(result, path).pop(
+                        path[-1], None
+                    )  # a pointer in Go: one that is not there is not an empty one
+            raise _lacks(group, kind, document, lacking, also_wrong(result))
         return result, problems if field_validation == "Warn" else []
     raise bad_request(f"{kind} cannot be understood: too many errors")
+
+
+def _lacks(group: str, kind: str, document: Object, lacking: Iterable[Path], others: Iterable[FieldError]) -> ApiError:
+    """422 for the fields that a document lacks, those aside which the other errors already speak of."""
+    others = list(others)
+    told = [f"{error.field}." for error in others]
+    names = [name for name in map(dotted, lacking) if not any(other.startswith(f"{name}.") for other in told)]
+    # A struct that is lacking is told by what lacks in it.
+    outer = [name for name in names if not any(other.startswith(f"{name}.") for other in names if other != name)]
+    errors = [*(FieldError.required(name) for name in outer), *others]
+    return invalid(group, kind, str((document.get("metadata") or {}).get("name") or ""), errors)
+
+
+def _set_zero(model: type[Model], document: Object, path: Path) -> bool:
+    """Give a missing field the zero value that it has in Go; False when it is not known which."""
+    schema = struct_at(model, path)[1]
+    zero: Any
+    if schema.is_list:
+        zero = []
+    elif schema.is_map or schema.model is not None:
+        zero = {}
+    elif schema.named.endswith(".Quantity"):
+        zero = "0"
+    elif schema.scalar in (str, int, bool) and not schema.named.endswith("Time"):
+        zero = schema.scalar()
+    else:
+        return False
+    _parent(document, path)[path[-1]] = zero
+    return True
 
 
 def _like_a_known_one(model: type[Model], document: Object) -> Object | None:
@@ -282,9 +362,7 @@ def _with_parts_of(model: type[Model], document: Object, stored: Object) -> Obje
     return result
 
 
-def _repair(
-    model: type[Model], document: Object, error: ValidationError, subject: str
-) -> tuple[list[str], list[FieldError]]:
+def _repair(model: type[Model], document: Object, error: ValidationError, subject: str) -> tuple[list[str], list[Path]]:
     """Mend in place what Go would not mind; the unknown fields (removed) and the missing ones. Raises 400."""
     unknown, missing, is_mended = [], [], False
     problems = error.errors(include_url=False, include_context=False)
@@ -303,7 +381,7 @@ def _repair(
                 _parent(document, path)[path[-1]] = schema.scalar()
                 is_mended = True
             else:
-                missing.append(FieldError.required(dotted(path)))
+                missing.append(path)
         elif problem["input"] is None and path and isinstance(path[-1], str):
             if _is_text_of_map(model, path):
                 _parent(document, path)[path[-1]] = ""  # as in Go, where such a value cannot be missing
@@ -311,7 +389,7 @@ def _repair(
                 _parent(document, path).pop(path[-1], None)  # null is the same as nothing
             is_mended = True
         else:
-            raise bad_request(f"{subject} cannot be handled as a {model.__name__}: {_type_error(model, problem)}")
+            raise WrongType(f"{subject} cannot be handled as a {model.__name__}", *_type_error(model, problem))
     return unknown, [] if is_mended else missing
 
 
@@ -347,10 +425,12 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def _type_error(model: type[Model], problem: Mapping[str, Any]) -> str:
+def _type_error(model: type[Model], problem: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wrong with the type of a field: in the words of Go's JSON, and in those of Kubernetes' converter."""
     path, code = problem["loc"], problem["type"]
     if code == "value_error":
-        return f"{dotted(path)}: {problem['msg'].removeprefix('Value error, ')}"
+        said = f"{dotted(path)}: {problem['msg'].removeprefix('Value error, ')}"
+        return said, said
     struct, schema = struct_at(model, path)
     wanted = _GO_TYPES.get(code, code)
     if wanted in ("struct", "[]") and schema.model is not None:
@@ -361,4 +441,19 @@ def _type_error(model: type[Model], problem: Mapping[str, Any]) -> str:
     found = json_word(problem["input"])
     if code in ("greater_than_equal", "less_than_equal", "int_parsing_size"):
         found = f"number {problem['input']}"
-    return f"json: cannot unmarshal {found} into Go struct field {struct.__name__}.{where} of type {wanted}"
+    said = f"json: cannot unmarshal {found} into Go struct field {struct.__name__}.{where} of type {wanted}"
+    return said, _converter_words(problem["input"], wanted)
+
+
+def _converter_words(value: Any, wanted: str) -> str:
+    """Source: apimachinery `pkg/runtime/converter.go`, which makes objects of maps after a strategic merge."""
+    found = next((word for kind, word in _GO_KINDS if isinstance(value, kind)), "invalid")
+    if wanted == "map":
+        return f"cannot restore map from {found}"
+    if wanted.startswith("[]"):
+        return f"cannot restore slice from {found}"
+    if wanted == "struct" or wanted.startswith("v1."):
+        return f"cannot restore struct from: {found}"
+    if found in ("int64", "float64") and wanted not in ("bool", "[]"):
+        return f"cannot convert {found} to {wanted}"
+    return f"unrecognized type: {wanted}"

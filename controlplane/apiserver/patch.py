@@ -15,7 +15,7 @@ import jsonpatch
 import jsonpointer
 import orjson
 
-from controlplane.apiserver.decoding import unsupported_media_type
+from controlplane.apiserver.decoding import WrongType, unsupported_media_type
 from controlplane.apiserver.jsonwords import json_word, problem_of
 from controlplane.apiserver.strategic import strategic_merge
 from pyk.api.base import Model
@@ -37,6 +37,9 @@ class Patch(Protocol):
 
     def apply(self, document: Object) -> Object:
         """The patched document; the given one stays as it is. Raises 400 or 422 `ApiError`."""
+
+    def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
+        """What is blamed when the patched document has a field of the wrong type, and in which words."""
 
 
 def parse_patch(body: bytes, content_type: str, model: type[Model]) -> Patch:
@@ -102,6 +105,9 @@ class JsonPatch:
             raise bad_request("the patch leaves no object")
         return patched
 
+    def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
+        return orjson.dumps(patched).decode(), error.problem
+
 
 def _rejected() -> ApiError:
     """All that Kubernetes tells of a JSON patch that does not fit its document."""
@@ -131,6 +137,9 @@ class MergePatch:
         merged: Object = merge(document, self.document)
         return merged
 
+    def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
+        return orjson.dumps(patched).decode(), error.problem
+
 
 @dataclass(frozen=True, slots=True)
 class StrategicMergePatch:
@@ -142,3 +151,15 @@ class StrategicMergePatch:
     def apply(self, document: Object) -> Object:
         # A deep copy: the merged document would otherwise share what it took from the patch, and may be computed again.
         return copy.deepcopy(strategic_merge(document, self.document, self.model))
+
+    def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
+        return _go_text(self.document), error.converted
+
+
+def _go_text(value: Any) -> str:
+    """A value as Go prints it with `%+v`, which is how Kubernetes shows a patch that it merged as a map."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{_go_text(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(_go_text, value))}]"
+    return "<nil>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

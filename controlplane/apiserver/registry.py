@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 from controlplane.apiserver import managedfields
@@ -17,7 +18,7 @@ from controlplane.apiserver.admission_chain import Admission, Review
 from controlplane.apiserver.apply import Applier, apply, configuration
 from controlplane.apiserver.authentication import UserInfo
 from controlplane.apiserver.authorization import Authorizer
-from controlplane.apiserver.decoding import conform
+from controlplane.apiserver.decoding import WrongType, conform
 from controlplane.apiserver.deletion import check_preconditions, deleted_status, is_held, meets, plan_deletion
 from controlplane.apiserver.encoding import decode, dumps, encode, splice
 from controlplane.apiserver.event_leases import EventLeases
@@ -158,10 +159,23 @@ class Registry:
             doubled=doubled,
             is_new=old is None,
             stored=old if write.view is None else None,
+            also_wrong=partial(self._wrong_with, write) if old is None else None,
         )
         write.warn(warnings)
         obj["kind"], obj["apiVersion"] = kind.kind, kind.api_version
         return stored_form(kind, obj)
+
+    def _wrong_with(self, write: Write, obj: Object) -> list[FieldError]:
+        """What the rules of its kind say of an object to be created in which required fields have zero values."""
+        kind, shown = write.kind, write.view or write.kind
+        obj["kind"], obj["apiVersion"] = shown.kind, shown.api_version
+        obj = stored_form(shown, obj)
+        metadata = obj.setdefault("metadata", {})
+        place(kind, metadata, write.namespace, write.name)
+        prepare_creation(kind, metadata, self._clock)
+        kind.rules.default(obj)
+        kind.rules.prepare(obj, None)
+        return [*check_creation(kind, obj), *kind.rules.validate(obj, None), *_check_view(write, obj, None)]
 
     async def update(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
         """Replace an object, or the part of it that is the subresource; its wire form."""
@@ -188,6 +202,9 @@ class Registry:
                 old["metadata"]["managedFields"] = managers
             try:
                 obj = self.conform(write, patched, old=old)
+            except WrongType as error:
+                problem = FieldError.invalid("patch", *patch.blamed(patched, error))
+                raise invalid("", "", "", [problem]) from None
             except ApiError as error:
                 if error.code != 400:
                     raise

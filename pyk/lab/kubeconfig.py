@@ -1,15 +1,22 @@
-"""The kubeconfig that `pyk up` writes for people: recognised by its first line, and never anybody else's file."""
+"""The kubeconfig that `pyk up` writes for people: recognised by its mark, and never anybody else's file.
+
+The mark is its first line, and again an `extensions` entry, which stays when `kubectl config` rewrites the file.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
+
 from pyk import pki
 from pyk.errors import UserError
 from pyk.lab.layout import Layout
 from pyk.lab.state import is_ours
 
+_EXTENSION = "pyk.io/cluster"
+_LONGEST = 1 << 20
 _HEAD = "# Written by 'pyk up' for the cluster of {data_dir}; 'pyk down' removes it.\n"
 
 
@@ -38,7 +45,8 @@ def write(layout: Layout) -> None:
     )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     head = _HEAD.format(data_dir=layout.data_dir)
-    pki.write_private(path, head.encode() + aside.read_bytes())
+    extensions = yaml.safe_dump({"extensions": [{"name": _EXTENSION, "extension": {"dataDir": str(layout.data_dir)}}]})
+    pki.write_private(path, head.encode() + aside.read_bytes() + extensions.encode())
 
 
 def owner_of(path: Path) -> Path | None:
@@ -47,9 +55,25 @@ def owner_of(path: Path) -> Path | None:
     try:
         with path.open(errors="replace") as file:
             head = file.readline()
+            rest = file.read(_LONGEST)
     except OSError:
         return None
-    return Path(head[len(before) : -len(after)]) if head.startswith(before) and head.endswith(after) else None
+    if head.startswith(before) and head.endswith(after):
+        return Path(head[len(before) : -len(after)])
+    return _marked(head + rest)
+
+
+def _marked(text: str) -> Path | None:
+    """The data folder in the `extensions` of a kubeconfig that `kubectl config` has rewritten."""
+    if _EXTENSION not in text:
+        return None
+    try:
+        found = [
+            each["extension"]["dataDir"] for each in yaml.safe_load(text)["extensions"] if each["name"] == _EXTENSION
+        ]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
+    return Path(found[0]) if found and isinstance(found[0], str) else None
 
 
 def remove(path: Path, data_dir: Path) -> None:

@@ -52,6 +52,8 @@ def check_labels_selected(selector: Document | None, template: Document) -> Iter
 
 
 def _is_mismatch(selector: Document | None, labels: dict[str, str]) -> bool:
+    if selector is None:
+        return True  # it selects nothing
     try:
         requirements = from_document(selector)
     except BadSelector:

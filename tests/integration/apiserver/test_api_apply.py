@@ -164,8 +164,10 @@ async def test_bad_applies_are_refused_in_kubernetes_words(api, apply):
         answer = await apply(body, "one", path, **query)
         assert (answer.status, part in answer.message) == (status, True), answer.body
 
-    await refused(b"a: [", "error parsing YAML")
-    await refused(b"- a", "not an object")
+    await refused(
+        b"a: [", "error decoding YAML: error converting YAML to JSON: yaml: line 1: did not find expected node content"
+    )
+    await refused(b"- a", "json: cannot unmarshal array into Go value of type map[string]interface {}")
     await refused({"metadata": {}}, "Kind")
     await refused({**document("a", {}), "apiVersion": "v2"}, "Incorrect version specified in apply patch")
     await refused({**document("a", {}), "spec": {}}, ".spec: field not declared in schema")

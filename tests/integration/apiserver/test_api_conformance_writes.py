@@ -394,6 +394,68 @@ async def test_bodies_and_patches_that_are_none_are_refused_in_the_words_of_kube
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "spec", "errors"),
+    [
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+            [
+                "spec.selector: Required value",
+                'spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`',
+            ],
+        ),
+        (
+            "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+            {},
+            [
+                "spec.maxReplicas: Invalid value: 0: must be greater than 0",
+                "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`",
+                "spec.scaleTargetRef.kind: Required value",
+                "spec.scaleTargetRef.name: Required value",
+            ],
+        ),
+        (
+            "/api/v1/namespaces/default/pods",
+            {"containers": [{"image": "i", "livenessProbe": {"httpGet": {}}}], "restartPolicy": "Bogus"},
+            [
+                "spec.containers[0].name: Required value",
+                "spec.containers[0].livenessProbe.httpGet.port: Invalid value: 0: "
+                "must be between 1 and 65535, inclusive",
+                'spec.restartPolicy: Unsupported value: "Bogus": supported values: "Always", "Never", "OnFailure"',
+            ],
+        ),
+    ],
+)
+async def test_a_missing_field_does_not_hide_what_else_is_wrong(api, path, spec, errors):
+    refused = await api("POST", path, {"metadata": {"name": "x"}, "spec": spec})
+    assert refused.status == 422
+    causes = refused.body["details"]["causes"]
+    assert [f"{cause['field']}: {cause['message']}" for cause in causes] == errors
+    assert list(refused.body)[-2:] == ["details", "code"]
+
+
+async def test_a_patch_that_leaves_a_wrong_type_is_told_in_the_words_of_its_kind(api):
+    await api("POST", CONFIGS, {"metadata": {"name": "a"}, "data": {"k": "v"}})
+    path = f"{CONFIGS}/a"
+    strategic = await api.patch(path, {"metadata": {"labels": "q"}, "data": None}, "strategic")
+    assert strategic.message == (
+        ' "" is invalid: patch: Invalid value: "map[data:<nil> metadata:map[labels:q]]": cannot restore map from string'
+    )
+    merged = await api.patch(path, {"metadata": {"labels": "q"}})
+    assert merged.message.startswith(' "" is invalid: patch: Invalid value: "{\\"')
+    assert merged.message.endswith(
+        "json: cannot unmarshal string into Go struct field ObjectMeta.metadata.labels of type map"
+    )
+    for document, words in (
+        ({"metadata": {"finalizers": "x"}}, "cannot restore slice from string"),
+        ({"metadata": []}, "cannot restore struct from: slice"),
+        ({"data": {"k": 1}}, "cannot convert int64 to string"),
+        ({"immutable": "x"}, "unrecognized type: bool"),
+    ):
+        assert (await api.patch(path, document, "strategic")).message.endswith(words)
+
+
 async def test_a_delete_gives_back_what_typed_clients_expect(api):
     for path, document in (
         ("/api/v1/namespaces/default/resourcequotas", {"spec": {"hard": {"pods": "1"}}}),

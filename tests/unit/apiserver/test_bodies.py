@@ -141,13 +141,27 @@ def test_a_document_that_says_everything_once_has_no_doubled_fields(value):
 
 def test_yaml_is_read_as_json_would_be():
     text = b"when: 2026-01-01\nyes: 1\n1: {a: !!binary aGk=}\n"
-    with pytest.raises(ApiError):
+    with pytest.raises(ValueError, match="bytes is no JSON"):
         parse_yaml(text)
     assert parse_yaml(b"when: 2026-01-01\n2: [1.5, null]\n")[0] == {"when": "2026-01-01", "2": [1.5, None]}
-    for wrong in (b"a: [", b"- 1", b"", b"a: *nope", b"? [1]\n: 2"):
-        with pytest.raises(ApiError) as caught:
-            parse_yaml(wrong)
-        assert caught.value.code == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"a: [b", "yaml: line 1: did not find expected ',' or ']'"),
+        (b"a: 1\nb: [\n c: }", "yaml: line 2: did not find expected node content"),
+        (b"a:\n\tb: 1", "yaml: line 2: found character that cannot start any token"),
+        (b"a: *nope", "yaml: found undefined alias"),
+        (b"? [1]\n: 2", "yaml: found unhashable key"),
+        (b"- 1", "json: cannot unmarshal array into Go value of type map[string]interface {}"),
+        (b"", "json: cannot unmarshal null into Go value of type map[string]interface {}"),
+    ],
+)
+def test_bad_yaml_is_told_in_the_words_of_go(text, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole text is compared below
+        parse_yaml(text)
+    assert str(caught.value) == words
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text()), st.integers(1, 2**62), st.integers(1, 2**62))

@@ -164,6 +164,15 @@ def test_a_kubeconfig_is_known_by_its_first_line(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_a_kubeconfig_that_kubectl_has_rewritten_is_still_known(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    mark = "- extension:\n    dataDir: /var/lib/x\n  name: pyk.io/cluster\n"
+    file.write_text(f"apiVersion: v1\nextensions:\n{mark}kind: Config\n")
+    assert kubeconfig.owner_of(file) == Path("/var/lib/x")
+    file.write_text(f"apiVersion: v1\nextensions:\n{mark.replace('pyk.io/cluster', 'else')}kind: Config\n")
+    assert kubeconfig.owner_of(file) is None
+
+
 def test_restarts_back_off_up_to_half_a_minute() -> None:
     assert [restart_delay(failures) for failures in range(7)] == [1, 2, 4, 8, 16, 30, 30]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pyk.api.objects import Object, annotations_of
 from pyk.api.rules.common import some
+from pyk.api.sysctls import SAFE_SYSCTLS
 
 Document = dict[str, Any]
 Finding = tuple[str, str]
@@ -32,20 +33,6 @@ _BASELINE_CAPABILITIES = {
     "SETPCAP",
     "SETUID",
     "SYS_CHROOT",
-}
-_SYSCTLS = {
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.tcp_wmem",
 }
 _SELINUX_TYPES = ("", "container_engine_t", "container_init_t", "container_kvm_t", "container_t")
 _RESTRICTED_VOLUMES = (
@@ -245,7 +232,7 @@ def sysctls(pod: Object) -> Finding | None:
     names = [
         sysctl["name"]
         for sysctl in some(pod["spec"].get("securityContext"), "sysctls")
-        if sysctl["name"] not in _SYSCTLS
+        if sysctl["name"] not in SAFE_SYSCTLS
     ]
     return ("forbidden sysctls", ", ".join(names)) if names else None
 

@@ -250,7 +250,8 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
             balancer.follow(slices)
             group.create_task(balancer.run(config.balancer_port))
         if config.watch_node_ip:
-            group.create_task(address.watch(config.node_ips[0], clock))
+            for node_ip in config.node_ips:
+                group.create_task(address.watch(node_ip, clock))
         group.create_task(_serve(api, config, client, clock, group))
         group.create_task(collector.run())
         group.create_task(eviction.run())

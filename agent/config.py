@@ -115,7 +115,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         "--installation-id", default="", help="tells this machine from others that claim the node's name"
     )
     parser.add_argument(
-        "--watch-node-ip", action="store_true", help="end when the machine loses the first of --node-ip"
+        "--watch-node-ip", action="store_true", help="end when the machine loses an address of --node-ip"
     )
     parser.add_argument("--verbose", action="store_true", help="log more")
     given = parser.parse_args(arguments)

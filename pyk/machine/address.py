@@ -16,10 +16,14 @@ class AddressGone(UserError):
 
 
 def source_address(host: str) -> str:
-    """The IPv4 address from which this machine reaches the host. Raises `UserError`."""
+    """The address from which this machine reaches the host: of the family of the address that its name has first.
+
+    Raises `UserError`.
+    """
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # a datagram socket: the kernel only looks up the route
+        family, kind, protocol, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(target)  # a datagram socket: the kernel only looks up the route
             return str(probe.getsockname()[0])
     except OSError as error:
         raise UserError(f"this machine has no way to {host}: {error.strerror or error}") from None
@@ -43,9 +47,12 @@ async def watch(address: str, clock: Clock) -> None:
     raise AddressGone(f"this machine does not have the address {address} any more: starting anew with the one it has")
 
 
-def own_address() -> str:
-    """The address of the default route. Raises `UserError`."""
+def own_address(family: int = 4) -> str:
+    """The address of the default route of IPv4 or IPv6 (`family` 4 or 6). Raises `UserError`."""
     try:
-        return source_address("192.0.2.1")  # of the range for documentation: nobody's
+        return source_address("192.0.2.1" if family == 4 else "2001:db8::1")  # ranges for documentation: nobody's
     except UserError:
-        raise UserError("this machine has no default route: name its address with --advertise-address") from None
+        which = "" if family == 4 else " of IPv6"
+        raise UserError(
+            f"this machine has no default route{which}: name its address with --advertise-address"
+        ) from None

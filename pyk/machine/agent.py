@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from pyk import csr, pki
 from pyk.client.balancer import Server, parse_server, url_of
 from pyk.client.config import ClientConfig
 from pyk.errors import UserError
-from pyk.machine import join, lock, versions
-from pyk.machine.address import source_address
+from pyk.machine import join, lock, ranges, versions
+from pyk.machine.address import own_address, source_address
 from pyk.machine.authority import hash_of
 from pyk.machine.discovery import CannotJoin, NotKnown, Unreachable, discover
 from pyk.machine.options import CONFIG_DIR, AgentOptions, check_agent, servers_of
@@ -33,7 +33,8 @@ CLIENT_FILE = "kubelet-client-current.pem"
 """In the node's pki folder: its certificate as a client, with the key, as the agent renews it."""
 KUBELET_DROP_INS = CONFIG_DIR / "kubelet.conf.d"
 """KubeletConfiguration files of this machine, *.conf, if the administrator puts some there."""
-NEEDED = ("cluster-cidr", "service-cidr", "cluster-dns", "cluster-domain")
+DNS = "cluster-dns"
+NEEDED = ("cluster-cidr", "service-cidr", DNS, "cluster-domain")
 """What an agent has to be told of the cluster; keys of the ConfigMap, and flags of `python -m agent`."""
 
 
@@ -100,7 +101,7 @@ def prepare(options: AgentOptions, clock: Clock) -> Prepared:
         # It was a node once, and was removed; the token lets it be one again.
         join_anew(folder, servers, node, token, clock)
         told = learn(folder, servers, node, clock)
-    address = options.node_ip or _address_towards(servers)
+    address = options.node_ip or ",".join(_addresses(servers, told))
     pki.write_private(folder.servers, json.dumps([url_of(server) for server in servers]).encode())
     pki.write_kubeconfig(
         folder.kubeconfig,
@@ -114,8 +115,20 @@ def prepare(options: AgentOptions, clock: Clock) -> Prepared:
     return Prepared(_arguments(options, folder, node, address, told), dict(os.environ))
 
 
+def _addresses(servers: Sequence[Server], told: Mapping[str, str]) -> list[str]:
+    """The address from which this machine reaches the servers, and, in a cluster of both IP families, that of the other
+    family's default route, if there is one; the cluster's primary family first. Raises `UserError`.
+    """
+    wanted = ranges.families(told["cluster-cidr"])
+    found = {ranges.families(address)[0]: address for address in [_address_towards(servers)]}
+    for family in wanted:
+        if family not in found:
+            with suppress(UserError):
+                found[family] = own_address(family)
+    return [found[family] for family in wanted if family in found] or list(found.values())
+
+
 def _address_towards(servers: Sequence[Server]) -> str:
-    """The address from which this machine reaches the servers. Raises `UserError`."""
     for server in servers[:-1]:
         with suppress(UserError):
             return source_address(server[0])
@@ -212,7 +225,8 @@ def _arguments(options: AgentOptions, folder: Folder, node: str, address: str, t
         ("--config-dir", options.kubelet_config_dir),
         *([("--system-reserved", options.system_reserved)] if options.system_reserved else []),
         ("--network-backend", options.network_backend),
-        *((f"--{key}", told[key]) for key in NEEDED),
+        # Several name servers are as many flags; the other words are passed on as they are.
+        *((f"--{key}", word) for key in NEEDED for word in (told[key].split(",") if key == DNS else [told[key]])),
         *(("--node-label", label) for label in options.node_label),
     ]
     if KUBELET_DROP_INS.is_dir():

@@ -184,9 +184,9 @@ def _fill(unpacked: Path, manifest: Manifest, data_dir: Path, options: ServerOpt
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             pki.write_whole(target, path.read_bytes(), mode=0o644 if path.suffix in (".crt", ".pub") else 0o600)
     record = Record(**manifest.record)
-    fixed = {name: getattr(record, name) for name in ("cluster_cidr", "service_cidr", "node_cidr_mask")}
+    fixed = {name: getattr(record, name) for name in controlplane.FIXED if name != "store"}
     store = options.store or ("etcd" if options.etcd_servers else record.store)
-    wanted = replace(options, **fixed, cluster_domain=record.cluster_domain, store=store, join="", token="")
+    wanted = replace(options, **fixed, store=store, join="", token="")
     plane = controlplane.resolve(wanted)
     controlplane.write_files(plane, clock)
     if not plane.has_member:

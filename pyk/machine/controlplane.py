@@ -6,9 +6,9 @@ a later start that says otherwise is refused. The same functions make the parts 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ import pyk
 from pyk import pki
 from pyk.client.balancer import url_of
 from pyk.errors import UserError
-from pyk.machine import etcd
+from pyk.machine import etcd, ranges
 from pyk.machine.address import own_address
 from pyk.machine.keeping import Program
 from pyk.machine.options import ServerOptions
@@ -31,7 +31,7 @@ RECORD, OPTIONS = "server.json", "options.json"
 MEMBERS_SECONDS = 10
 """How often an API server asks its etcd for further members."""
 AUDIT_POLICY = "audit-policy.yaml"
-_FIXED = ("cluster_cidr", "service_cidr", "node_cidr_mask", "cluster_domain", "store")
+FIXED = ("cluster_cidr", "service_cidr", "node_cidr_mask", "node_cidr_mask_ipv6", "cluster_domain", "store")
 _CLIENTS = {"controller-manager": "system:kube-controller-manager", "scheduler": "system:kube-scheduler"}
 
 
@@ -45,6 +45,7 @@ class Record:
     cluster_domain: str
     store: str
     member: str = ""
+    node_cidr_mask_ipv6: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,14 @@ class ControlPlane:
 
     @property
     def cluster_dns(self) -> str:
-        return self.options.cluster_dns or str(ipaddress.IPv4Network(self.options.service_cidr)[10])
+        """One of each IP family of the cluster, with a comma between them."""
+        return self.options.cluster_dns or ",".join(ranges.nth(self.options.service_cidr, 10))
+
+    @property
+    def bind_addresses(self) -> tuple[str, ...]:
+        """Where the API server listens: everywhere, by the IP families that the cluster has."""
+        anywhere = ("0.0.0.0", "::") if 6 in ranges.families(self.options.service_cidr) else ("0.0.0.0",)
+        return self.options.bind_address or anywhere
 
     @property
     def has_member(self) -> bool:
@@ -104,6 +112,7 @@ class ControlPlane:
             "cluster-dns": self.cluster_dns,
             "cluster-domain": self.options.cluster_domain,
             "node-cidr-mask": str(self.options.node_cidr_mask),
+            "node-cidr-mask-ipv6": str(self.options.node_cidr_mask_ipv6),
         }
 
 
@@ -122,12 +131,7 @@ def resolve(options: ServerOptions, told: Mapping[str, str] | None = None) -> Co
 
     The record counts before the options' defaults, and an option that says otherwise is refused.
     """
-    data_dir = Path(options.data_dir).absolute()
-    options = replace(
-        options,
-        data_dir=str(data_dir),
-        advertise_address=options.advertise_address or own_address(),
-    )
+    options = replace(options, data_dir=str(Path(options.data_dir).absolute()))
     if told is not None:
         options = replace(
             options,
@@ -135,19 +139,30 @@ def resolve(options: ServerOptions, told: Mapping[str, str] | None = None) -> Co
             service_cidr=told["service-cidr"],
             cluster_domain=told["cluster-domain"],
             node_cidr_mask=int(told["node-cidr-mask"]),
+            node_cidr_mask_ipv6=int(told.get("node-cidr-mask-ipv6", options.node_cidr_mask_ipv6)),
             cluster_dns=told["cluster-dns"],
         )
-    record = read_record(data_dir)
-    is_etcd = options.etcd_servers or options.join or options.store == "etcd"
-    store = "etcd" if is_etcd else options.store or (record.store if record else "sqlite")
+    record = read_record(Path(options.data_dir))
+    options = settled(options, record)
+    family = ranges.families(options.service_cidr)[0]
+    options = replace(options, advertise_address=options.advertise_address or own_address(family))
+    if record is not None:
+        return ControlPlane(options, record)
+    store = _store_of(options) or "sqlite"
+    is_member = store == "etcd" and not options.etcd_servers
+    member = re.sub(r"[.:]", "-", f"{socket.gethostname()}-{options.advertise_address}") if is_member else ""
+    decided = {name: getattr(options, name) for name in FIXED if name != "store"}
+    return ControlPlane(options, Record(**decided, store=store, member=member))
+
+
+def settled(options: ServerOptions, record: Record | None) -> ServerOptions:
+    """The options, with what was recorded for those that are as by default. Raises `UserError` for one that says
+    otherwise than the record."""
     if record is None:
-        is_member = store == "etcd" and not options.etcd_servers
-        member = f"{socket.gethostname()}-{options.advertise_address}".replace(".", "-") if is_member else ""
-        fixed = (options.cluster_cidr, options.service_cidr, options.node_cidr_mask, options.cluster_domain)
-        return ControlPlane(options, Record(*fixed, store, member))
+        return options
     defaults = ServerOptions()
-    wanted = {**asdict(options), "store": store}
-    for name in _FIXED:
+    wanted = {**asdict(options), "store": _store_of(options) or record.store}
+    for name in FIXED:
         known = getattr(record, name)
         if wanted[name] == known:
             continue
@@ -155,7 +170,12 @@ def resolve(options: ServerOptions, told: Mapping[str, str] | None = None) -> Co
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {wanted[name]}: this cluster has {known}, which cannot change any more")
         options = replace(options, **{name: known})
-    return ControlPlane(options, record)
+    return options
+
+
+def _store_of(options: ServerOptions) -> str:
+    """The kind of store that the options ask for; empty when they leave it open."""
+    return "etcd" if options.etcd_servers or options.join else options.store
 
 
 def write_files(plane: ControlPlane, clock: Clock) -> list[str]:
@@ -208,8 +228,8 @@ def _json(found: Record | ServerOptions) -> bytes:
 def server_names(plane: ControlPlane) -> list[str]:
     """The names and addresses in the API server's certificate, besides those that every one has."""
     options = plane.options
-    first = str(ipaddress.IPv4Network(options.service_cidr)[1])
-    names = [options.advertise_address, *options.bind_address, *options.tls_san, socket.gethostname().lower(), first]
+    names = [options.advertise_address, *options.bind_address, *options.tls_san, socket.gethostname().lower()]
+    names += ranges.nth(options.service_cidr, 1)
     return [name for name in dict.fromkeys(names) if name not in ("0.0.0.0", "::")]
 
 
@@ -224,6 +244,7 @@ def programs(plane: ControlPlane, etcd_endpoints: Sequence[str]) -> list[Program
         "--metrics-port": options.metrics_port,
         "--cluster-cidr": options.cluster_cidr,
         "--node-cidr-mask": options.node_cidr_mask,
+        "--node-cidr-mask-ipv6": options.node_cidr_mask_ipv6,
         "--node-monitor-grace-seconds": options.node_monitor_grace_seconds,
         "--cluster-signing-cert-file": plane.pki_dir / "ca.crt",
         "--cluster-signing-key-file": plane.pki_dir / "ca.key",
@@ -270,7 +291,7 @@ def _apiserver(plane: ControlPlane, etcd_endpoints: Sequence[str]) -> list[str]:
         "--audit-log-maxbackup": 3,
     }
     words = _flags(values)
-    for address in options.bind_address or ("0.0.0.0",):
+    for address in plane.bind_addresses:
         words += ["--bind", address]
     if plane.record.store == "etcd":
         words += ["--etcd-endpoints", ",".join(etcd_endpoints)]

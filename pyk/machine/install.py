@@ -17,7 +17,7 @@ from typing import Any
 
 from pyk import pki
 from pyk.errors import UserError
-from pyk.machine import units
+from pyk.machine import controlplane, units
 from pyk.machine.options import (
     AGENT_CONFIG,
     SERVER_CONFIG,
@@ -60,7 +60,8 @@ def plan(what: str, given: Mapping[str, Any], root: Path, program: str) -> Plan:
     if what == "server":
         values = {**read_file(ServerOptions, _below(root, config)), **given}
         options = ServerOptions(**values)
-        check_server(options)
+        record = controlplane.read_record(_below(root, Path(options.data_dir)))
+        check_server(controlplane.settled(options, record))
         writable = tuple(dict.fromkeys([str(config.parent), str(Path(options.data_dir).parent)]))
     else:
         values = {**read_file(AgentOptions, _below(root, config)), **given}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from pyk.client.balancer import Server, parse_server
 from pyk.client.config import ADMIN_KUBECONFIG
 from pyk.errors import UserError
+from pyk.machine import ranges
 
 CONFIG_DIR = Path("/etc/pyk")
 SERVER_CONFIG, AGENT_CONFIG = CONFIG_DIR / "server.yaml", CONFIG_DIR / "agent.yaml"
@@ -45,11 +45,18 @@ class ServerOptions:
     )
     port: int = _option(SERVER_PORT, "of the API server", "PORT")
     tls_san: tuple[str, ...] = _option((), "a further name or address in the server's certificate; repeatable", "NAME")
-    cluster_cidr: str = _option("10.244.0.0/16", "the range of the pods' addresses", "CIDR")
-    service_cidr: str = _option("10.96.0.0/16", "the range of the services' addresses", "CIDR")
-    cluster_dns: str = _option("", "the name servers' address (default: the tenth of --service-cidr)", "ADDRESS")
+    cluster_cidr: str = _option(
+        "10.244.0.0/16", "the range of the pods' addresses; one of each IP family for dual stack", "CIDR[,CIDR]"
+    )
+    service_cidr: str = _option(
+        "10.96.0.0/16", "the range of the services' addresses, of the same IP families", "CIDR[,CIDR]"
+    )
+    cluster_dns: str = _option(
+        "", "the name servers' address (default: the tenth of --service-cidr)", "ADDRESS[,ADDRESS]"
+    )
     cluster_domain: str = _option("cluster.local", "the domain of the services' names", "DOMAIN")
     node_cidr_mask: int = _option(24, "the prefix length of a node's part of --cluster-cidr", "BITS")
+    node_cidr_mask_ipv6: int = _option(64, "the same of IPv6", "BITS")
     store: str = _option("", "sqlite, or etcd: a member of its own on this machine (default sqlite)", "STORE")
     etcd_servers: tuple[str, ...] = _option((), "an etcd that runs already: https://HOST:PORT; repeatable", "URL")
     etcd_cafile: str = _option("", "the authority of that etcd", "FILE")
@@ -77,7 +84,12 @@ class AgentOptions:
     ca_hash: str = _option("", "sha256:HASH of the cluster's authority, when the token is a bare ID.SECRET", "HASH")
     data_dir: str = _option("/var/lib/pyk/agent", "where pods, images and certificates are kept", "DIR")
     node_name: str = _option("", "the node's name (default: the machine's)", "NAME")
-    node_ip: str = _option("", "the node's address (default: the one from which it reaches the server)", "ADDRESS")
+    node_ip: str = _option(
+        "",
+        "the node's address, one of each IP family for dual stack (default: the one from which it reaches the server, "
+        "and that of the other family's default route)",
+        "ADDRESS[,ADDRESS]",
+    )
     node_label: tuple[str, ...] = _option((), "a label of the node; repeatable", "KEY=VALUE")
     port: int = _option(10250, "of the node API", "PORT")
     balancer_port: int = _option(6444, "on loopback, that leads to an API server that answers", "PORT")
@@ -162,24 +174,18 @@ def _split(items: list[str]) -> list[str]:
     return [part.strip() for item in items for part in item.split(",") if part.strip()]
 
 
+def node_masks(options: ServerOptions) -> dict[int, int]:
+    """The prefix length of a node's part of the pods' range, by the range's IP family."""
+    return {4: options.node_cidr_mask, 6: options.node_cidr_mask_ipv6}
+
+
 def check_server(options: ServerOptions) -> None:
     """Raises `UserError` for the first option that cannot work."""
-    networks = {}
-    for flag, text in (("--cluster-cidr", options.cluster_cidr), ("--service-cidr", options.service_cidr)):
-        networks[flag] = _network(flag, text)
-    pods, services = networks["--cluster-cidr"], networks["--service-cidr"]
-    if pods.overlaps(services):
-        raise UserError(f"--cluster-cidr {pods} and --service-cidr {services} overlap")
-    if services.num_addresses < 16:
-        raise UserError(f"--service-cidr {services} is too small: at least a /28")
-    if not pods.prefixlen < options.node_cidr_mask <= 30:
-        raise UserError(f"--node-cidr-mask {options.node_cidr_mask} does not fit into --cluster-cidr {pods}")
-    if options.cluster_dns and _address("--cluster-dns", options.cluster_dns) not in services:
-        raise UserError(f"--cluster-dns {options.cluster_dns} is not in --service-cidr {services}")
-    if options.advertise_address:
-        address = _address("--advertise-address", options.advertise_address)
-        if address in pods or address in services:
-            raise UserError(f"--advertise-address {address} is in the range of the pods or services")
+    ranges.check(
+        options.cluster_cidr, options.service_cidr, node_masks(options), options.cluster_dns, options.advertise_address
+    )
+    for bound in options.bind_address:
+        ranges.address("--bind-address", bound)
     for flag, port in (("--port", options.port), ("--etcd-port", options.etcd_port)):
         if not 1 <= port <= 65535:
             raise UserError(f"{flag} {port}: between 1 and 65535")
@@ -204,7 +210,7 @@ def check_agent(options: AgentOptions) -> None:
         raise UserError("--server URL: where the control plane is, for instance https://10.0.0.1:6443")
     servers_of("--server", options.server)
     if options.node_ip:
-        _address("--node-ip", options.node_ip)
+        ranges.addresses("--node-ip", options.node_ip)
     for label in options.node_label:
         if "=" not in label:
             raise UserError(f"--node-label {label}: write KEY=VALUE")
@@ -216,17 +222,3 @@ def servers_of(flag: str, urls: tuple[str, ...]) -> list[Server]:
         return [parse_server(url, SERVER_PORT) for url in urls]
     except ValueError as error:
         raise UserError(f"{flag}: {error}") from None
-
-
-def _network(flag: str, text: str) -> ipaddress.IPv4Network:
-    try:
-        return ipaddress.IPv4Network(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text}: {error}") from None
-
-
-def _address(flag: str, text: str) -> ipaddress.IPv4Address:
-    try:
-        return ipaddress.IPv4Address(text)
-    except ValueError:
-        raise UserError(f"{flag} {text}: that is no IPv4 address") from None

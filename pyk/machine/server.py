@@ -190,8 +190,8 @@ def prepare(options: ServerOptions, clock: Clock) -> Prepared:
 
     The lock on the data folder is held until this process ends. Raises `UserError`.
     """
-    check_server(options)
     data_dir = Path(options.data_dir).absolute()
+    check_server(controlplane.settled(options, controlplane.read_record(data_dir)))
     lock.claim(data_dir, "pyk server")
     joined = _fetch_bundle(options, data_dir, clock) if options.join else None
     plane = controlplane.resolve(options, joined)
@@ -360,10 +360,13 @@ def etcd_admin(plane: ControlPlane, endpoints: Sequence[str]) -> etcd.Admin:
 
 
 def _check_port(plane: ControlPlane) -> None:
-    bound = plane.options.bind_address[0] if plane.options.bind_address else "0.0.0.0"
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for bound in plane.bind_addresses:
+        family = socket.AF_INET6 if ":" in bound else socket.AF_INET
         try:
-            probe.bind((bound, plane.options.port))
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind((bound, plane.options.port))
         except OSError as error:
             raise UserError(f"port {plane.options.port} of {bound} cannot be used: {error.strerror}") from None

@@ -12,15 +12,17 @@ import signal
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pyk.client.balancer import url_of
 from pyk.lab.cgroups import LabCgroups, wait_for_death
 from pyk.lab.teardown import end_spawners, unmount_below
 from tests.e2e.harness import BIN, KUBECTL, wait_for
 
-SUBNET = "10.77.0"
+SUBNET, SUBNET_IPV6 = "10.77.0", "fd77::"
 QUICK = ("--node-monitor-grace-seconds", "8", "--default-toleration-seconds", "5")
 
 
@@ -30,12 +32,13 @@ def _ip(*words: str) -> None:
 
 @dataclass
 class Machine:
-    """One machine. `address` is its own; `folder` plays its disk."""
+    """One machine. `address` is its own, `addresses` are one of each IP family that it has; `folder` plays its disk."""
 
     name: str
     address: str
     folder: Path
     namespace: str
+    addresses: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -78,7 +81,7 @@ class Machine:
 
     @property
     def url(self) -> str:
-        return f"https://{self.address}:6443"
+        return url_of((self.address, 6443))
 
     def server_options(self) -> list[str]:
         return [
@@ -100,7 +103,8 @@ class Machine:
     def agent_options(self) -> list[str]:
         return [
             *("--config", str(self.folder / "agent.yaml"), "--data-dir", str(self.folder / "agent")),
-            *("--node-name", self.name, "--node-ip", self.address, "--cgroup-root", self.cgroup),
+            *("--node-name", self.name, "--cgroup-root", self.cgroup),
+            *("--node-ip", ",".join([self.address, *self.addresses[1:]])),
             *("--registries", str(self.folder / "registries.yaml")),
         ]
 
@@ -126,9 +130,10 @@ class Machine:
 
 
 class Machines:
-    """The machines of one test, on one switch."""
+    """The machines of one test, on one switch, with addresses of these IP families, the primary one first."""
 
-    def __init__(self) -> None:
+    def __init__(self, families: Sequence[int] = (4,)) -> None:
+        self._families = families
         self._name = f"m{os.getpid() % 10000}{uuid.uuid4().hex[:3]}"
         self.folder = Path(tempfile.mkdtemp(prefix="pyk-e2e-machines-"))
         self.all: list[Machine] = []
@@ -140,14 +145,18 @@ class Machines:
     def add(self, name: str) -> Machine:
         """A machine with the next address."""
         number = len(self.all) + 1
-        machine = Machine(name, f"{SUBNET}.{10 + number}", self.folder / name, f"{self._name}-{name}")
+        own = {4: f"{SUBNET}.{10 + number}", 6: f"{SUBNET_IPV6}{10 + number}"}
+        addresses = [own[family] for family in self._families]
+        machine = Machine(name, addresses[0], self.folder / name, f"{self._name}-{name}", addresses)
         machine.folder.mkdir()
         _ip("netns", "add", machine.namespace)
         self.all.append(machine)
         _ip("-n", self._switch, "link", "add", f"p{number}", "type", "veth", "peer", "eth0", "netns", machine.namespace)
         _ip("-n", self._switch, "link", "set", f"p{number}", "master", "br0", "up")
         _ip("-n", machine.namespace, "link", "set", "lo", "up")
-        _ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", "eth0")
+        for address in addresses:
+            bits = ("64", "nodad") if ":" in address else ("24",)
+            _ip("-n", machine.namespace, "address", "add", f"{address}/{bits[0]}", "dev", "eth0", *bits[1:])
         _ip("-n", machine.namespace, "link", "set", "eth0", "up")
         return machine
 

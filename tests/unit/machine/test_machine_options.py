@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyk.errors import UserError
-from pyk.machine import controlplane
+from pyk.machine import controlplane, install
 from pyk.machine.options import (
     AgentOptions,
     ServerOptions,
@@ -23,6 +24,8 @@ from pyk.machine.options import (
 from pyk.machine.versions import VersionSkew
 from pyk.machine.versions import check as check_versions
 from pyk.reconcile.clock import RealClock
+
+DUAL_PODS, DUAL_SERVICES = "10.244.0.0/16,fd00:1::/56", "10.96.0.0/16,fd00:2::/108"
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
@@ -67,7 +70,20 @@ def test_a_mistake_in_the_file_is_told_in_one_line(tmp_path: Path, text: str, wh
     [
         ({"cluster_cidr": "10.96.0.0/12"}, "overlap"),
         ({"service_cidr": "10.96.0.0/29"}, "too small"),
-        ({"service_cidr": "fd00::/108"}, "--service-cidr"),
+        ({"service_cidr": "fd00::/108"}, "the same IP families, in the same order"),
+        ({"cluster_cidr": DUAL_PODS, "service_cidr": "fd00::/108,10.96.0.0/16"}, "in the same order"),
+        ({"cluster_cidr": "10.1.0.0/16,10.2.0.0/16"}, "both are of IPv4"),
+        ({"cluster_cidr": "10.1.0.0/16,"}, "one, or one of each IP family"),
+        ({"cluster_cidr": "10.1.0.1/16"}, "has host bits set"),
+        (
+            {"cluster_cidr": DUAL_PODS, "service_cidr": DUAL_SERVICES, "node_cidr_mask_ipv6": 56},
+            "mask-ipv6 56 does not",
+        ),
+        ({"cluster_cidr": DUAL_PODS, "service_cidr": DUAL_SERVICES, "node_cidr_mask_ipv6": 80}, "at most 72"),
+        ({"cluster_cidr": "fd00:1::/56", "service_cidr": "fd00:2::/125"}, "at least a /124"),
+        ({"cluster_cidr": "fd00:1::/56", "service_cidr": "fd00:1::/108"}, "overlap"),
+        ({"advertise_address": "fd00:9::1"}, "the first range of --service-cidr is of IPv4"),
+        ({"bind_address": ("somewhere",)}, "--bind-address somewhere: that is no IP address"),
         ({"node_cidr_mask": 16}, "does not fit"),
         ({"cluster_dns": "10.0.0.10"}, "is not in --service-cidr"),
         ({"advertise_address": "10.244.0.1"}, "in the range of the pods"),
@@ -84,7 +100,15 @@ def test_options_that_cannot_work_are_refused(change: dict[str, object], why: st
 
 
 @pytest.mark.parametrize(
-    "change", [{"server": ()}, {"server": ("ftp://a",)}, {"server": ("https://a:b",)}, {"node_label": ("x",)}]
+    "change",
+    [
+        {"server": ()},
+        {"server": ("ftp://a",)},
+        {"server": ("https://a:b",)},
+        {"node_label": ("x",)},
+        {"node_ip": "10.0.0.1,10.0.0.2"},
+        {"node_ip": "here"},
+    ],
 )
 def test_agents_options_that_cannot_work_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UserError):
@@ -107,6 +131,42 @@ def test_what_the_cluster_was_made_with_stays(tmp_path: Path) -> None:
         controlplane.resolve(replace(options, service_cidr="10.60.0.0/16"))
     with pytest.raises(UserError, match="cannot change any more"):
         controlplane.resolve(replace(options, store="etcd"))
+
+
+def test_a_control_plane_of_both_families_has_one_of_everything_for_each(tmp_path: Path) -> None:
+    options = ServerOptions(
+        data_dir=str(tmp_path / "server"),
+        kubeconfig=str(tmp_path / "admin"),
+        advertise_address="10.0.0.1",
+        cluster_cidr=DUAL_PODS,
+        service_cidr=DUAL_SERVICES,
+    )
+    check_server(options)
+    plane = controlplane.resolve(options)
+    assert plane.cluster_dns == "10.96.0.10,fd00:2::a"
+    assert plane.bind_addresses == ("0.0.0.0", "::")
+    assert {"10.96.0.1", "fd00:2::1"} <= set(controlplane.server_names(plane))
+    assert plane.settings()["node-cidr-mask-ipv6"] == "64"
+
+
+def test_a_record_of_before_both_families_is_read(tmp_path: Path) -> None:
+    """Upgraded in place, a control plane finds the record of the version before."""
+    decided = {"cluster_cidr": "10.1.0.0/16", "service_cidr": "10.2.0.0/16", "node_cidr_mask": 24}
+    record = {**decided, "cluster_domain": "cluster.local", "store": "sqlite", "member": ""}
+    (tmp_path / controlplane.RECORD).write_text(json.dumps(record))
+    plane = controlplane.resolve(ServerOptions(data_dir=str(tmp_path), advertise_address="10.0.0.1"))
+    assert (plane.options.cluster_cidr, plane.options.node_cidr_mask_ipv6) == ("10.1.0.0/16", 64)
+
+
+def test_a_second_install_that_the_cluster_cannot_follow_changes_no_file(tmp_path: Path) -> None:
+    """The unit would refuse to start with it: it is refused before anything is written."""
+    data = tmp_path / "var/lib/pyk/server"
+    data.mkdir(parents=True)
+    plane = controlplane.resolve(ServerOptions(data_dir=str(data), advertise_address="10.0.0.1"))
+    (data / controlplane.RECORD).write_text(json.dumps(controlplane.record_document(plane.record)))
+    install.plan("server", {"port": 7000}, tmp_path, "/usr/bin/pyk")
+    with pytest.raises(UserError, match="which cannot change any more"):
+        install.plan("server", {"service_cidr": "10.50.0.0/16"}, tmp_path, "/usr/bin/pyk")
 
 
 @pytest.mark.parametrize("agent", ["v1.36.0+pyk0.1.0", "v1.36.7+pyk0.1.9", "v1.33.0+pyk0.1.0", "v1.35.2+pyk0.0.3"])

@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pyk.cli.logs import seconds_of
 from pyk.cli.noderemove import register as register_remove
 from pyk.errors import UserError
 from pyk.lab import control
-from pyk.lab.defaults import default_data_dir
+from pyk.lab.defaults import READY_SECONDS, default_data_dir
 from pyk.lab.layout import DEFAULT_NAME, Layout, Options
 from pyk.lab.state import ClusterState, is_ours
 
@@ -38,6 +39,9 @@ def register(subparsers: Any) -> None:
         help="how nodes reach each other's pods (default auto: routes on one segment, VXLAN to others)",
     )
     up.add_argument("--scheduler-config", metavar="FILE", help="a KubeSchedulerConfiguration: profiles and plug-ins")
+    up.add_argument(
+        "--timeout", metavar="DURATION", help="how long the nodes may take to become ready, such as 5m (default 60s)"
+    )
     up.add_argument("--detach", action="store_true", help="return when the cluster is ready and leave it running")
     up.add_argument("--hints", action="store_true", help="start nothing, say what to try with the running cluster")
     up.set_defaults(run=run_up)
@@ -77,6 +81,7 @@ def run_up(arguments: argparse.Namespace) -> int:
     """Start the cluster: in the foreground until it is asked to stop, or detached."""
     from pyk.lab import defaults, ready, up
 
+    limit = _limit(arguments.timeout)
     up.need_root("pyk up")
     endpoints = arguments.etcd_endpoints
     given = {
@@ -112,7 +117,7 @@ def run_up(arguments: argparse.Namespace) -> int:
             return 0
         running = up.start(layout, lock)
         try:
-            ready.wait_ready(running, tell)
+            ready.wait_ready(running, tell, seconds=limit)
             if arguments.detach:
                 up.detach(running)
                 return 0
@@ -121,6 +126,16 @@ def run_up(arguments: argparse.Namespace) -> int:
             _stop(running)
             raise
     return _stay(running)
+
+
+def _limit(text: str | None) -> float:
+    """How many seconds the nodes get."""
+    if text is None:
+        return READY_SECONDS
+    seconds = seconds_of(text)
+    if seconds <= 0:
+        raise UserError("--timeout must be longer than nothing: without time no node becomes ready")
+    return seconds
 
 
 def run_down(arguments: argparse.Namespace) -> int:

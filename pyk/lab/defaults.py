@@ -10,6 +10,9 @@ from pyk.errors import UserError
 from pyk.lab.layout import DEFAULT_NAME, Options, prefix_of
 from pyk.lab.state import ClusterState, is_ours
 
+READY_SECONDS = 60.0
+"""How long `pyk up` gives a cluster's nodes to become Ready."""
+
 
 def with_defaults(given: dict[str, Any], home: Path) -> Options:
     """The options as given, else as on record of the cluster in the data folder, else the defaults.

@@ -14,18 +14,18 @@ from pyk.api.objects import is_condition_true, name_of
 from pyk.api.status import ApiError
 from pyk.client.blocking import BlockingClient, ServerUnreachable
 from pyk.errors import UserError
+from pyk.lab.defaults import READY_SECONDS
 from pyk.lab.layout import Layout
 from pyk.lab.podroutes import admin_config
 from pyk.lab.up import Running, Tell
 from pyk.reconcile.clock import Clock, RealClock
 
-READY_SECONDS = 60.0
 _PROBE_SECONDS = 0.03
 _FAILED_STARTS = 3
 
 
-def wait_ready(running: Running, tell: Tell, *, clock: Clock | None = None) -> None:
-    """Follow the start until the API server answers and all nodes are Ready.
+def wait_ready(running: Running, tell: Tell, *, seconds: float = READY_SECONDS, clock: Clock | None = None) -> None:
+    """Follow the start until the API server answers and all nodes are Ready, for so many seconds.
 
     Raises `UserError` when the supervisor ends, a component fails again and again, or time is up.
     """
@@ -33,7 +33,7 @@ def wait_ready(running: Running, tell: Tell, *, clock: Clock | None = None) -> N
     timer = clock or RealClock()
     threading.Thread(target=_read_reports, args=(running.reports, events), daemon=True).start()
     threading.Thread(target=_watch_nodes, args=(running.layout, events), daemon=True).start()
-    deadline = timer.monotonic() + READY_SECONDS
+    deadline = timer.monotonic() + seconds
     failures: dict[str, int] = {}
     state = "starting"
     while True:
@@ -41,7 +41,8 @@ def wait_ready(running: Running, tell: Tell, *, clock: Clock | None = None) -> N
             event = events.get(timeout=max(0.0, deadline - timer.monotonic()))
         except queue.Empty:
             raise UserError(
-                f"the cluster is not ready after {READY_SECONDS:.0f} s ({state}): see {running.layout.log_dir}"
+                f"the cluster is not ready after {seconds:g} s ({state}): see {running.layout.log_dir}; "
+                "a slow machine may need a longer --timeout"
             ) from None
         if event["event"] == "exited":
             name = event["component"]

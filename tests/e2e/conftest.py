@@ -16,13 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Cluster, make_cluster
+from tests.e2e.harness import PATIENCE, Cluster, make_cluster, patient
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    usual = float(config.getini("timeout"))
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.e2e)
+            if PATIENCE != 1:
+                own = item.get_closest_marker("timeout")
+                limit = float(own.args[0]) if own else usual
+                item.add_marker(pytest.mark.timeout(patient(limit)), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,14 @@
-"""What the end-to-end tests share: clusters of their own, the commands to talk to them, and documents of pods."""
+"""What the end-to-end tests share: clusters of their own, the commands to talk to them, and documents of pods.
+
+`PYK_TEST_PATIENCE` is by how much longer everything may take than on a quiet machine with hardware of its own (1 when
+it is not set): it stretches the limits of all waits, never what is waited for.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,19 +25,27 @@ from tests.ports import free_port
 BIN = Path(sys.executable).parent
 KUBECTL = BIN / "kubectl"
 IMAGE = "pyk.local/host"
+PATIENCE = float(os.environ.get("PYK_TEST_PATIENCE", "1"))
 PATIENCE_SECONDS = 60
+READY_SECONDS = 60
+_TIMEOUT = re.compile(r"--timeout=(\d+)s")
+
+
+def patient(seconds: float) -> float:
+    """A limit for this machine, from the one for a quiet machine."""
+    return seconds * PATIENCE
 
 
 def wait_for(what: str, check: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
     """What `check` returns as soon as that is true; fails the test with `what` when it never is."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     last: Any = None
     while time.monotonic() < deadline:
         last = check()
         if last:
             return last
         time.sleep(0.1)
-    pytest.fail(f"after {seconds:.0f} s still not so: {what} (last: {last!r})")
+    pytest.fail(f"after {patient(seconds):.0f} s still not so: {what} (last: {last!r})")
 
 
 @dataclass
@@ -58,7 +71,7 @@ class Cluster:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=patient(timeout),
             check=False,
         )
         if check and result.returncode != 0:
@@ -69,7 +82,8 @@ class Cluster:
         return self.run(BIN / "pyk", *words, **options)
 
     def kubectl(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return self.run(KUBECTL, *words, **options)
+        """Run kubectl; a `--timeout=SECONDSs` among the words is stretched as all limits are."""
+        return self.run(KUBECTL, *(_TIMEOUT.sub(_stretched, word) for word in words), **options)
 
     def get(self, *words: str) -> Any:
         """An object or list as its document."""
@@ -82,7 +96,8 @@ class Cluster:
         self.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(body))
 
     def up(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.pyk("up", "--detach", *self.own_options(), *options, check=check)
+        limit = f"--timeout={patient(READY_SECONDS):.0f}s"
+        return self.pyk("up", "--detach", limit, *self.own_options(), *options, check=check)
 
     def own_options(self) -> list[str]:
         return [
@@ -114,6 +129,10 @@ class Cluster:
 
     def wait_ready(self, namespace: str, name: str, seconds: float = 60) -> Any:
         return self.wait_pod(namespace, name, is_ready, "is ready", seconds)
+
+
+def _stretched(found: re.Match[str]) -> str:
+    return f"--timeout={patient(int(found[1])):.0f}s"
 
 
 def is_ready(pod: Any) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from pyk.client.balancer import url_of
 from pyk.lab.cgroups import LabCgroups, wait_for_death
 from pyk.lab.teardown import end_spawners, unmount_below
-from tests.e2e.harness import BIN, KUBECTL, wait_for
+from tests.e2e.harness import BIN, KUBECTL, patient, wait_for
 
 SUBNET, SUBNET_IPV6 = "10.77.0", "fd77::"
 QUICK = ("--node-monitor-grace-seconds", "8", "--default-toleration-seconds", "5")
@@ -46,7 +46,9 @@ class Machine:
         """Run a command here to its end."""
         words = ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *map(str, command)]
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=patient(timeout), env=environment, check=False
+        )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -67,7 +69,7 @@ class Machine:
         process = self.processes.pop(what)
         with suppress(ProcessLookupError):
             process.send_signal(number)
-        return process.wait(30)
+        return process.wait(patient(30))
 
     # What a machine may be
 

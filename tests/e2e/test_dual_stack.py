@@ -12,7 +12,7 @@ import pytest
 
 from pyk.netlink import Netlink
 from pyk.network.names import TUNNEL
-from tests.e2e.harness import Cluster, deployment_document, make_cluster, pod_document, wait_for
+from tests.e2e.harness import Cluster, deployment_document, make_cluster, patient, pod_document, wait_for
 
 NAMESPACE = "default"
 SERVE = (
@@ -45,7 +45,11 @@ def web(cluster: Cluster) -> list[str]:
     """Two servers and a client on each node, behind a service of both families: its addresses."""
     server = deployment_document("web", 2, SERVE)
     pod = server["spec"]["template"]["spec"]
-    pod["containers"][0]["readinessProbe"] = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
+    pod["containers"][0]["readinessProbe"] = {
+        "httpGet": {"path": "/", "port": 8080},
+        "periodSeconds": 1,
+        "timeoutSeconds": round(patient(1)),
+    }
     pod["topologySpreadConstraints"] = [
         {
             "maxSkew": 1,
@@ -66,7 +70,9 @@ def web(cluster: Cluster) -> list[str]:
 
 
 def fetch(cluster: Cluster, pod: str, url: str) -> str:
-    return cluster.kubectl("exec", pod, "--", "curl", "-g", "-s", "-m", "1", url, check=False).stdout.strip()
+    return cluster.kubectl(
+        "exec", pod, "--", "curl", "-g", "-s", "-m", f"{patient(1):.0f}", url, check=False
+    ).stdout.strip()
 
 
 def test_nodes_and_pods_have_an_address_of_each_family_and_say_so(cluster: Cluster, web: list[str]) -> None:
@@ -102,7 +108,7 @@ def test_a_service_of_both_families_answers_on_every_node_by_each_through_the_tu
     port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
     addresses = cluster.get("node", "node-2")["status"]["addresses"]
     outside = next(entry["address"] for entry in addresses if ":" in entry["address"])
-    with urllib.request.urlopen(f"http://[{outside}]:{port}/", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://[{outside}]:{port}/", timeout=patient(5)) as answer:
         assert answer.read().decode().strip() in names
 
 

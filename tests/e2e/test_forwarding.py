@@ -15,7 +15,7 @@ import pytest
 from kubernetes import client, config
 from kubernetes.stream import portforward
 
-from tests.e2e.harness import KUBECTL, Cluster, pod_document, wait_for
+from tests.e2e.harness import KUBECTL, Cluster, patient, pod_document, wait_for
 
 SERVER = """
 exec python3 -c '
@@ -48,7 +48,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 @pytest.fixture
 def web(cluster: Cluster, namespace: str) -> str:
     """A pod that answers HTTP on port 8080."""
-    probe = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1}
+    probe = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1, "timeoutSeconds": round(patient(1))}
     cluster.apply(pod_document("web", SERVER, container={"readinessProbe": probe}), namespace)
     cluster.wait_ready(namespace, "web")
     return "web"

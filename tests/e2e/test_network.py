@@ -17,7 +17,7 @@ import pytest
 from pyk.netlink import Netlink
 from pyk.network.names import TABLE
 from pyk.nftables import Nftables
-from tests.e2e.harness import Cluster, deployment_document, make_cluster, pod_document, wait_for
+from tests.e2e.harness import Cluster, deployment_document, make_cluster, patient, pod_document, wait_for
 from tests.e2e.machine import component_pid
 
 NAMESPACE = "default"
@@ -44,7 +44,11 @@ def server_document(name: str, replicas: int, **spec: Any) -> dict[str, Any]:
     pod["terminationGracePeriodSeconds"] = 10
     pod["containers"][0] |= {
         "ports": [{"name": "web", "containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+        "readinessProbe": {
+            "httpGet": {"path": "/", "port": 8080},
+            "periodSeconds": 1,
+            "timeoutSeconds": round(patient(1)),
+        },
         "lifecycle": {"preStop": {"sleep": {"seconds": 2}}},
     }
     return document
@@ -62,7 +66,7 @@ def service_document(name: str, **spec: Any) -> dict[str, Any]:
 
 def fetch(cluster: Cluster, pod: str, url: str) -> str:
     """What the pod gets from the URL; empty when it gets nothing within a second."""
-    words = ("exec", pod, "--", "curl", "-s", "-m", "1", url)
+    words = ("exec", pod, "--", "curl", "-s", "-m", f"{patient(1):.0f}", url)
     return cluster.kubectl(*words, check=False).stdout.strip()
 
 
@@ -72,7 +76,7 @@ def node_address(cluster: Cluster, node: str) -> str:
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=2) as answer:
+    with urllib.request.urlopen(url, timeout=patient(2)) as answer:
         return str(answer.read().decode().strip())
 
 
@@ -106,7 +110,9 @@ def test_a_pod_reaches_itself_through_its_service_and_a_port_that_no_service_has
 ) -> None:
     pod = cluster.get("pods", "-l", "app=web")["items"][0]["metadata"]["name"]
     assert pod in {fetch(cluster, pod, f"http://{web}/") for _ in range(16)}
-    refused = cluster.kubectl("exec", "client-1", "--", "curl", "-s", "-m", "5", f"http://{web}:81/", check=False)
+    refused = cluster.kubectl(
+        "exec", "client-1", "--", "curl", "-s", "-m", f"{patient(5):.0f}", f"http://{web}:81/", check=False
+    )
     assert "exit code 7" in refused.stderr  # curl's word for a refused connection
 
 

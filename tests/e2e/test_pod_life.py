@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.harness import IMAGE, Cluster, container_status, pod_document, wait_for
+from tests.e2e.harness import IMAGE, Cluster, container_status, patient, pod_document, wait_for
 
 
 def shell(name: str, script: str, **more: Any) -> dict[str, Any]:
@@ -36,7 +36,11 @@ def test_sidecars_start_before_and_end_after_the_containers_that_they_serve(clus
                 "first",
                 f"trap 'echo first ends >>/d/log; cat /d/log; exit 0' TERM; sleep 0.3; echo first >>/d/log; {wait}",
                 restartPolicy="Always",
-                startupProbe={"exec": {"command": ["grep", "-q", "first", "/d/log"]}, "periodSeconds": 1},
+                startupProbe={
+                    "exec": {"command": ["grep", "-q", "first", "/d/log"]},
+                    "periodSeconds": 1,
+                    "timeoutSeconds": round(patient(1)),
+                },
                 **hook,
                 **mount,
             ),

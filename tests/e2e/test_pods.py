@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import IMAGE, Cluster, container_status, is_ready, pod_document, wait_for
+from tests.e2e.harness import IMAGE, Cluster, container_status, is_ready, patient, pod_document, wait_for
 
 
 def output_of(cluster: Cluster, namespace: str, name: str, command: str, **spec: Any) -> str:
@@ -271,7 +271,7 @@ def test_termination_gives_time_and_takes_it(cluster: Cluster, namespace: str) -
 
 
 def test_readiness_and_liveness_probes_act(cluster: Cluster, namespace: str) -> None:
-    fast = {"periodSeconds": 1, "failureThreshold": 1}
+    fast = {"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": round(patient(1))}
     container = {
         "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, **fast},
         "livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/sick"]}, **fast},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import IMAGE, Cluster, wait_for
+from tests.e2e.harness import IMAGE, Cluster, patient, wait_for
 
 SERVER = r"""
 import http.server, json, socket, sys, threading
@@ -44,7 +44,7 @@ for word in sys.argv[1:]:
 ASK_UDP = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-client.settimeout(1)
+client.settimeout(float(sys.argv[3]))
 client.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
 print(client.recv(99).decode())
 """
@@ -57,7 +57,11 @@ def server_pod(name: str, *serves: str, ports: tuple[dict[str, Any], ...] = (), 
         "image": IMAGE,
         "command": ["python3", "-c", SERVER, *serves],
         "ports": list(ports),
-        "readinessProbe": {"tcpSocket": {"port": int(serves[0].partition(":")[2])}, "periodSeconds": 1},
+        "readinessProbe": {
+            "tcpSocket": {"port": int(serves[0].partition(":")[2])},
+            "periodSeconds": 1,
+            "timeoutSeconds": round(patient(1)),
+        },
     }
     labels = spec.pop("labels", {"app": name})
     metadata = {"name": name, "labels": labels}
@@ -111,12 +115,14 @@ class Place:
 
     def ask(self, url: str, asker: str = "asker", *options: str) -> str:
         """The name of the pod that answers; empty when none does within a second."""
-        words = ("exec", asker, "--", "curl", "-s", "-m", "1", *options, url)
+        words = ("exec", asker, "--", "curl", "-s", "-m", f"{patient(1):.0f}", *options, url)
         answer = self.kubectl(*words, check=False)
         return str(json.loads(answer)["pod"]) if answer else ""
 
     def ask_udp(self, address: str, port: int, asker: str = "asker") -> str:
-        return self.kubectl("exec", asker, "--", "python3", "-c", ASK_UDP, address, str(port), check=False)
+        return self.kubectl(
+            "exec", asker, "--", "python3", "-c", ASK_UDP, address, str(port), str(patient(1)), check=False
+        )
 
     def endpoints(self, service: str) -> set[tuple[str, int, str]]:
         """(address, port, port's name) of an Endpoints object."""

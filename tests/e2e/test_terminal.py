@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.harness import BIN, KUBECTL, PATIENCE_SECONDS, Cluster, pod_document
+from tests.e2e.harness import BIN, KUBECTL, PATIENCE_SECONDS, Cluster, patient, pod_document
 
 
 class Terminal:
@@ -32,7 +32,7 @@ class Terminal:
 
     def expect(self, text: bytes) -> None:
         """Wait until the text is shown; what was shown before it is forgotten."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patient(PATIENCE_SECONDS)
         while text not in self.seen:
             ready, _, _ = select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:

@@ -54,6 +54,8 @@ def test_kinds_and_names_are_understood_as_kubectl_does() -> None:
         (["get", "pods", "--", "a"], "nothing goes behind '--'"),
         (["get", "pods", "--kubeconfig", "/nonexistent"], "cannot read the kubeconfig"),
         (["delete", "pods"], "name the object"),
+        (["up", "--timeout", "soon"], "'soon' is no duration"),
+        (["up", "--timeout", "0s"], "--timeout must be longer than nothing"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_status_1(

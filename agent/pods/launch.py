@@ -106,6 +106,8 @@ class Launcher:
             return None if found is None else read_in_volume(found, path)
 
         environment, skipped = container_environment(pod, container, lookup, facts, read_file, self._links(pod))
+        if sandbox.first_host_id:
+            await self._volumes.give_to_users(record.uid, sandbox.first_host_id)
         mounts = await self._mounts(record, container, attempt, environment, facts)
         inputs = ContainerInputs(
             image=image,

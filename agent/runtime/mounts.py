@@ -52,7 +52,7 @@ def build_root(
             tree = syscalls.clone_tree(syscalls.AT_FDCWD, source, recursive=mount["recursive"])
             if users >= 0:
                 at(f"map the ids of {mount['source']} for {mount['to']}")
-                userns.map_tree(tree, users, recursive=mount["recursive"])
+                userns.map_tree(tree, users, plan["first_id"], recursive=mount["recursive"])
             trees.append(tree)
         elif mount["op"] == "shm" and shm_fd < 0:
             at("open the host's /dev/shm")
@@ -129,7 +129,7 @@ def _mapped_layers(lower: Sequence[str], scratch: str, users: int) -> tuple[Sequ
     mapped = []
     for number, layer in enumerate(lower):
         tree = syscalls.clone_tree(syscalls.AT_FDCWD, os.fsencode(layer), recursive=False)
-        userns.map_tree(tree, users, recursive=False)
+        userns.map_tree(tree, users, _owner, recursive=False)
         mapped.append(f"{scratch}/{number}")
         os.mkdir(mapped[-1])
         place = os.open(mapped[-1], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -56,8 +56,10 @@ def become_root() -> None:
     os.setresuid(0, 0, 0)
 
 
-def map_tree(tree: int, user_namespace: int, *, recursive: bool) -> None:
+def map_tree(tree: int, user_namespace: int, first_id: int, *, recursive: bool) -> None:
     """Show the files of a detached mount with the namespace's ids; of those mounted below it, where they can be.
+
+    A file system that has no id-mapped mounts is shown as it is when the namespace's ids, from `first_id` on, own it.
 
     Raises:
         OSError: EINVAL for a file system that has no id-mapped mounts.
@@ -70,5 +72,7 @@ def map_tree(tree: int, user_namespace: int, *, recursive: bool) -> None:
         if error.errno != errno.EINVAL:
             raise
         if not recursive:
+            if first_id <= os.fstat(tree).st_uid < first_id + SIZE:
+                return
             raise OSError(errno.EINVAL, "its file system has no id-mapped mounts (tmpfs: from Linux 6.3 on)") from None
-        map_tree(tree, user_namespace, recursive=False)
+        map_tree(tree, user_namespace, first_id, recursive=False)

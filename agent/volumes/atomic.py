@@ -45,8 +45,8 @@ def check_path(path: str) -> None:
 def write_atomically(directory: Path, payload: Payload, now: float, group: int | None = None) -> bool:
     """Make `directory` show exactly the payload; says whether anything changed. Blocks.
 
-    With `group` (a pod's fsGroup) that group owns files and directories and may read them. Raises ValueError for a
-    path that leads out of the directory.
+    With `group` (a pod's fsGroup) that group owns files and directories and may read them. Users and groups count from
+    the directory's owner, who is root to its readers. Raises ValueError for a path that leads out of the directory.
     """
     for path in payload:
         check_path(path)
@@ -58,14 +58,16 @@ def write_atomically(directory: Path, payload: Payload, now: float, group: int |
     name = datetime.fromtimestamp(now, UTC).strftime("..%Y_%m_%d_%H_%M_%S.")
     made = Path(tempfile.mkdtemp(prefix=name, dir=directory))
     made.chmod(0o755)
+    root = directory.stat().st_uid
     for path, file in payload.items():
         target = made / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, file, group)
-    if group is not None:
+        _write(target, file, root, group)
+    if root or group is not None:
         for owned in (str(directory), *(parent for parent, _, _ in os.walk(made))):
-            os.chown(owned, -1, group)
-            os.chmod(owned, os.stat(owned).st_mode & 0o7777 | _GROUP_DIRECTORY)
+            os.chown(owned, _id(root, None), _id(root, group))
+            if group is not None:
+                os.chmod(owned, os.stat(owned).st_mode & 0o7777 | _GROUP_DIRECTORY)
     new_link = directory / _NEW_DATA
     new_link.unlink(missing_ok=True)
     new_link.symlink_to(made.name)
@@ -77,13 +79,18 @@ def write_atomically(directory: Path, payload: Payload, now: float, group: int |
     return True
 
 
-def _write(target: Path, file: File, group: int | None) -> None:
+def _write(target: Path, file: File, root: int, group: int | None) -> None:
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as out:
         out.write(file.content)
         out.flush()
-        os.fchown(fd, -1 if file.user is None else file.user, -1 if group is None else group)
+        os.fchown(fd, _id(root, file.user), _id(root, group))
         os.fchmod(fd, _mode(file, group))
+
+
+def _id(root: int, number: int | None) -> int:
+    """-1, chown(2)'s word for no change, where nothing is asked for."""
+    return root + (number or 0) if root or number is not None else -1
 
 
 def _mode(file: File, group: int | None) -> int:

@@ -27,6 +27,7 @@ from agent.volumes.hostpath import prepare_host_path
 from agent.volumes.patience import Patience
 from agent.volumes.persistent import give_to_group, persistent_volume_path
 from agent.volumes.projection import PROJECTED_SOURCES, Sources, VolumeFailure, is_secret_bearing, volume_files
+from agent.volumes.users import give_to_users, maps_tmpfs
 from pyk.api.objects import Object, uid_of
 from pyk.api.quantity import whole
 from pyk.reconcile.clock import Clock
@@ -56,6 +57,7 @@ class VolumeManager:
     """The volumes below one node's state directory."""
 
     def __init__(self, state_dir: Path, clock: Clock) -> None:
+        self._maps_tmpfs = maps_tmpfs()
         self._pods = state_dir / "pods"
         self._secrets = state_dir / "secrets"
         self._secrets_lock = threading.Lock()
@@ -80,6 +82,13 @@ class VolumeManager:
             return self._set_up(pod, sources, given)
         uid = uid_of(pod)
         return await self._patience.run(uid, _outside(pod), lambda: self._set_up(pod, sources, given))
+
+    async def give_to_users(self, uid: str, first: int) -> None:
+        """Let the users of a pod that has its own, `first` of the host's ids being its root, own what the kernel cannot
+        show to them as theirs: the pod's volumes in memory. Raises `VolumeFailure`, OSError."""
+        if self._maps_tmpfs:
+            return
+        await self._patience.run(uid, f"volumes of pod {uid}", lambda: self._give_to_users(uid, first))
 
     async def bind_subpath(self, uid: str, container: str, index: int, volume: Path, subpath: str) -> Path:
         """The host path where `subpath` of a volume is bound for mount number `index` of a container.
@@ -117,6 +126,14 @@ class VolumeManager:
         mounts.remove_tree(self.pod_directory(uid))
         if (secrets := self._secrets / uid).exists():
             shutil.rmtree(secrets)
+
+    def _give_to_users(self, uid: str, first: int) -> None:
+        secrets, directories = self._secrets / uid, self.pod_directory(uid) / "volumes" / _DIRECTORY_NAMES["emptyDir"]
+        for path in secrets.iterdir() if secrets.is_dir() else ():
+            give_to_users(path, first)
+        for path in directories.iterdir() if directories.is_dir() else ():
+            if path.is_mount():
+                give_to_users(path, first)
 
     def _mount_secrets(self) -> None:
         """The memory file system, made by the first that needs it. Only the node's owner can look into it by its path;

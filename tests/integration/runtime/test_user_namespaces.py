@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.runtime.contract import Sandbox
+from agent.runtime.contract import RuntimeFailure, Sandbox
 from agent.runtime.spec import CAPABILITIES, capability_sets
 from tests.integration.runtime.runtime_node import Node
 
@@ -67,6 +70,29 @@ async def test_files_are_written_as_their_owner_and_seen_so_in_volumes(node: Nod
     sandbox = await node.sandbox(own_users=True)
     (upper,) = (node.directory / "writable").glob("*/upper")
     assert (upper / "made").stat().st_uid == sandbox.first_host_id
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Path]:
+    """A directory of a file system that has no id-mapped mounts, as a tmpfs has none before Linux 6.3."""
+    lower, upper, work, shown = (tmp_path / name for name in ("lower", "upper", "work", "shown"))
+    for each in (lower, upper, work, shown):
+        each.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "none", "-o", options, str(shown)], check=True)
+    yield shown
+    subprocess.run(["umount", "-l", str(shown)], check=True)
+
+
+async def test_what_cannot_be_mapped_is_shown_when_it_is_the_pods_own(node: Node, overlay: Path) -> None:
+    bind = {"destination": "/data", "type": "bind", "source": str(overlay), "options": ["rbind", "rprivate"]}
+    sandbox = await node.sandbox(own_users=True)
+    with pytest.raises(RuntimeFailure, match="no id-mapped mounts"):
+        await run(node, "true", mounts=[bind])
+    os.chown(overlay, sandbox.first_host_id, sandbox.first_host_id)
+    out = await run(node, "stat -c %u:%g /data; echo y >/data/new", mounts=[bind])
+    assert out.split() == ["0:0"]
+    assert (overlay / "new").stat().st_uid == sandbox.first_host_id
 
 
 async def test_another_user_of_the_pod_is_one_too(node: Node) -> None:

@@ -15,6 +15,7 @@ from agent.volumes.hostpath import prepare_host_path
 from agent.volumes.mounts import mounts_below
 from agent.volumes.projection import Sources, VolumeFailure, is_secret_bearing, volume_files
 from agent.volumes.references import referenced
+from agent.volumes.users import give_to_users, maps_tmpfs
 
 # Atomic writing
 
@@ -51,6 +52,41 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     names = sorted(name for name in os.listdir(tmp_path))
     assert len(names) == 3
     assert names[1:] == ["..data", "a"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_volume_is_given_to_a_pods_own_users_once_and_later_files_are_theirs(tmp_path: Path) -> None:
+    first, volume = 0x70010000, tmp_path / "volume"
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    volume.mkdir()
+    write_atomically(volume, {"a": File(b"1"), "d/b": File(b"2", user=1000)}, 0, group=44)
+    (volume / "..data" / "link").symlink_to(outside)
+    (volume / "foreign").write_text("")
+    os.chown(volume / "foreign", 100000, 7)
+    for _ in range(2):
+        give_to_users(volume, first)
+        for path in (volume, volume / "..data", volume / "d"):
+            assert path.stat().st_uid == first
+        assert owner(volume / "a") == (first, first + 44)
+        assert owner(volume / "d/b") == (first + 1000, first + 44)
+        assert owner(volume / "foreign") == (100000, first + 7)
+        assert owner(outside) == (0, 0)
+    write_atomically(volume, {"a": File(b"3"), "e/f": File(b"4", user=5)}, 1, group=44)
+    assert owner(volume / "a") == (first, first + 44)
+    assert owner(volume / "e/f") == (first + 5, first + 44)
+    assert (volume / "..data").stat().st_uid == (volume / "e").stat().st_uid == first
+
+
+def owner(path: Path) -> tuple[int, int]:
+    return path.stat().st_uid, path.stat().st_gid
+
+
+@pytest.mark.parametrize(
+    ("release", "maps"), [("6.1.0-49-cloud-amd64", False), ("6.3.0", True), ("6.18.5", True), ("5.15", False)]
+)
+def test_a_tmpfs_is_shown_with_other_ids_from_linux_6_3_on(release: str, maps: bool) -> None:
+    assert maps_tmpfs(release) is maps
 
 
 def test_modes_and_groups(tmp_path: Path) -> None:

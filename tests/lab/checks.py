@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.lab.cluster import READY_SECONDS, Lab, wait_until
-from tests.lab.image import ROOT
 from tests.lab.machine import Machine
+from tests.lab.repository import passes
 
 
 @dataclass(frozen=True)
 class Check:
-    """`is_short`: part of the selection that CI runs; `control_planes`: of the lab that it needs."""
+    """`is_short`: part of the selection that CI runs; `control_planes`: of the lab that it needs, 0 for the tester."""
 
     name: str
     says: str
@@ -211,23 +211,6 @@ def a_reboot_of_the_control_plane_leaves_containers_alone(lab: Lab) -> str:
     return f"the API answered {back:.0f} s after the machine did"
 
 
-@check(short=False)
-def the_container_runtime_passes_its_tests_on_cgroup_v2(lab: Lab) -> str:
-    """The repository's own tests of the runtime, on a machine of the lab."""
-    machine = lab.servers[0]
-    machine.tell("systemctl stop pyk-server; rm -rf /srv/source; mkdir -p /srv/source")
-    for name in ("pyproject.toml", "tests", "pyk", "agent", "controlplane", "scheduler", "ingress", "benchmarks"):
-        if (ROOT / name).exists():
-            machine.put(ROOT / name, "/srv/source/")
-    command = (
-        "cd /srv/source && /opt/pyk/bin/python -m pytest -q --timeout 900 -p no:cacheprovider tests/integration/runtime"
-    )
-    done = machine.ask(f"{command} 2>&1", seconds=2400)
-    machine.tell("systemctl start pyk-server")
-    assert done.code == 0, done.out[-3000:]
-    return done.out.strip().splitlines()[-1]
-
-
 @check(short=False, control_planes=3)
 def any_of_three_control_planes_may_die(lab: Lab) -> str:
     """With three control planes, losing one loses nothing, and one leads at a time."""
@@ -258,6 +241,37 @@ def any_of_three_control_planes_may_die(lab: Lab) -> str:
     lab.write_kubeconfig(first)
     lab.delete("pod/meanwhile", "pod/after", "configmap/kept")
     return f"writes after {lost:.0f} s without the second, {took:.0f} s without the first"
+
+
+TESTED = (
+    ("integration/runtime", "the container runtime"),
+    ("e2e/test_pods.py", "what pods ask for"),
+    ("e2e/test_pod_life.py", "hooks, sidecars, debugging, resizes and static pods"),
+    ("e2e/test_pod_configuration.py", "environment, names and namespaces of the node"),
+    ("e2e/test_security.py", "users of their own, sysctls and other runtimes"),
+    ("e2e/test_storage.py", "claims and volumes"),
+    ("e2e/test_resources.py", "processors of their own, eviction, logs and metrics"),
+    ("e2e/test_terminal.py", "terminals"),
+    ("e2e/test_forwarding.py", "port forwarding"),
+    ("e2e/test_network.py", "services, affinity, policies and rollouts under load"),
+    ("e2e/test_services_api.py", "services as clients change them"),
+    ("e2e/test_dns.py", "names"),
+    ("e2e/test_dual_stack.py", "IPv6 and both families"),
+    ("e2e/test_self_healing.py", "containers, agents and nodes that die"),
+    ("e2e/test_faults.py", "components killed in the middle of work"),
+    ("e2e/test_a_machine_is_left_as_it_was.py", "that nothing is left"),
+)
+"""The repository's tests that are run on a machine with cgroup v2, a file a check."""
+
+
+def _tested(path: str, what: str) -> Check:
+    name = "on cgroup v2: " + path.partition("/")[2].removesuffix(".py").removeprefix("test_").replace("_", " ")
+    return Check(
+        name, f"The repository's tests of {what}.", lambda lab: passes(lab.testers[0], f"tests/{path}"), False, 0
+    )
+
+
+ALL.extend(_tested(path, what) for path, what in TESTED)
 
 
 def _all_have_link(lab: Lab, kind: str) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.lab import repository
 from tests.lab.image import ROOT, Image, LabError, run
 from tests.lab.machine import Done, Machine
 from tests.ports import free_port
@@ -28,6 +29,7 @@ SUBNET = "192.168.156"
 API_PORT = 6443
 KUBECTL = Path(sys.executable).parent / "kubectl"
 READY_SECONDS = 400.0
+TESTER_MEGABYTES = 3072
 _IMAGE = "pyk.local/host"
 
 
@@ -51,7 +53,10 @@ def wheel(folder: Path) -> Path:
 
 @dataclass
 class Lab:
-    """The machines of one cluster; `servers` and `workers` are in the order of their numbers."""
+    """The machines of one cluster; `servers` and `workers` are in the order of their numbers.
+
+    Without a control plane it is one machine, `tester`, with the repository's tests on it and nothing else.
+    """
 
     folder: Path
     image: Image
@@ -59,6 +64,7 @@ class Lab:
     worker_count: int = 2
     servers: list[Machine] = field(default_factory=list)
     workers: list[Machine] = field(default_factory=list)
+    testers: list[Machine] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         segment = free_port()
@@ -68,13 +74,16 @@ class Lab:
             self.servers.append(machine)
         for number in range(1, self.worker_count + 1):
             self.workers.append(self._machine(f"worker-{number}", 100 + number, 20 + number, segment))
+        if not self.control_planes:
+            self.testers.append(self._machine("tester", 201, 31, segment))
+            self.testers[0].memory_megabytes = TESTER_MEGABYTES
 
     def _machine(self, name: str, number: int, host: int, segment: int) -> Machine:
         return Machine(name, number, f"{SUBNET}.{host}", self.image, self.folder, segment)
 
     @property
     def machines(self) -> list[Machine]:
-        return [*self.servers, *self.workers]
+        return [*self.servers, *self.workers, *self.testers]
 
     @property
     def kubeconfig(self) -> Path:
@@ -86,6 +95,9 @@ class Lab:
             machine.start()
         wheels = wheel(self.folder)
         together(self.machines, lambda machine: machine.wait())
+        if self.testers:
+            together(self.testers, lambda machine: repository.install(machine, wheels))
+            return
         together(self.machines, lambda machine: self._copy(machine, wheels))
         first, *others = self.servers
         # An emulated machine may be silent for longer than a real one that is well.

@@ -8,6 +8,7 @@ volumes and their mounts, logs, cgroups, network links.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.network.contract import NetworkFailure
-from agent.pods.observed import CONTAINER_NAME, GRACE, POD_NAME, POD_NAMESPACE
+from agent.pods.observed import CONTAINER_NAME, GRACE, POD_NAME, POD_NAMESPACE, PRE_STOP
 from agent.pods.parts import Parts
 from agent.pods.record import PodRecord
 from agent.pods.resources import BEST_EFFORT, BURSTABLE, GUARANTEED, cpu_shares, qos_cgroup
@@ -85,7 +86,9 @@ def _pod_of_labels(uid: str, labels: Mapping[str, str]) -> Object:
 def _add_container(pod: Object, state: ContainerState) -> None:
     name = state.labels.get(CONTAINER_NAME, state.id)
     if all(container["name"] != name for container in pod["spec"]["containers"]):
-        pod["spec"]["containers"].append({"name": name})
+        hook = state.labels.get(PRE_STOP)
+        lifecycle = {"lifecycle": {"preStop": json.loads(hook)}} if hook else {}
+        pod["spec"]["containers"].append({"name": name, **lifecycle})
     if (grace := state.labels.get(GRACE)) is not None:
         pod["spec"]["terminationGracePeriodSeconds"] = int(grace)
 

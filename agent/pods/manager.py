@@ -242,9 +242,9 @@ class PodManager:
                 group.create_task(self._controller.run())  # static pods run before the API server is heard
                 await self._static.wait_loaded()
                 await self.informer.wait_synced()
-                known = (
-                    {own_uid(pod) for pod in self.informer.values()} | self._records.keys() | self._static.pods.keys()
-                )
+                # The mirror of a static pod does not say that there is that pod: its file may be gone.
+                of_api = {own_uid(pod) for pod in self.informer.values() if MIRROR not in annotations_of(pod)}
+                known = of_api | self._records.keys() | self._static.pods.keys()
                 alive = [record.uid for record in self._records.values() if record.sandbox is not None]
                 await adoption.restore_network(alive, self._parts)
                 leftovers = await adoption.find_leftovers(known, self._parts)

@@ -8,7 +8,7 @@ segments and nothing of pods. The machine itself is on the first, and reaches th
 Before anything can send to them, unreachable routes cover the nodes' subnet, the pods' and the services' ranges in the
 machine's namespace, so that a packet to a node, pod or service that is not there stays on the machine. The machine's
 forwarding switch is not touched, and nodes have no way out. Every step tolerates what is there already, every removal
-what is gone.
+what is gone; what somebody who was killed has left half made is made anew.
 
 Calls block for milliseconds. They raise OSError (`NetlinkFailure`) as the kernel reports it.
 """
@@ -90,11 +90,13 @@ def _make_router(layout: Layout, link: Netlink) -> None:
     path = layout.router_namespace
     _make_namespace(Path(path))
     for number in range(layout.options.segments):
-        if link.link(layout.router_link(number)) is None:
+        given = _with_prefix(layout, number, 2)
+        if not _is_connected(link, path, layout.router_link(number), layout.bridge_of(number), f"eth{number}", given):
             mac = _hardware_address(layout.router_addresses(number)[0])
+            link.execute(netlink.delete_link(layout.router_link(number)))
             inside = _connect(link, path, layout.router_link(number), layout.bridge_of(number), f"eth{number}", mac)
             with Netlink(path) as there:
-                there.execute(*(netlink.add_address(inside, each) for each in _with_prefix(layout, number, 2)))
+                there.execute(*(netlink.add_address(inside, each) for each in given))
     netlink.in_namespace(path, lambda: _let_forward(layout.families))
     ways = zip(_others(layout, 0), _routers(layout, 0), strict=True)
     link.execute(*(netlink.add_route(str(network), gateway=router) for network, router in ways))
@@ -124,20 +126,20 @@ def _routers(layout: Layout, segment: int) -> list[str]:
 def add_node(layout: Layout, node: str) -> None:
     """The node's namespace with eth0 on its segment. One that is there already stays as it is."""
     path, segment = layout.namespace(node), layout.segment_of(node)
+    bridge, outer = layout.bridge_of(segment), layout.node_link(node)
+    networks = zip(layout.node_addresses(node), layout.segment_networks(segment), strict=True)
+    given = [f"{address}/{network.prefixlen}" for address, network in networks]
+    others = _others(layout, segment)
     is_new = _make_namespace(Path(path))
     with Netlink() as link:
-        bridge = _index(link, layout.bridge_of(segment))
-        present = link.link(layout.node_link(node))
-        if not is_new and present is not None and present.master == bridge:
+        if not is_new and _is_connected(link, path, outer, bridge, "eth0", given, others):
             return
-        link.execute(netlink.delete_link(layout.node_link(node)))
-        given = list(zip(layout.node_addresses(node), layout.segment_networks(segment), strict=True))
-        mac = _hardware_address(given[0][0])
-        eth0 = _connect(link, path, layout.node_link(node), layout.bridge_of(segment), "eth0", mac)
-        ways = zip(_others(layout, segment), _routers(layout, segment), strict=True)
+        link.execute(netlink.delete_link(outer))
+        eth0 = _connect(link, path, outer, bridge, "eth0", _hardware_address(layout.node_addresses(node)[0]))
+        ways = zip(others, _routers(layout, segment), strict=True)
         with Netlink(path) as inside:
             inside.execute(
-                *(netlink.add_address(eth0, f"{address}/{network.prefixlen}") for address, network in given),
+                *(netlink.add_address(eth0, each) for each in given),
                 *(netlink.add_route(str(network), gateway=router) for network, router in ways),
             )
 
@@ -147,6 +149,20 @@ def _index(link: Netlink, name: str) -> int:
     if found is None:
         raise OSError(errno.ENODEV, f"there is no link {name}")
     return found.index
+
+
+def _is_connected(
+    link: Netlink, path: str, outer: str, bridge: str, inner: str, given: Iterable[str], ways: Iterable[Network] = ()
+) -> bool:
+    """Whether the pair between bridge and namespace is there with its addresses and routes, which come last."""
+    present = link.link(outer)
+    if present is None or present.master != _index(link, bridge):
+        return False
+    with Netlink(path) as inside:
+        found = inside.link(inner)
+        has = {str(address) for index, address in inside.addresses() if found is not None and index == found.index}
+        led = {route.destination for route in inside.routes()}
+    return has >= set(given) and led >= set(ways)
 
 
 def _connect(link: Netlink, path: str, outer: str, bridge: str, inner: str, mac: str) -> int:

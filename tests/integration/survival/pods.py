@@ -1,4 +1,6 @@
-"""A pod that has everything: each kind of container, hook, volume and port that takes a step of its own to make."""
+"""Pods that have everything: each kind of container, hook, volume and port that takes a step of its own to make; the
+same in a user namespace; and as much of it as a pod from a file may have.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,11 @@ from pyk.api.objects import Object
 IMAGE = "pyk.local/busybox:latest"
 BEGUN = ("first", "second", "helper", "main", "other")
 """The containers in the order in which they begin; `main` also says `hook`."""
+DEBUG = "debug"
+"""The ephemeral container."""
+CPU = "700m"
+"""What the main container's limit is changed to."""
+_LABELS = {"app": "everything"}
 
 _SAYS = "echo {name} >> /said/begun; "
 _STAYS = "trap 'exit 0' TERM; while :; do sleep 0.02 & wait $!; done"
@@ -19,7 +26,19 @@ _STAYS = "trap 'exit 0' TERM; while :; do sleep 0.02 & wait $!; done"
 def needed() -> list[Object]:
     """What the pod refers to."""
     secret = {"password": base64.b64encode(b"s").decode()}
+    policy = {
+        "podSelector": {"matchLabels": _LABELS},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": _LABELS}}], "ports": [{"port": 80}]}],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}],
+    }
     return [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "own"},
+            "spec": policy,
+        },
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"a": "1"}},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "secrets"}, "data": secret},
     ]
@@ -89,7 +108,7 @@ def everything(name: str, said: Path, **spec: Any) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {"name": name, "namespace": "default", "labels": _LABELS},
         "spec": {
             "nodeName": "n1",
             "terminationGracePeriodSeconds": 5,
@@ -104,6 +123,39 @@ def everything(name: str, said: Path, **spec: Any) -> Object:
             **spec,
         },
     }
+
+
+def in_user_namespace(name: str, said: Path) -> Object:
+    """The same in a user namespace, where an image's volume, an overlay, cannot be shown with other ids."""
+    pod = _without(everything(name, said), {"image"})
+    return {**pod, "spec": {**pod["spec"], "hostUsers": False}}
+
+
+def from_file(name: str, said: Path) -> Object:
+    """The same as a static pod, which may refer to nothing in the API."""
+    pod = _without(everything(name, said), {"configMap", "secret", "projected", "persistentVolumeClaim"})
+    del pod["spec"]["nodeName"]
+    return pod
+
+
+def _without(pod: Object, sorts: set[str]) -> Object:
+    """The pod without these sorts of volumes."""
+    spec = pod["spec"]
+    spec["volumes"] = [volume for volume in spec["volumes"] if not volume.keys() & sorts]
+    names = {volume["name"] for volume in spec["volumes"]}
+    for container in (*spec["initContainers"], *spec["containers"]):
+        container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] in names]
+    return pod
+
+
+def debugging() -> Object:
+    """The patch that adds an ephemeral container."""
+    return {"spec": {"ephemeralContainers": [_container(DEBUG, _STAYS)]}}
+
+
+def resizing() -> Object:
+    """The patch that changes the main container's limit while it runs."""
+    return {"spec": {"containers": [{"name": "main", "resources": {"limits": {"cpu": CPU}}}]}}
 
 
 def _container(name: str, then: str = ":", **more: Any) -> Object:

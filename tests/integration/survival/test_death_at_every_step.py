@@ -1,10 +1,11 @@
-"""Agent, spawner and a container's own first process in the making are killed at their every step, on the way up and
-down.
+"""Agent, spawner and a container's own first process in the making are killed at their every step, on the way up, while
+a pod is changed, and on the way down.
 
 A pod that has everything is created, and something is killed before its n-th step; another agent and spawner come,
-and the pod has to run with each container begun exactly once. Then it is deleted, with another death on the way, and
-the node has to be as it was before: mounts, control groups, links, addresses, routes, packet filter, processes,
-files.
+and the pod has to run with each container begun exactly once. Then it gets an ephemeral container, another limit and a
+session inside, with another death on the way, and is what it is to be, as before begun once. Then it is deleted, with a
+third death, and the node has to be as it was before: mounts, control groups, links, addresses, routes, packet filter,
+processes, files. The same for a pod in a user namespace, and for one from a file, which cannot be changed.
 
 A run takes some steps of all, spread evenly, other ones with each parametrisation; `PYK_TEST_EVERY_STEP=1` takes them
 all.
@@ -13,10 +14,12 @@ all.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 
@@ -24,23 +27,29 @@ import pytest
 
 from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM, POD
 from pyk.api.objects import Object
+from pyk.api.status import ApiError
+from pyk.cli.exec import PROTOCOLS
+from pyk.client.client import STRATEGIC_MERGE_PATCH, ClientUnavailable
 from tests.integration.survival import pods, steps
 from tests.integration.survival.node import SurvivalNode
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(0 if os.environ.get("PYK_TEST_EVERY_STEP") else 120)]
 
-DEATHS = 10
-"""On the way up and as many on the way down, of each role."""
+DEATHS = {"plain": 8, "users": 3, "file": 3}
+"""On the way up, and as many while it is changed and on the way down, of each role."""
 
 
 class Story:
-    """The life of the pod, again and again."""
+    """The life of the pod, again and again. `sort` is one of `DEATHS`."""
 
-    def __init__(self, node: SurvivalNode, root: Path) -> None:
+    def __init__(self, node: SurvivalNode, root: Path, sort: str = "plain") -> None:
         self.node = node
         self.said = root / "said"
+        self.sort = sort
         self.number = 0
         self.may_repeat = {"hook"}
+        self.containers = set(pods.BEGUN)
+        self._session: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         self.said.mkdir()
@@ -61,34 +70,83 @@ class Story:
     async def up(self) -> Object:
         """The next pod, once it runs; nothing of it may have begun twice."""
         pod = await self.node.until_pod(self.name, is_ready)
-        await self.node.until("all have begun", lambda: set(self.begun()) == {*pods.BEGUN, "hook"})
+        await self.node.until("all have begun", lambda: set(self.begun()) == {*self.containers, "hook"})
         self._check()
         entries = [*pod["status"]["initContainerStatuses"], *pod["status"]["containerStatuses"]]
         counts = {entry["name"]: entry["restartCount"] for entry in entries if entry["name"] not in self.may_repeat}
-        assert counts == dict.fromkeys(set(pods.BEGUN) - self.may_repeat, 0)
+        assert counts == dict.fromkeys(self.containers - {pods.DEBUG}, 0)
         return pod
 
     def _check(self) -> None:
         """Each container has begun once; hooks, which are told no other way, at least once."""
         words = [word for word in self.begun() if word not in self.may_repeat]
-        assert sorted(words) == sorted(set(pods.BEGUN) - self.may_repeat), self.begun()
+        assert sorted(words) == sorted(self.containers), self.begun()
 
     @property
     def name(self) -> str:
-        return f"p{self.number}"
+        return f"p{self.number}-n1" if self.sort == "file" else f"p{self.number}"
+
+    @property
+    def _file(self) -> Path:
+        return self.node.state / f"manifests/p{self.number}.yaml"
 
     async def create(self) -> None:
         self.number += 1
+        self.containers = set(pods.BEGUN)
         shutil.rmtree(self.said)
         self.said.mkdir()
-        await self.node.create(pods.everything(self.name, self.said))
+        if self.sort == "file":
+            self._file.parent.mkdir(exist_ok=True)
+            self._file.write_text(json.dumps(pods.from_file(f"p{self.number}", self.said)))
+            return
+        make = {"plain": pods.everything, "users": pods.in_user_namespace}[self.sort]
+        await self.node.create(make(self.name, self.said))
+
+    async def change(self) -> None:
+        """An ephemeral container, another limit, and a session inside."""
+        self.containers.add(pods.DEBUG)
+        merge = {"content_type": STRATEGIC_MERGE_PATCH}
+        for subresource, patch in (("ephemeralcontainers", pods.debugging()), ("resize", pods.resizing())):
+            await self.node.client.patch(POD, self.name, "default", patch, subresource=subresource, **merge)
+        self._session = asyncio.create_task(self._talk())
+
+    async def _talk(self) -> None:
+        """A session that nobody ends but the death of who has it."""
+        path = POD.path("default", self.name, "exec")
+        words = [("container", "main"), ("stdout", "true"), ("command", "sleep"), ("command", "1000")]
+        with suppress(ApiError, ClientUnavailable):
+            async with self.node.client.websocket(path, params=words, protocols=PROTOCOLS) as socket:
+                async for _ in socket:
+                    pass
+
+    async def is_changed(self) -> bool:
+        status = (await self.node.pod(self.name) or {}).get("status") or {}
+        debugging = [entry["state"] for entry in status.get("ephemeralContainerStatuses") or ()]
+        limits = [entry["resources"]["limits"]["cpu"] for entry in status["containerStatuses"] if "resources" in entry]
+        has_begun = pods.DEBUG in self.begun()
+        return has_begun and any("running" in state for state in debugging) and limits == [pods.CPU]
+
+    async def changed(self) -> None:
+        """It is as it was changed to be, in truth as well as by its status."""
+        await self.node.until("the pod is changed", self.is_changed)
+        pod = await self.up()
+        [main] = [entry for entry in pod["status"]["containerStatuses"] if entry["name"] == "main"]
+        identifier = main["containerID"].partition("://")[2]
+        group = f"{self.node.cgroup}/kubepods/burstable/pod{pod['metadata']['uid']}/{identifier}"
+        assert self.node.cgroups.limits(group).cpu_millicores == 700
 
     async def delete(self) -> None:
-        await self.node.client.delete(POD, self.name, "default")
+        if self.sort == "file":
+            self._file.unlink()
+        else:
+            await self.node.client.delete(POD, self.name, "default")
 
     async def down(self) -> None:
         """The pod is gone, after it was told to stop; to the end nothing has begun twice."""
         await self.node.until("the pod is gone", self.is_gone)
+        if self._session is not None:
+            await self._session  # its end is that of its container at the latest
+            self._session = None
         assert set(self.begun("ended")) == {"main"}
         self._check()
 
@@ -126,23 +184,31 @@ def is_ready(pod: Object) -> bool:
 
 
 def spread(count: int, of: int) -> list[int]:
-    """`count` numbers from 1 to `of`, evenly; or all, when that is asked for."""
+    """`count` numbers from 1 to `of`, evenly, or all, when that is asked for; nothing but 0 where there are none."""
+    if not of:
+        return [0]
     if os.environ.get("PYK_TEST_EVERY_STEP"):
         return list(range(int(os.environ["PYK_TEST_EVERY_STEP"]), of + 1))
     return [round(1 + (of - 1) * number / (count - 1)) for number in range(count)]
 
 
+@pytest.mark.parametrize("sort", DEATHS)
 @pytest.mark.parametrize("role", steps.ROLES)
-async def test_nothing_is_lost_doubled_or_left(node: SurvivalNode, tmp_path: Path, role: str) -> None:
-    story = Story(node, tmp_path)
+async def test_nothing_is_lost_doubled_or_left(node: SurvivalNode, tmp_path: Path, role: str, sort: str) -> None:
+    story = Story(node, tmp_path, sort)
     await story.prepare()
     node.start_agent()
-    ways = {}
+    ways = {"up": 0, "change": 0, "down": 0}
     for _ in range(2):  # the first makes what stays: bridge, image, memory for secrets
         node.page.arm(role, steps.FOREVER)
         await story.create()
         await story.up()
         ways["up"] = node.page.seen(role)
+        if sort != "file":
+            node.page.arm(role, steps.FOREVER)
+            await story.change()
+            await story.changed()
+            ways["change"] = node.page.seen(role)
         node.page.arm(role, steps.FOREVER)
         before_deletion = node.snapshot()
         await story.delete()
@@ -153,28 +219,36 @@ async def test_nothing_is_lost_doubled_or_left(node: SurvivalNode, tmp_path: Pat
     await node.until("nothing goes on", lambda: node.snapshot() == node.snapshot())
     before = node.snapshot()
     for kind in ("mounts", "cgroups", "links", "rules", "processes", "files"):
-        assert before[kind] != before_deletion[kind], f"the comparison sees no {kind} of a pod"
-    told = []
+        if (sort, kind) != ("file", "mounts"):
+            assert before[kind] != before_deletion[kind], f"the comparison sees no {kind} of a pod"
+    told: list[str] = []
+
+    async def die(way: str, step: int, is_over: Callable[[], Awaitable[bool]]) -> None:
+        if step:
+            await story.die_at(role, step, is_over)
+            told.append(f"{way} {step}: {node.page.text}")
+        node.page.disarm()
+
     print(role, ways)
-    for up, down in zip(spread(DEATHS, ways["up"]), cycle(spread(DEATHS, max(1, ways["down"]))), strict=False):
+    later = zip(*(cycle(spread(DEATHS[sort], ways[way])) for way in ("change", "down")), strict=True)
+    for up, (change, down) in zip(spread(DEATHS[sort], ways["up"]), later, strict=False):
         try:
             node.page.arm(role, up)
             await story.create()
-            await story.die_at(role, up, story.is_up)
-            told.append(f"up {up}: {node.page.text}")
-            node.page.disarm()
+            await die("up", up, story.is_up)
             await story.up()
-            if ways["down"]:
-                node.page.arm(role, down)
+            if sort != "file":
+                node.page.arm(role, change)
+                await story.change()
+                await die("change", change, story.is_changed)
+                await story.changed()
+            node.page.arm(role, down)
             await story.delete()
-            if ways["down"]:
-                await story.die_at(role, down, story.is_gone)
-                told.append(f"down {down}: {node.page.text}")
-            node.page.disarm()
+            await die("down", down, story.is_gone)
             await story.down()
             await node.until_as(before)
         except AssertionError as error:
-            pytest.fail(f"{role} killed at steps {up}, {down} of {ways} ({told[-2:]}): {error}")
+            pytest.fail(f"{role} killed at steps {up}, {change}, {down} of {ways} ({told[-3:]}): {error}")
 
 
 async def test_an_agent_that_is_killed_again_while_it_takes_over_disturbs_nothing(
@@ -191,7 +265,7 @@ async def test_an_agent_that_is_killed_again_while_it_takes_over_disturbs_nothin
     await node.until("it has taken over", lambda: node.page.seen(steps.AGENT) > 20)
     count = await _settled(node)
     told = []
-    for step in spread(DEATHS, count):
+    for step in spread(DEATHS["plain"], count):
         node.kill_agent()
         node.kill_spawner()
         node.page.arm(steps.AGENT, step)

@@ -14,7 +14,8 @@ Consistent reads ask the store for its revision and wait until the cache has rea
 not reach back to where the cache was (`Compacted`), all watchers are ended, which makes clients start over, and the
 cache is filled anew, as of the present: what has been shown to readers is never taken back.
 
-Memory: the bytes of every object once, its labels and fields, and the ring (at most `RING` changes a kind).
+Memory: the bytes of every object once, its labels and fields, and the ring (at most `RING` changes and `RING_BYTES` a
+kind).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from pyk.reconcile.clock import Clock
 REGISTRY = "/registry/"
 RING = 2_000
 """Changes kept a kind, for watches that resume."""
+RING_BYTES = 32 << 20
+"""How much the objects of these changes may come to: of large objects fewer changes are kept."""
 FRESHNESS_SECONDS = 3.0
 """How long a read waits for a revision that has not happened yet before it fails, as in kube-apiserver."""
 STORE_SECONDS = 10.0
@@ -54,6 +57,7 @@ _REPLAYED_EVENTS = 20_000
 _NO_LABELS: dict[str, str] = {}
 _PARSED = 128
 _EXPECTED = 1024
+_EXPECTED_BYTES = 16 << 20
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +106,11 @@ class Change:
         self.old = old
         self.new = new
         self._events: dict[str, WireEvent] = {}
+
+    @property
+    def size(self) -> int:
+        """The bytes that are kept for this change alone: of a change, what was before; the new state is shared."""
+        return len(self.old.data) if self.old is not None else 0
 
     def event(self, selects: Callable[[Entry], bool] | None) -> WireEvent | None:
         """What a watcher with that selection sees: an object that enters it is ADDED, one that leaves DELETED."""
@@ -206,8 +215,10 @@ class KindCache:
         """The names of a namespace, sorted."""
         self._sorted: dict[str, list[Entry]] = {}
         self._ring: deque[Change] = deque()
+        self._ring_bytes = 0
         self._watchers = Watchers()
         self._expected: dict[bytes, Facts] = {}
+        self._expected_bytes = 0
 
     def __len__(self) -> int:
         return sum(len(names) for names in self._namespaces.values())
@@ -254,6 +265,7 @@ class KindCache:
             watcher.stop()
         self._namespaces, self._sorted = {}, {}
         self._ring.clear()
+        self._ring_bytes = 0
         self.floor = self.changed = revision
         for entry in entries:
             self._namespaces.setdefault(entry.namespace, {})[entry.name] = entry
@@ -261,9 +273,11 @@ class KindCache:
 
     def expect(self, stored: bytes, obj: Object) -> None:
         """The value that is about to be written is this object: it need not be parsed when its event comes."""
-        if len(self._expected) >= _EXPECTED:
+        if len(self._expected) >= _EXPECTED or self._expected_bytes > _EXPECTED_BYTES:
             self._expected.clear()  # of writes that came to nothing
+            self._expected_bytes = 0
         self._expected[stored] = facts_of(self.kind, obj)
+        self._expected_bytes += len(stored)
 
     def apply(self, event: Event) -> None:
         """Take over one write of the store and tell the watchers."""
@@ -275,6 +289,8 @@ class KindCache:
         new = None
         if event.value is not None:
             facts = self._expected.pop(event.value, None)
+            if facts is not None:
+                self._expected_bytes -= len(event.value)
             new = names[name] = make_entry(self.kind, event.key, event.value, event.revision, facts)
             if old is None:
                 bisect.insort(order, name)
@@ -289,8 +305,11 @@ class KindCache:
             return
         change = Change(event.revision, old, new)
         self._ring.append(change)
-        if len(self._ring) > RING:
-            self.floor = self._ring.popleft().revision
+        self._ring_bytes += change.size
+        while len(self._ring) > RING or (self._ring_bytes > RING_BYTES and len(self._ring) > 1):
+            oldest = self._ring.popleft()
+            self._ring_bytes -= oldest.size
+            self.floor = oldest.revision
         for group in self._watchers.of(old, new, namespace):
             for watcher in group:
                 if (told := change.event(watcher.selects)) is not None:

@@ -15,8 +15,9 @@ from contextlib import aclosing, contextmanager
 
 from controlplane.store.contract import Compacted, Event, WatchBatch
 
-# A watcher holds at most this many undelivered events; one that lags further re-reads the history instead.
+# Of so many undelivered events, and so many bytes, a watcher holds at most; one that lags further re-reads the history.
 BUFFERED_EVENTS = 4096
+BUFFERED_BYTES = 64 << 20
 
 History = Callable[[str, int, int], AsyncGenerator[WatchBatch, None]]
 """`history(prefix, after, upto)`: batches of the events under `prefix` with after < revision <= upto.
@@ -32,6 +33,8 @@ class _Subscription:
         self.prefix = prefix
         self.start = start
         self.events: list[Event] = []
+        self.size = 0
+        """The bytes of the values in `events`."""
         self.has_overflowed = False
         self.is_progress_due = False
         self.lost_history_before: int | None = None
@@ -40,6 +43,7 @@ class _Subscription:
     def restart(self, start: int) -> None:
         self.start = start
         self.events = []
+        self.size = 0
         self.has_overflowed = False
 
 
@@ -68,11 +72,15 @@ class Feed:
             matching = [event for event in events if event.key.startswith(prefix)]
             if not matching:
                 continue
-            if len(subscription.events) + len(matching) > self._buffered_events:
+            size = sum(len(event.value or b"") + len(event.previous or b"") for event in matching)
+            is_full = len(subscription.events) + len(matching) > self._buffered_events
+            if is_full or (subscription.events and subscription.size + size > BUFFERED_BYTES):
                 subscription.events = []
+                subscription.size = 0
                 subscription.has_overflowed = True
             else:
                 subscription.events.extend(matching)
+                subscription.size += size
             subscription.wake.set()
         self._announce()
 
@@ -132,6 +140,7 @@ class Feed:
                     events = [event for event in subscription.events if event.revision > seen]
                     is_progress_due = subscription.is_progress_due
                     subscription.events = []
+                    subscription.size = 0
                     subscription.is_progress_due = False
                     seen = max(seen, self.revision)
                     if events or is_progress_due:

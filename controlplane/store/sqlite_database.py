@@ -28,6 +28,8 @@ from controlplane.store.write import Write
 SCHEMA_VERSION = 1
 FIRST_REVISION = 1  # of an empty store: clients treat 0 as "any"
 _ROWS_A_STEP = 500
+_BYTES_A_STEP = 8 << 20
+"""Of values read in one piece; a step takes a single larger value all the same. SQLite refuses pieces of 10^9 bytes."""
 _REVISIONS_A_COMPACTION_STEP = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS history (
@@ -228,7 +230,14 @@ def list_page(connection: sqlite3.Connection, prefix: str, at: int | None, after
             arguments = (at,)
         entries: list[Entry] = []
         while not limit or len(entries) < limit:
-            step = min(_ROWS_A_STEP, limit - len(entries)) if limit else _ROWS_A_STEP
+            most = min(_ROWS_A_STEP, limit - len(entries)) if limit else _ROWS_A_STEP
+            step = _rows_that_fit(
+                connection,
+                f"SELECT k.key AS place, length(h.value) AS size FROM ({keys} LIMIT ?) k"
+                " CROSS JOIN history h ON h.revision = k.revision",
+                (start, end, *arguments, most),
+                most,
+            )
             found = _packed(
                 connection,
                 f"SELECT k.key, k.revision, h.value FROM ({keys} LIMIT ?) k"
@@ -263,14 +272,23 @@ def read_events(connection: sqlite3.Connection, prefix: str, after: int, upto: i
         oldest = compacted_revision(connection)
         if after < oldest:
             raise Compacted(after, oldest)
+        rows = (
+            " FROM history n LEFT JOIN history p ON p.revision = n.previous AND n.previous <> 0"
+            " WHERE n.revision > ? AND n.revision <= ? AND n.key >= ? AND n.key < ?"
+            " ORDER BY n.revision LIMIT ?"
+        )
+        arguments = (after, upto, prefix, end)
+        step = _rows_that_fit(
+            connection,
+            "SELECT n.revision AS place, COALESCE(length(n.value), 0) + COALESCE(length(p.value), 0) AS size" + rows,
+            (*arguments, _ROWS_A_STEP),
+            _ROWS_A_STEP,
+        )
         described, blob = connection.execute(
             "SELECT json_group_array(json_array(key, revision, length(value), length(previous))),"
             " CAST(group_concat(COALESCE(value, x'') || COALESCE(previous, x''), '') AS BLOB) FROM ("
-            " SELECT n.key, n.revision, n.value, p.value AS previous"
-            " FROM history n LEFT JOIN history p ON p.revision = n.previous AND n.previous <> 0"
-            " WHERE n.revision > ? AND n.revision <= ? AND n.key >= ? AND n.key < ?"
-            " ORDER BY n.revision LIMIT ?)",
-            (after, upto, prefix, end, _ROWS_A_STEP),
+            f" SELECT n.key, n.revision, n.value, p.value AS previous{rows})",
+            (*arguments, step),
         ).fetchone()
     finally:
         connection.execute("COMMIT")
@@ -286,7 +304,20 @@ def read_events(connection: sqlite3.Connection, prefix: str, after: int, upto: i
             offset += previous_length
         events.append(Event(key, revision, value, previous))
     events.sort(key=_revision_of)
-    return events, upto if len(events) < _ROWS_A_STEP else events[-1].revision
+    return events, upto if len(events) < step else events[-1].revision
+
+
+def _rows_that_fit(connection: sqlite3.Connection, select: str, arguments: tuple[Any, ...], most: int) -> int:
+    """How many of the rows of `select` (`place`, by which they are ordered, and `size`) fit into one step."""
+    (described,) = connection.execute(
+        f"SELECT json_group_array(json_array(place, size)) FROM ({select})", arguments
+    ).fetchone()
+    total = 0
+    for count, (_, size) in enumerate(sorted(orjson.loads(described))):
+        total += size
+        if total > _BYTES_A_STEP and count:
+            return count
+    return most
 
 
 def begin_compaction(connection: sqlite3.Connection, revision: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.store import sqlite_database
 from controlplane.store.contract import StoreInUse, StoreUnavailable
 from controlplane.store.sqlite import SqliteStore
 from pyk.reconcile.clock import RealClock
@@ -116,5 +117,29 @@ async def test_a_big_listing_does_not_delay_writers(tmp_path: Path) -> None:
             written += 1
         assert len((await listing).entries) == 20_000
         assert written > 1
+    finally:
+        await store.close()
+
+
+async def test_large_values_are_read_in_small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_database, "_BYTES_A_STEP", 5000)
+    store = SqliteStore(tmp_path / "store.db", clock=RealClock())
+    await store.open()
+    try:
+        revisions = [await store.create(f"/a/{number}", bytes([number]) * 2000) for number in range(7)]
+        revisions.append(await store.update("/a/3", b"x" * 9000, revisions[3]))
+        page = await store.list("/a/")
+        assert [(entry.key, len(entry.value)) for entry in page.entries] == [
+            (f"/a/{number}", 9000 if number == 3 else 2000) for number in range(7)
+        ]
+        events = []
+        async with aclosing(store.watch("/a/", after=1)) as batches:
+            while len(events) < len(revisions):
+                batch = await anext(batches)
+                assert sum(len(event.value or b"") + len(event.previous or b"") for event in batch.events) <= 5000 or (
+                    len(batch.events) == 1
+                )
+                events += batch.events
+        assert [event.revision for event in events] == revisions
     finally:
         await store.close()

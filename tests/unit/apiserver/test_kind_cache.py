@@ -141,6 +141,18 @@ def test_history_is_bounded_and_says_so(monkeypatch):
     assert cache.changes_after(5) == []
 
 
+def test_the_history_of_large_objects_is_bounded_by_their_bytes(monkeypatch):
+    cache = KindCache(CONFIG_MAP)
+    play(cache, [(("a", "x"), "on")])
+    monkeypatch.setattr(watchcache, "RING_BYTES", 3 * len(cache.get("a", "x").data))
+    play(cache, [(("a", "x"), "on")] * 7, start=1)
+    assert [change.revision for change in cache.changes_after(cache.floor)] == [6, 7, 8]
+    assert cache.changes_after(4) is None
+    monkeypatch.setattr(watchcache, "RING_BYTES", 0)
+    play(cache, [(("a", "x"), None)], start=8)
+    assert [change.revision for change in cache.changes_after(cache.floor)] == [9]
+
+
 def test_objects_are_in_the_order_of_their_keys():
     cache = KindCache(CONFIG_MAP)
     play(cache, [((namespace, name), "on") for namespace in ("b", "a-b", "a") for name in ("y", "x")])

@@ -43,6 +43,21 @@ async def take(watch: AsyncGenerator[WatchBatch, None], count: int) -> list[int]
     return revisions
 
 
+async def test_a_watcher_that_lags_by_many_bytes_reads_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.store.feed.BUFFERED_BYTES", 10)
+    history = History(buffered_events=100)
+    async with aclosing(history.feed.watch("/a", 1)) as watch:
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        events = [Event("/a", revision, b"12345678", None) for revision in (2, 3)]
+        for event in events:
+            history.events.append(event)
+            history.feed.publish([event], event.revision)
+        assert [event.revision for event in (await waiting).events] == [2]
+        assert await take(watch, 1) == [3]
+    assert history.reads == [(1, 3)]
+
+
 async def test_a_live_watch_reads_no_history() -> None:
     history = History()
     async with aclosing(history.feed.watch("/a", 1)) as watch:

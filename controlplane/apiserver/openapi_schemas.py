@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from controlplane.apiserver.descriptions import description_of
+from controlplane.apiserver.descriptions import description_of, description_of_model
 from controlplane.apiserver.schema import FieldSchema, field_of
 from pyk.api.base import Model
 from pyk.api.kinds import TABLE, Kind
@@ -179,8 +179,8 @@ class Schemas:
             if schema.is_required:
                 required.append(name)
         definition: dict[str, Any] = {"type": "object", "properties": properties}
-        if model.__doc__:
-            definition["description"] = model.__doc__
+        if text := description_of_model(model.__name__) or model.__doc__:
+            definition["description"] = text
         if required:
             definition["required"] = required
         if not properties:

@@ -31,6 +31,14 @@ class StorageClass(Model):
     volumeBindingMode: str | None = None
 
 
+class VolumeAttributesClass(Model):
+    driverName: str
+    apiVersion: str | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None
+    parameters: dict[str, str] | None = None
+
+
 class TokenRequest(Model):
     audience: str
     expirationSeconds: Int64 | None = None

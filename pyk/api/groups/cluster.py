@@ -77,6 +77,12 @@ KINDS = (
         rules_path="rules.classes:RUNTIME_CLASS",
     ),
     _storage("StorageClass", "storageclasses", "rules.classes:STORAGE_CLASS", short_names=("sc",)),
+    _storage(
+        "VolumeAttributesClass",
+        "volumeattributesclasses",
+        "rules.classes:VOLUME_ATTRIBUTES_CLASS",
+        short_names=("vac",),
+    ),
     _storage("CSIDriver", "csidrivers", "rules.csi:CSI_DRIVER"),
     _storage("CSINode", "csinodes", "rules.csi:CSI_NODE"),
     _storage("CSIStorageCapacity", "csistoragecapacities", "rules.csi:CSI_STORAGE_CAPACITY", namespaced=True),

@@ -1,4 +1,4 @@
-"""PriorityClass, RuntimeClass and StorageClass: named choices that pods and claims refer to."""
+"""PriorityClass, RuntimeClass, StorageClass and VolumeAttributesClass: named choices that pods and claims refer to."""
 
 from __future__ import annotations
 
@@ -163,4 +163,21 @@ STORAGE_CLASS = Rules(
         Column("AllowVolumeExpansion", lambda storage, now: bool(storage.get("allowVolumeExpansion")), kind="string"),
         AGE,
     ),
+)
+
+
+def _validate_attributes(attributes: Object, old: Object | None) -> Iterable[FieldError]:
+    if old is not None:
+        for field in ("driverName", "parameters"):
+            if (attributes.get(field) or None) != (old.get(field) or None):
+                yield FieldError.forbidden(field, f"updates to {field} are forbidden.")
+    yield from check_name(lambda text: names.qualified_name(text.lower()), "driverName", attributes["driverName"])
+    yield from _check_parameters(attributes.get("parameters") or {})
+    if not attributes.get("parameters"):
+        yield FieldError.required("parameters", "must contain at least one key/value pair")
+
+
+VOLUME_ATTRIBUTES_CLASS = Rules(
+    validate=_validate_attributes,
+    columns=(NAME, Column("DriverName", lambda attributes, now: attributes.get("driverName") or ""), AGE),
 )

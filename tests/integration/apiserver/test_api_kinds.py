@@ -71,6 +71,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[Any]]] = {
         {"provisioner": "example.com/disk"},
         ["example.com/disk", "Delete", "Immediate", False],
     ),
+    "volumeattributesclasses": (
+        "/apis/storage.k8s.io/v1",
+        {"driverName": "disk.example.com", "parameters": {"iops": "3000"}},
+        ["disk.example.com"],
+    ),
     "csidrivers": (
         "/apis/storage.k8s.io/v1",
         {"spec": {}},
@@ -189,6 +194,11 @@ REFUSED = [
     ),
     ("runtimeclasses", {"handler": "No_"}, "a lowercase RFC 1123 label must consist of"),
     ("storageclasses", {"provisioner": ""}, "provisioner: Required value"),
+    (
+        "volumeattributesclasses",
+        {"parameters": {}},
+        "parameters: Required value: must contain at least one key/value pair",
+    ),
     ("persistentvolumes", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "must specify a volume type"),
     ("persistentvolumeclaims", {"spec": {}}, "at least 1 access mode is required"),
     (
@@ -242,6 +252,8 @@ UNCHANGEABLE = [
     ("workloads", {"spec": {"controllerRef": None}}, "field is immutable"),
     ("runtimeclasses", {"handler": "crun"}, "field is immutable"),
     ("storageclasses", {"parameters": {"a": "b"}}, "updates to parameters are forbidden."),
+    ("volumeattributesclasses", {"driverName": "other.example.com"}, "updates to driverName are forbidden."),
+    ("volumeattributesclasses", {"parameters": {"iops": "1"}}, "updates to parameters are forbidden."),
     ("persistentvolumes", {"spec": {"hostPath": {"path": "/other"}}}, "is immutable after creation"),
     (
         "persistentvolumeclaims",

@@ -210,7 +210,7 @@ def test_scalars_have_kubernetes_types() -> None:
     limits = schemas["io.k8s.api.core.v1.ResourceRequirements"]["properties"]["limits"]
     assert limits["additionalProperties"]["$ref"].endswith("io.k8s.apimachinery.pkg.api.resource.Quantity")
     port = schemas["io.k8s.api.core.v1.HTTPGetAction"]["properties"]["port"]
-    assert port["$ref"].endswith("io.k8s.apimachinery.pkg.util.intstr.IntOrString")
+    assert port["allOf"][0]["$ref"].endswith("io.k8s.apimachinery.pkg.util.intstr.IntOrString")
     data = schemas["io.k8s.api.core.v1.Secret"]["properties"]["data"]
     assert data["additionalProperties"] == {"type": "string", "format": "byte"}
     micro = schemas["io.k8s.api.core.v1.Event"]["properties"]["eventTime"]

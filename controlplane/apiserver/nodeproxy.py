@@ -144,6 +144,9 @@ class NodeProxy:
                 raise bad_request("you must specify at least one command for the container")
             parameters += [("command", command) for command in commands]
         if request.headers.get("Upgrade", "").lower() != "websocket":
+            # kubectl asks for SPDY when its WebSocket was refused, and shows the answer to this request only.
+            if not _is_running(pod, container):
+                raise bad_request(f'container "{container}" in pod "{pod["metadata"]["name"]}" is not running')
             raise bad_request("unable to upgrade: this server streams over WebSockets only (v5.channel.k8s.io)")
         codec = _negotiated(request)
         metadata = pod["metadata"]
@@ -328,6 +331,14 @@ async def _pump_both(
 def _offered(request: web.Request) -> list[str]:
     """The client's sub-protocols, the one that it likes best first."""
     return [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+
+
+def _is_running(pod: Object, container: str) -> bool:
+    """Whether a container runs, as far as the pod's status tells."""
+    status = pod.get("status") or {}
+    groups = ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+    known = [each for group in groups for each in status.get(group) or () if each["name"] == container]
+    return any("running" in (each.get("state") or {}) for each in known)
 
 
 def _negotiated(request: web.Request) -> Codec:

@@ -23,10 +23,15 @@ _ONLY = (
     "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
 )
 _SHOWN_DIFFERENCES = 8
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_TERM_FIELDS = ("matchExpressions", "matchFields")
 
 
 def check_pod_update(pod: Object, old: Object) -> Iterator[FieldError]:
-    """A write of the main resource: images, the deadline, tolerations and scheduling gates may change."""
+    """A write of the main resource: images, the deadline, tolerations and scheduling gates may change.
+
+    Of a pod that is still gated what selects its node may become narrower.
+    """
     new_spec, old_spec = pod.get("spec") or {}, old.get("spec") or {}
     if annotations_of(pod).get(MIRROR) != annotations_of(old).get(MIRROR):
         yield FieldError.forbidden(f"metadata.annotations[{MIRROR}]", "may not remove or update mirror pod annotation")
@@ -53,6 +58,10 @@ def check_pod_update(pod: Object, old: Object) -> Iterator[FieldError]:
     yield from _check_tolerations(some(new_spec, "tolerations"), some(old_spec, "tolerations"))
     yield from check_tolerations(some(new_spec, "tolerations"), "spec.tolerations")
     fixed, before = _fixed(new_spec), _fixed(old_spec)
+    if old_gates:
+        yield from _check_narrower(new_spec, old_spec)
+        for spec in (fixed, before):
+            _forget_node_choice(spec)
     changes = list(differing_fields(fixed, before, "spec")) if fixed != before else []
     if changes:
         lines = [
@@ -61,6 +70,38 @@ def check_pod_update(pod: Object, old: Object) -> Iterator[FieldError]:
         if len(changes) > _SHOWN_DIFFERENCES:
             lines.append(f"  and {len(changes) - _SHOWN_DIFFERENCES} more")
         yield FieldError.forbidden("spec", "\n".join([_ONLY, *lines]))
+
+
+def _check_narrower(new: Document, old: Document) -> Iterator[FieldError]:
+    """Nodes may only be excluded: the scheduler has not looked at the pod yet, but who made it meant these nodes."""
+    selector = new.get("nodeSelector") or {}
+    if (old.get("nodeSelector") or {}).items() - selector.items():
+        detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)"
+        yield FieldError.invalid("spec.nodeSelector", selector, detail)
+    before, terms = _required_terms(old), _required_terms(new)
+    if not before:
+        return
+    where = f"spec.affinity.nodeAffinity.{_REQUIRED}.nodeSelectorTerms"
+    if len(terms) != len(before):
+        yield FieldError.invalid(where, terms, "no additions/deletions to non-empty NodeSelectorTerms list are allowed")
+        return
+    for index, (term, was) in enumerate(zip(terms, before, strict=True)):
+        is_longer = all(each in some(term, field) for field in _TERM_FIELDS for each in some(was, field))
+        if not is_longer or (term != was and not any(some(was, field) for field in _TERM_FIELDS)):
+            detail = "only additions are allowed (no mutations or deletions)"
+            yield FieldError.invalid(f"{where}[{index}]", term, detail)
+
+
+def _required_terms(spec: Document) -> list[Document]:
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    return some(affinity.get(_REQUIRED), "nodeSelectorTerms")
+
+
+def _forget_node_choice(spec: Document) -> None:
+    spec.pop("nodeSelector", None)
+    affinity = {name: value for name, value in (spec.pop("affinity", None) or {}).items() if name != "nodeAffinity"}
+    if affinity:
+        spec["affinity"] = affinity
 
 
 def _check_deadline(new: int | None, old: int | None) -> Iterator[FieldError]:

@@ -227,6 +227,51 @@ def test_what_may_not_change_in_a_pod(case: Document) -> None:
     assert message.startswith(case["message"])
 
 
+def _requiring(*terms: Document, **others: Any) -> Document:
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": list(terms)}} if terms else {}
+    return {"nodeAffinity": {**required, **others}}
+
+
+def _in(key: str) -> Document:
+    return {"key": key, "operator": "In", "values": ["x"]}
+
+
+_TERM = {"matchExpressions": [_in("a")]}
+_LONGER = {"matchExpressions": [_in("b"), _in("a")]}
+_PREFERRED = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": _TERM}]}
+_NARROWER = "only additions are allowed (no mutations or deletions)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ({}, {"nodeSelector": {"a": "x"}}, ""),
+        ({"nodeSelector": {"a": "x"}}, {"nodeSelector": {"a": "x", "b": "y"}}, ""),
+        ({"nodeSelector": {"a": "x"}}, {"nodeSelector": {"a": "z"}}, "only additions to spec.nodeSelector are allowed"),
+        ({"nodeSelector": {"a": "x"}}, {}, "only additions to spec.nodeSelector are allowed"),
+        ({}, {"affinity": _requiring(_TERM)}, ""),
+        ({"affinity": _requiring(_TERM)}, {"affinity": _requiring(_LONGER, **_PREFERRED)}, ""),
+        ({"affinity": _requiring(**_PREFERRED)}, {"affinity": _requiring(_TERM)}, ""),
+        ({"affinity": _requiring(_LONGER)}, {"affinity": _requiring(_TERM)}, _NARROWER),
+        ({"affinity": _requiring({})}, {"affinity": _requiring(_TERM)}, _NARROWER),
+        (
+            {"affinity": _requiring(_TERM)},
+            {"affinity": _requiring(_TERM, _TERM)},
+            "no additions/deletions to non-empty",
+        ),
+        ({"affinity": _requiring(_TERM)}, {}, "no additions/deletions to non-empty"),
+        ({}, {"affinity": {"podAffinity": {}}}, "pod updates may not change fields other than"),
+    ],
+)
+def test_where_a_gated_pod_may_run_only_becomes_narrower(before: Document, after: Document, problem: str) -> None:
+    gated = {"schedulingGates": [{"name": "g"}]}
+    old, new = pod(**gated, **before), pod(**after)
+    found = problems(new, old)
+    assert [problem in message for message in found] == ([True] if problem else [])
+    if after != before:  # once nothing holds the pod back the scheduler may have read it
+        assert problems(new, pod(**before)) != {}
+
+
 def test_a_container_that_ended_for_good_does_not_come_back() -> None:
     old = pod(restartPolicy="Never")
     ended = {"name": "a", "restartCount": 0, "ready": False, "image": "", "imageID": ""}

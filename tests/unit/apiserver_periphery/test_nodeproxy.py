@@ -313,10 +313,18 @@ async def test_an_exec_that_cannot_be_is_refused_before_the_upgrade(
 
 
 async def test_an_upgrade_to_anything_else_is_refused(pki_dir: Path) -> None:
-    async with cluster(pki_dir, exec_in(pod())) as running:
+    statuses = [{"name": "a", "state": {"running": {}}}]
+    async with cluster(pki_dir, exec_in(pod(containerStatuses=statuses))) as running:
         code, body = await get(running, "/exec?command=sh")
         assert code == 400
         assert "WebSocket" in json.loads(body)["message"]
+
+
+async def test_a_fallback_to_spdy_is_told_that_the_container_has_ended(pki_dir: Path) -> None:
+    statuses = [{"name": "a", "state": {"terminated": {"exitCode": 0}}}]
+    async with cluster(pki_dir, exec_in(pod(containerStatuses=statuses), attach=True)) as running:
+        code, body = await get(running, "/attach?stdin=1")
+        assert (code, json.loads(body)["message"]) == (400, 'container "a" in pod "web" is not running')
 
 
 async def test_a_stream_ends_when_the_server_stops(pki_dir: Path) -> None:

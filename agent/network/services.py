@@ -78,6 +78,10 @@ class ServicePort:
         return chain_name(names.SERVICE_CHAIN, *parts, f"{what or 'cluster'}{self.family}")
 
 
+_NOT_SERVED = {"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"}
+"""Labels of services that somebody else's proxy serves, or none, whatever their values."""
+
+
 def has_rules(service: Object) -> bool:
     """Headless services and names for other names are a matter of DNS alone."""
     spec = service["spec"]
@@ -89,9 +93,8 @@ def service_ports(service: Object, slices: Iterable[Object], place: Place) -> li
     if not has_rules(service):
         return []
     spec, slices = service["spec"], list(slices)
-    label = (service["metadata"].get("labels") or {}).get("service.kubernetes.io/service-proxy-name")
-    if label:
-        return []  # somebody else's proxy serves it
+    if not _NOT_SERVED.isdisjoint(service["metadata"].get("labels") or {}):
+        return []
     found = []
     for cluster_address in spec.get("clusterIPs") or [spec["clusterIP"]]:
         family = family_of(cluster_address)
@@ -163,22 +166,20 @@ class _Building:
         outer = [*port.external_addresses, *port.balancer_addresses]
         if not outer and not port.node_port:
             return
-        fate = self._fate(port.is_external_local, port)
-        if fate:
-            for address in outer:
-                self._put(names.REFUSED, port.family, front(address, port.protocol, port.port), fate)
-            if port.node_port:
-                key = port_key(port.protocol, port.node_port)
-                self._put(names.REFUSED_NODE_PORTS, port.family, key, fate)
-            if not port.chosen.cluster or not port.is_external_local:
-                return
-        self._external(port, outer)
+        if port.chosen.cluster or port.chosen.local:
+            self._external(port, outer)
+            return
+        for address in outer:
+            self._put(names.REFUSED, port.family, front(address, port.protocol, port.port), names.REFUSE)
+        if port.node_port:
+            key = port_key(port.protocol, port.node_port)
+            self._put(names.REFUSED_NODE_PORTS, port.family, key, names.REFUSE)
 
     def _internal(self, port: ServicePort) -> None:
         key = front(port.cluster_address, port.protocol, port.port)
         if port.chosen.cluster:
             self._pool_chain(port, port.chain(), port.pool("cluster"), port.chosen.cluster)
-        if fate := self._fate(port.is_internal_local, port):
+        if fate := self._fate(port):
             self._put(names.REFUSED, port.family, key, fate)
         elif port.is_internal_local:
             self._local_chain(port)
@@ -186,11 +187,11 @@ class _Building:
         else:
             self._put(names.SERVICES, port.family, key, port.chain())
 
-    def _fate(self, is_local: bool, port: ServicePort) -> str:
-        """Where packets go for which there is no endpoint; empty when there is one."""
+    def _fate(self, port: ServicePort) -> str:
+        """Where packets to the cluster address go for which there is no endpoint; empty when there is one."""
         if not port.chosen.cluster and not port.chosen.local:
             return names.REFUSE
-        return names.DISCARD if is_local and not port.chosen.local else ""
+        return names.DISCARD if port.is_internal_local and not port.chosen.local else ""
 
     def _local_chain(self, port: ServicePort) -> None:
         if port.chosen.local and port.chain("local") not in self.chains:
@@ -208,6 +209,8 @@ class _Building:
             if port.chosen.local:
                 self._local_chain(port)
                 rules.append(Rule((nft.verdict(nft.GOTO, port.chain("local")),)))
+            else:
+                rules.append(Rule((nft.verdict(nft.DROP),), "from outside, and nobody serves this here"))
         else:
             rules.append(Rule((*nft.set_mark(MASQUERADE_MARK), nft.verdict(nft.GOTO, port.chain()))))
         outside = port.chain("external")

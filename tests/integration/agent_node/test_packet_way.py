@@ -74,8 +74,8 @@ def policy(name: str, app: str, **spec: Any) -> Policy:
     return parse(document)
 
 
-def service(name: str, number: int, endpoints: list[str], **spec: Any) -> Fragment:
-    """A service of both families, port 80 to 8085."""
+def service(name: str, number: int, endpoints: list[str], *, on: str = "n1", **spec: Any) -> Fragment:
+    """A service of both families, port 80 to 8085, of pods that are said to be on that node."""
     addresses = [f"10.8.0.{number}", f"fd00:8::{number}"]
     document = {
         "metadata": {"namespace": "default", "name": name},
@@ -86,12 +86,19 @@ def service(name: str, number: int, endpoints: list[str], **spec: Any) -> Fragme
             "addressType": f"IPv{family}",
             "ports": [{"port": 8085}],
             "endpoints": [
-                {"addresses": [text], "nodeName": "n1"} for text in endpoints if (":" in text) == (family == 6)
+                {"addresses": [text], "nodeName": on} for text in endpoints if (":" in text) == (family == 6)
             ],
         }
         for family in (4, 6)
     ]
     return service_fragment(service_ports(document, slices, SURROUNDINGS.place), SURROUNDINGS)
+
+
+PORT_OF_NODES = {
+    "type": "NodePort",
+    "externalTrafficPolicy": "Local",
+    "ports": [{"port": 80, "nodePort": 30080}],
+}
 
 
 def told(source: str, destination: str, port: int) -> list[Line]:
@@ -149,6 +156,7 @@ async def test_what_is_told_of_a_packet_is_what_becomes_of_one(tmp_path: Path, p
             "service/one": service("one", 9, b),
             "service/sticky": service("sticky", 10, b, sessionAffinity="ClientIP"),
             "service/empty": service("empty", 11, []),
+            "service/away": service("away", 12, b, on="n2", **PORT_OF_NODES),
         }
     )
     servers = listening(pods[1], b, [8080, 8085, 8090, 8091, 9000])
@@ -157,6 +165,7 @@ async def test_what_is_told_of_a_packet_is_what_becomes_of_one(tmp_path: Path, p
         for family in (0, 1):
             cases = [(b[family], port) for port in (8080, 8085, 8090, 8091, 9000)]
             cases += [(("10.8.0.%d", "fd00:8::%d")[family] % number, 80) for number in (9, 10, 11)]
+            cases += [(("192.0.2.11", "fd00:2::11")[family], 30080)]  # from inside, wherever the endpoints are
             cases += [(("10.8.0.9", "fd00:8::9")[family], 81), (("10.7.9.9", "fd00:7:0:9::9")[family], 80)]
             for destination, port in cases:
                 lines = told(a[family], destination, port)
@@ -174,5 +183,6 @@ async def test_what_is_told_of_a_packet_is_what_becomes_of_one(tmp_path: Path, p
     assert told(a[0], b[0], 8085)[-1].says == "allowed by NetworkPolicy default/named, ingress rule 1"
     assert told(a[1], "fd00:8::9", 80)[0].says == f"default/one/tcp/80/cluster6 takes it, to [{b[1]}]:8085"
     assert [line.says for line in told(a[0], "10.8.0.11", 80)] == ["refused: nobody serves this"]
+    assert arrives(told(a[0], "192.0.2.11", 30080))
     assert told(a[0], "10.7.9.9", 8080)[0] == Line("route", "none: No route to host", True)
     await network.close()

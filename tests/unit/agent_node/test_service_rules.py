@@ -12,6 +12,7 @@ from agent.network.flows import stale_flows
 from agent.network.health import wanted_checks
 from agent.network.ruleset import Fragment
 from agent.network.services import ServicePort, Surroundings, service_fragment, service_ports
+from pyk import nftables as nft
 from pyk.conntrack import Flow
 from pyk.network import names
 from pyk.network.names import REFUSE, front, port_key, target
@@ -125,6 +126,11 @@ def test_the_local_policy_discards_on_nodes_without_endpoints_but_not_what_pods_
     }
     port, made = the_port(endpoint("10.1.0.1"), **spec), fragment(endpoint("10.1.0.1"), **spec)
     assert made.elements["services4"] == {front("10.96.0.7", "TCP", 80): Verdict(-4, port.chain())}
+    assert made.elements["node-ports4"] == {port_key("TCP", 30080): Verdict(-4, port.chain("external"))}
+    assert not made.elements.keys() & {"refused4", "refused-node-ports4"}  # these are looked into for pods too
+    from_pods, own, others = made.chains[port.chain("external")]
+    assert (from_pods.comment, own.comment) == ("a pod", "the node itself")
+    assert others.expressions == (nft.verdict(nft.DROP),)
     here = fragment(endpoint("10.1.0.1", "n1"), **spec)
     assert here.elements["node-ports4"] == {port_key("TCP", 30080): Verdict(-4, port.chain("external"))}
     assert "refused-node-ports4" not in here.elements
@@ -150,6 +156,13 @@ def test_source_ranges_guard_the_balancers_addresses_alone() -> None:
     services = made.elements["services4"]
     assert services[front("192.0.2.5", "TCP", 80)] == Verdict(-4, port.chain("firewall"))
     assert services[front("192.0.2.9", "TCP", 80)] == Verdict(-4, port.chain("external"))
+
+
+@pytest.mark.parametrize("label", ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"])
+def test_a_service_that_another_proxy_serves_or_none_wants_nothing_while_it_says_so(label: str) -> None:
+    other = service()
+    other["metadata"]["labels"] = {label: ""}
+    assert service_ports(other, [sliced(endpoint("10.1.0.1"))], HERE) == []
 
 
 @pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"type": "ExternalName", "clusterIP": ""}])

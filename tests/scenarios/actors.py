@@ -36,6 +36,7 @@ from pyk.reconcile.clock import timestamp
 from tests.scenarios.certificate_actors import CertificateActors
 from tests.scenarios.job_actors import JobActors
 from tests.scenarios.network_actors import NetworkActors
+from tests.scenarios.node_network_actors import NodeNetwork, NodeNetworkActors
 from tests.scenarios.pressure_actors import PressureActors
 from tests.scenarios.service_actors import ServiceActors
 from tests.scenarios.workload_actors import WorkloadActors
@@ -45,11 +46,20 @@ Settings = dict[str, str]
 NAMESPACE = "default"
 
 
-class Actors(CertificateActors, NetworkActors, PressureActors, ServiceActors, WorkloadActors, JobActors):
+class Actors(
+    CertificateActors,
+    NetworkActors,
+    NodeNetworkActors,
+    PressureActors,
+    ServiceActors,
+    WorkloadActors,
+    JobActors,
+):
     """Performs commands in one world."""
 
     def __init__(self) -> None:
         self.world = World()
+        self.node_network = NodeNetwork()
         self._memories: dict[str, autoscaling.Memory] = {}
         self._commands: dict[str, Callable[[str, Settings], list[str]]] = {
             name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")

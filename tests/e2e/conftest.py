@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import PATIENCE, Cluster, make_cluster, patient
+from tests.e2e.harness import Cluster, make_cluster
+from tests.patience import PATIENCE, patient
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,14 +1,12 @@
 """What the end-to-end tests share: clusters of their own, the commands to talk to them, and documents of pods.
 
-`PYK_TEST_PATIENCE` is by how much longer everything may take than on a quiet machine with hardware of its own (1 when
-it is not set): it stretches the limits of all waits, never what is waited for.
+All limits are stretched on a machine that is slow (`tests/patience.py`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -20,20 +18,14 @@ from typing import Any
 
 import pytest
 
+from tests.patience import patient, patient_word
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 KUBECTL = BIN / "kubectl"
 IMAGE = "pyk.local/host"
-PATIENCE = float(os.environ.get("PYK_TEST_PATIENCE", "1"))
 PATIENCE_SECONDS = 60
 READY_SECONDS = 60
-_TIMEOUT = re.compile(r"--timeout=(\d+)s")
-
-
-def patient(seconds: float) -> float:
-    """A limit for this machine, from the one for a quiet machine."""
-    return seconds * PATIENCE
 
 
 def wait_for(what: str, check: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -83,7 +75,7 @@ class Cluster:
 
     def kubectl(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run kubectl; a `--timeout=SECONDSs` among the words is stretched as all limits are."""
-        return self.run(KUBECTL, *(_TIMEOUT.sub(_stretched, word) for word in words), **options)
+        return self.run(KUBECTL, *map(patient_word, words), **options)
 
     def get(self, *words: str) -> Any:
         """An object or list as its document."""
@@ -129,10 +121,6 @@ class Cluster:
 
     def wait_ready(self, namespace: str, name: str, seconds: float = 60) -> Any:
         return self.wait_pod(namespace, name, is_ready, "is ready", seconds)
-
-
-def _stretched(found: re.Match[str]) -> str:
-    return f"--timeout={patient(int(found[1])):.0f}s"
 
 
 def is_ready(pod: Any) -> bool:

@@ -20,7 +20,8 @@ from pathlib import Path
 from pyk.client.balancer import url_of
 from pyk.lab.cgroups import LabCgroups, wait_for_death
 from pyk.lab.teardown import end_spawners, unmount_below
-from tests.e2e.harness import BIN, KUBECTL, patient, wait_for
+from tests.e2e.harness import BIN, KUBECTL, wait_for
+from tests.patience import patient
 
 SUBNET, SUBNET_IPV6 = "10.77.0", "fd77::"
 QUICK = ("--node-monitor-grace-seconds", "8", "--default-toleration-seconds", "5")

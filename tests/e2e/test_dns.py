@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tests.e2e.harness import Cluster, patient, pod_document, wait_for
+from tests.e2e.harness import Cluster, pod_document, wait_for
+from tests.patience import patient
 
 
 def service(name: str, **spec: Any) -> dict[str, Any]:

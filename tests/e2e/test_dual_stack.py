@@ -12,7 +12,8 @@ import pytest
 
 from pyk.netlink import Netlink
 from pyk.network.names import TUNNEL
-from tests.e2e.harness import Cluster, deployment_document, make_cluster, patient, pod_document, wait_for
+from tests.e2e.harness import Cluster, deployment_document, make_cluster, pod_document, wait_for
+from tests.patience import patient
 
 NAMESPACE = "default"
 SERVE = (

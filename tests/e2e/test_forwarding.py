@@ -15,7 +15,8 @@ import pytest
 from kubernetes import client, config
 from kubernetes.stream import portforward
 
-from tests.e2e.harness import KUBECTL, Cluster, patient, pod_document, wait_for
+from tests.e2e.harness import KUBECTL, Cluster, pod_document, wait_for
+from tests.patience import patient
 
 SERVER = """
 exec python3 -c '

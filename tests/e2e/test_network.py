@@ -17,8 +17,9 @@ import pytest
 from pyk.netlink import Netlink
 from pyk.network.names import TABLE
 from pyk.nftables import Nftables
-from tests.e2e.harness import Cluster, deployment_document, make_cluster, patient, pod_document, wait_for
+from tests.e2e.harness import Cluster, deployment_document, make_cluster, pod_document, wait_for
 from tests.e2e.machine import component_pid
+from tests.patience import patient
 
 NAMESPACE = "default"
 SERVE = (

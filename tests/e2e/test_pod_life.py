@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.harness import IMAGE, Cluster, container_status, patient, pod_document, wait_for
+from tests.e2e.harness import IMAGE, Cluster, container_status, pod_document, wait_for
+from tests.patience import patient
 
 
 def shell(name: str, script: str, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import IMAGE, Cluster, container_status, is_ready, patient, pod_document, wait_for
+from tests.e2e.harness import IMAGE, Cluster, container_status, is_ready, pod_document, wait_for
+from tests.patience import patient
 
 
 def output_of(cluster: Cluster, namespace: str, name: str, command: str, **spec: Any) -> str:

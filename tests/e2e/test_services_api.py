@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import IMAGE, Cluster, patient, wait_for
+from tests.e2e.harness import IMAGE, Cluster, wait_for
+from tests.patience import patient
 
 SERVER = r"""
 import http.server, json, socket, sys, threading

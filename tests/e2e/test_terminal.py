@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.harness import BIN, KUBECTL, PATIENCE_SECONDS, Cluster, patient, pod_document
+from tests.e2e.harness import BIN, KUBECTL, PATIENCE_SECONDS, Cluster, pod_document
+from tests.patience import patient
 
 
 class Terminal:

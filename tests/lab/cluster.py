@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from tests.lab import repository
 from tests.lab.image import ROOT, Image, LabError, run
 from tests.lab.machine import Done, Machine
+from tests.patience import patient, patient_word
 from tests.ports import free_port
 
 T = TypeVar("T")
@@ -157,16 +158,16 @@ class Lab:
         """What kubectl says; a code of 124 when time is up."""
         try:
             done = subprocess.run(
-                [str(KUBECTL), *words],
+                [str(KUBECTL), *map(patient_word, words)],
                 env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
                 input=text,
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=seconds,
+                timeout=patient(seconds),
             )
         except subprocess.TimeoutExpired:
-            return Done(124, f"no answer for {seconds:.0f} s")
+            return Done(124, f"no answer for {patient(seconds):.0f} s")
         return Done(done.returncode, done.stdout)
 
     def do(self, *words: str, text: str | None = None) -> str:
@@ -235,11 +236,11 @@ def together(items: Sequence[Machine], work: Callable[[Machine], T]) -> list[T]:
 def wait_until(what: str, holds: Callable[[], object], seconds: float, every: float = 0.5) -> float:
     """How long it took until something held. Raises `LabError` when it does not."""
     started = time.monotonic()
-    while time.monotonic() - started < seconds:
+    while time.monotonic() - started < patient(seconds):
         if holds():
             return time.monotonic() - started
         time.sleep(every)
-    raise LabError(f"after {seconds:.0f} s still not so: {what}")
+    raise LabError(f"after {patient(seconds):.0f} s still not so: {what}")
 
 
 @contextmanager

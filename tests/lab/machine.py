@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.image import Image, LabError, run
+from tests.patience import patient
 from tests.ports import free_port
 
 BOOT_SECONDS = 300.0
@@ -91,14 +92,14 @@ class Machine:
 
     def wait(self, seconds: float = BOOT_SECONDS) -> None:
         """Return when it answers over SSH. Raises `LabError` when it does not in time, or its process ended."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + patient(seconds)
         while time.monotonic() < end:
             if not self.is_running:
                 raise LabError(f"{self.name} ended while it booted; its console: {self.last_lines()}")
             if self.ask("true", seconds=20).code == 0:
                 return
             time.sleep(_POLL_SECONDS)
-        raise LabError(f"{self.name} does not answer after {seconds:.0f} s; its console: {self.last_lines()}")
+        raise LabError(f"{self.name} does not answer after {patient(seconds):.0f} s; its console: {self.last_lines()}")
 
     def last_lines(self) -> str:
         """The end of what the console has printed."""
@@ -115,7 +116,7 @@ class Machine:
                 stdin=subprocess.DEVNULL if text is None else None,
                 input=text,
                 text=True,
-                timeout=seconds,
+                timeout=patient(seconds),
             )
         except subprocess.TimeoutExpired as error:
             return Done(124, (error.stdout or b"").decode(errors="replace") if error.stdout else "")
@@ -151,7 +152,7 @@ class Machine:
         """An orderly restart; `wait` waits for it."""
         before = self.tell("cat /proc/sys/kernel/random/boot_id")
         self.ask("systemctl reboot", seconds=10)
-        end = time.monotonic() + BOOT_SECONDS
+        end = time.monotonic() + patient(BOOT_SECONDS)
         while time.monotonic() < end:
             now = self.ask("cat /proc/sys/kernel/random/boot_id", seconds=20)
             if now.code == 0 and now.out != before:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from tests.lab.image import ROOT, LabError, run
 from tests.lab.machine import Machine
+from tests.patience import PATIENCE
 
-PATIENCE = 6
+EMULATED = 6
+"""How much slower a machine may be than a real one."""
 FILE_SECONDS = 3600.0
 """How long the tests of one file may take."""
 _SOURCE = "/srv/source"
@@ -34,7 +36,9 @@ def install(machine: Machine, wheels: Path) -> None:
 def passes(machine: Machine, *paths: str) -> str:
     """Run test files on the machine: pytest's last line. Raises `LabError` with its report when one fails."""
     words = ["/opt/pyk/bin/python", "-m", "pytest", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", *paths]
-    done = machine.ask(f"cd {_SOURCE} && PYK_TEST_PATIENCE={PATIENCE} {' '.join(words)} 2>&1", seconds=FILE_SECONDS)
+    done = machine.ask(
+        f"cd {_SOURCE} && PYK_TEST_PATIENCE={EMULATED * PATIENCE:g} {' '.join(words)} 2>&1", seconds=FILE_SECONDS
+    )
     if done.code:
         raise LabError(f"pytest ended with {done.code}:\n{done.out[-6000:].strip()}")
     return done.out.strip().splitlines()[-1]

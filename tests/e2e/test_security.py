@@ -20,19 +20,24 @@ def run(cluster: Cluster, namespace: str, name: str, script: str, **spec: Any) -
 def test_a_pod_with_users_of_its_own_is_root_inside_only(cluster: Cluster, namespace: str) -> None:
     script = (
         "id -u; cut -c1-33 /proc/self/uid_map; echo mine >/data/file; stat -c %u:%g /data/file /config/key /etc/hosts; "
+        "stat -L -c %u:%g /memory /var/run/secrets/kubernetes.io/serviceaccount/token; "
         "cat /config/key; hostname >/dev/shm/name && cat /dev/shm/name; chown 5:6 /data/file && stat -c %u /data/file"
     )
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"key": "value\n"}}
     cluster.apply(config, namespace)
-    volumes = [{"name": "data", "emptyDir": {}}, {"name": "config", "configMap": {"name": "settings"}}]
-    mounts = [{"name": name, "mountPath": f"/{name}"} for name in ("data", "config")]
+    volumes = [
+        {"name": "data", "emptyDir": {}},
+        {"name": "memory", "emptyDir": {"medium": "Memory"}},
+        {"name": "config", "configMap": {"name": "settings"}},
+    ]
+    mounts = [{"name": volume["name"], "mountPath": f"/{volume['name']}"} for volume in volumes]
     container = {"volumeMounts": mounts}
     out = run(cluster, namespace, "own", script, hostUsers=False, volumes=volumes, container=container).split()
     assert out[0] == "0"
     assert out[1] == "0"
     assert int(out[2]) >= 0x70000000
     assert out[3] == "65536"
-    assert out[4:] == ["0:0", "0:0", "0:0", "value", "own", "5"]
+    assert out[4:] == ["0:0"] * 5 + ["value", "own", "5"]
 
 
 def test_sysctls_are_set_when_safe_and_refused_when_not(cluster: Cluster, namespace: str) -> None:

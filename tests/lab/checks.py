@@ -99,12 +99,18 @@ def pods_and_services_reach_across_machines(lab: Lab) -> None:
 
 @check()
 def user_namespaces_map_root_to_nobody(lab: Lab) -> None:
-    """`hostUsers: false`: root inside is an unprivileged user of the machine."""
-    lab.run_pods(lab.pod("mapped", lab.workers[0].name, hostUsers=False, automountServiceAccountToken=False))
+    """`hostUsers: false`: root inside is an unprivileged user of the machine, and owns its volumes and its token."""
+    volumes = [{"name": "scratch", "emptyDir": {"medium": "Memory"}}]
+    container = {"volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}
+    lab.run_pods(lab.pod("mapped", lab.workers[0].name, hostUsers=False, volumes=volumes, container=container))
     first, outside, count = lab.inside("mapped", "cat /proc/self/uid_map").out.split()
     assert first == "0", first
     assert int(outside) >= 65536, outside
     assert int(count) >= 65536, count
+    token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    script = f"echo x >/scratch/x; stat -L -c %u /scratch /scratch/x {token}; test -s {token} && echo there"
+    owners = lab.inside("mapped", script).out.split()
+    assert owners == ["0", "0", "0", "there"], owners
     lab.delete("pod/mapped")
 
 

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.harness import Cluster, container_status, deployment_document, is_ready, pod_document, wait_for
-
-
-def processes(command_contains: str) -> list[int]:
-    """The processes whose command line has the text."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if command_contains in command:
-                found.append(int(entry.name))
-    return found
+from tests.e2e.machine import command_line, processes
 
 
 def cgroup_processes(cluster: Cluster, node: str) -> list[int]:
@@ -40,7 +28,7 @@ def agent_pid(cluster: Cluster, node: str) -> int:
 
 
 def is_agent(pid: int) -> bool:
-    return b"\0-m\0agent\0" in (Path("/proc") / str(pid) / "cmdline").read_bytes()
+    return " -m agent " in command_line(pid)
 
 
 def test_a_killed_container_is_restarted(cluster: Cluster, namespace: str) -> None:
@@ -86,7 +74,8 @@ def test_a_dead_nodes_pods_come_back_elsewhere(cluster: Cluster, namespace: str)
     wait_for("its endpoints", lambda: len(endpoint_nodes(cluster, namespace, "mover")) == 3)
     victim = cluster.get("pods", "-n", namespace)["items"][0]["spec"]["nodeName"]
     for pid in cgroup_processes(cluster, victim):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # killed with its parent, or ended by itself
+            os.kill(pid, signal.SIGKILL)
     try:
         wait_for("the node is not ready", lambda: not node_is_ready(cluster, victim), seconds=30)
         wait_for("nobody is led there", lambda: victim not in endpoint_nodes(cluster, namespace, "mover"), seconds=2)

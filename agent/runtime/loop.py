@@ -26,10 +26,12 @@ _BROKEN = select.EPOLLHUP | select.EPOLLERR
 
 
 class Loop:
-    """`on_child` is called with pid and wait status of every child that has ended, orphans included."""
+    """`on_child` is called with pid and wait status of every child that has ended, orphans included; `on_hangup`, which
+    whoever has the loop may set, when SIGHUP comes."""
 
     def __init__(self, on_child: Callable[[int, int], None]) -> None:
         self._on_child = on_child
+        self.on_hangup: Callable[[], None] = lambda: None
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -38,10 +40,9 @@ class Loop:
         self._wake, wakeup = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._wakeup = wakeup
         signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.watch(self._wake.fileno(), self._on_signal)
 
     def watch(self, fd: int, handler: Handler, events: int = READABLE) -> None:
@@ -80,6 +81,8 @@ class Loop:
         numbers = self._wake.recv(4096)
         if signal.SIGCHLD in numbers:
             self._reap()
+        if signal.SIGHUP in numbers:
+            self.on_hangup()
         if signal.SIGTERM in numbers:
             self.stop()
 

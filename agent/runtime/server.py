@@ -86,6 +86,7 @@ class Server:
         self._clients: set[Connection] = set()
         self._listener: socket.socket | None = None
         self._pause = _FIRST_PAUSE
+        self._file = (0, 0)
         self._listen()
 
     def _listen(self) -> None:
@@ -108,7 +109,16 @@ class Server:
         finally:
             os.umask(previous)
         listener.listen(_BACKLOG)
-        self._listener = listener
+        self._listener, self._file = listener, _identity(self._path)
+
+    def look_after_file(self) -> None:
+        """Make the socket's file anew if somebody has removed it, for then nobody finds this server any more."""
+        if self._listener is not None and _identity(self._path) != self._file:
+            tell(f"{self._path} is gone, and is made anew")
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+            self._listen_and_start()
 
     def _listen_and_start(self) -> None:
         self._listen()
@@ -199,3 +209,12 @@ class Server:
             self._on_disconnect(client)
             if self._listener is None and not self._clients:
                 self._on_unreachable()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """By device and inode number; zeros when it does not exist."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino

@@ -6,15 +6,17 @@ Single-threaded around an epoll loop (`loop`), so that forking it is cheap and s
 child starts as its copy. It reaps containers, writes their logs and records, and answers on a unix socket. SIGTERM
 ends it and leaves containers running; so does anything else that ends it, and the next one takes over.
 
-One a state directory: a second one ends at once.
+One a state directory: a second one ends at once, and by SIGHUP has the first one see whether its socket is still there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import gc
 import os
+import signal
 import socket
 import sys
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from agent.runtime.server import Operation, Request
 
+_NAME = "pyk-spawner"
 _OOM_SCORE = -999
 _USAGE = "usage: python -m agent.runtime.spawner --state-dir DIR --socket PATH"
 
@@ -84,6 +87,7 @@ class Spawner:
         self._forker.saver.save("the spawner", note_pid)
         self._sandboxes.load()
         self._containers.load()
+        self._loop.on_hangup = self._server.look_after_file
         self._server.start([socket.socket(fileno=client_fd)] if client_fd >= 0 else ())
         if ready_fd >= 0:
             os.write(ready_fd, b"1")
@@ -130,7 +134,7 @@ def main() -> None:
         if fd >= 0:
             os.set_inheritable(fd, False)
     syscalls.setns(host_mounts, syscalls.CLONE_NEWNS)
-    syscalls.prctl(syscalls.PR_SET_NAME, b"pyk-spawner")
+    syscalls.prctl(syscalls.PR_SET_NAME, _NAME.encode())
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
@@ -140,6 +144,7 @@ def main() -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        _wake(lock)
         if ready_fd >= 0:
             os.write(ready_fd, b"1")
         return
@@ -154,6 +159,16 @@ def main() -> None:
 
     set_oom_score(_OOM_SCORE)
     Spawner(state_dir, socket_path, host_mounts).run(ready_fd, client_fd, note_pid)
+
+
+def _wake(pid_file: int) -> None:
+    """Whoever starts a spawner has found no way to the one that runs."""
+    with contextlib.suppress(OSError, ValueError):
+        pidfd = syscalls.pidfd_open(int(os.pread(pid_file, 32, 0)))
+        with open(f"/proc/{int(os.pread(pid_file, 32, 0))}/comm", encoding="ascii") as file:
+            if file.read().strip() == _NAME:
+                syscalls.pidfd_send_signal(pidfd, signal.SIGHUP)
+        os.close(pidfd)
 
 
 def _open_lock(path: str) -> int:

@@ -229,6 +229,17 @@ async def test_one_spawner_serves_a_directory(node: Node) -> None:
     await runtimes[0].shutdown()  # nothing runs: fine
 
 
+async def test_a_spawner_whose_socket_was_removed_is_found_by_the_next_agent(node: Node) -> None:
+    state = await node.start("c", ["/bin/sleep", "1000"], await node.sandbox())
+    spawner = node.spawner_pid()
+    for _ in range(2):
+        (node.state_dir / "spawner.sock").unlink()
+        await node.runtime.close()
+        await node.runtime.start()
+        assert node.spawner_pid() == spawner
+        assert (await node.container("c")).pid == state.pid
+
+
 async def test_only_its_own_user_may_talk_to_the_spawner(node: Node) -> None:
     path = node.state_dir / "spawner.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -171,7 +171,7 @@ class Containers:
         if record.phase != EXITED:
             self._signal(record, signal.SIGKILL)
         else:
-            record.save(REMOVING)
+            self._save_removing(record)
         self._teardown.begin(
             identifier,
             record.cgroup,
@@ -403,8 +403,12 @@ class Containers:
 
     def _forget(self, record: ContainerRecord) -> str:
         """The container is gone but for its files; its writable directory."""
-        record.save(REMOVING)
+        self._save_removing(record)
         return self._set_aside(record)
+
+    def _save_removing(self, record: ContainerRecord) -> None:
+        with contextlib.suppress(FileNotFoundError):  # somebody has removed the record already
+            record.save(REMOVING)
 
     def _set_aside(self, record: ContainerRecord) -> str:
         self._forker.saver.forget(record.id)

@@ -9,6 +9,7 @@ Nothing is synced: what a crash of the machine could lose describes processes th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -112,7 +113,9 @@ class RecordFile:
             return file.read(1) == _MARK
 
     def remove(self) -> None:
-        os.unlink(self.path)
+        """One that somebody else has removed is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
 
 def mark(fd: int) -> None:

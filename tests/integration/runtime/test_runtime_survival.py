@@ -240,6 +240,21 @@ async def test_a_spawner_whose_socket_was_removed_is_found_by_the_next_agent(nod
         assert (await node.container("c")).pid == state.pid
 
 
+async def test_what_has_lost_its_records_can_be_removed(node: Node) -> None:
+    sandbox = await node.sandbox()
+    state = await node.start("runs", ["/bin/sleep", "1000"], sandbox)
+    await node.start("ends", ["/bin/true"], sandbox)
+    await node.exited("ends")
+    for folder in ("containers", "sandboxes"):
+        for record in (node.state_dir / folder).iterdir():
+            record.unlink()
+    await node.runtime.kill_container("runs", signal.SIGTERM)
+    await node.runtime.remove_sandbox(sandbox.id)
+    assert await node.runtime.list_containers() == []
+    assert not start_time(state.pid)
+    assert not list((node.directory / "writable").iterdir())
+
+
 async def test_only_its_own_user_may_talk_to_the_spawner(node: Node) -> None:
     path = node.state_dir / "spawner.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

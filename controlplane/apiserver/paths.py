@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+import orjson
+
 from controlplane.apiserver import discovery, metrics, responses
 from controlplane.apiserver.answer import Answer
 from controlplane.apiserver.call import Call
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.tokens import IssuerDocuments
 from controlplane.apiserver.watchcache import WatchCache
+from pyk.api.kinds import TABLE
 from pyk.api.status import method_not_allowed
 from pyk.reconcile.metrics import exposition
 
@@ -39,12 +42,24 @@ class Paths:
         port = call.request.get_extra_info("sockname", ("", 0))[1]
         if (issued := self._issuer_documents.at(path, port)) is not None:
             return Answer(issued[0], media=issued[1])
+        if path == "/":
+            return Answer(_root())
         found = discovery.discovery_response(path.rstrip("/"), call.accept)
         if found is None:
             return responses.page_not_found()
         body, content_type = found
         answer = Answer(body, media=content_type)
         return _known_by_hash(call, answer) if content_type != discovery.JSON else answer
+
+
+def _root() -> bytes:
+    """What there is, as a list of paths."""
+    groups = {kind.group for kind in TABLE if kind.group}
+    versions = {f"{kind.group}/{kind.version}" for kind in TABLE if kind.group}
+    paths = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/", "/metrics"]
+    paths += [f"/apis/{each}" for each in groups | versions]
+    paths += ["/healthz", "/livez", "/readyz", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"]
+    return orjson.dumps({"paths": sorted(paths)}, option=orjson.OPT_INDENT_2)
 
 
 def _known_by_hash(call: Call, answer: Answer) -> Answer:

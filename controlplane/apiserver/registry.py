@@ -41,7 +41,7 @@ from controlplane.store.contract import Conflict, KeyExists, Store
 from pyk.api.kinds import EVENT, NODE, Kind
 from pyk.api.objects import Object
 from pyk.api.rules.warnings import warnings_of
-from pyk.api.status import ApiError, FieldError, already_exists, conflict, invalid, not_found
+from pyk.api.status import ApiError, FieldError, already_exists, bad_request, conflict, invalid, not_found
 from pyk.reconcile.clock import Clock, timestamp
 
 _GENERATED_NAME_TRIES = 8
@@ -179,7 +179,11 @@ class Registry:
 
     async def update(self, write: Write, document: Object, doubled: Sequence[str] = ()) -> bytes:
         """Replace an object, or the part of it that is the subresource; its wire form."""
-        if isinstance(metadata := document.get("metadata"), dict):
+        metadata = document.get("metadata") or {}
+        if isinstance(metadata, dict):
+            if not metadata.get("name"):
+                cause = "undeterminable: name must be provided"
+                raise bad_request(f"the name of the object ({write.name} based on URL) was {cause}")
             place(write.kind, dict(metadata), write.namespace, write.name)  # wrong whether the object is there or not
 
         async def compute(old: Object) -> Object:

@@ -301,3 +301,11 @@ async def test_gzip_halves_a_big_answer_in_every_form(server, api, new_config):
     small = await api("GET", f"{CONFIGS}/missing", headers={"Accept-Encoding": "gzip"})
     assert "Content-Encoding" not in small.headers
     assert orjson.loads(small.raw)["code"] == 404
+
+
+async def test_the_root_lists_the_paths_that_there_are(api):
+    paths = (await api("GET", "/")).body["paths"]
+    assert paths == sorted(paths)
+    assert {"/api/v1", "/apis/apps", "/apis/apps/v1", "/openapi/v3", "/version"} <= set(paths)
+    for path in paths:
+        assert (await api("GET", path)).status == 200, path

@@ -357,6 +357,10 @@ async def test_what_is_wrong_is_told_in_the_order_of_the_text_and_warnings_come_
 
 
 async def test_another_name_in_the_body_is_wrong_whether_there_is_such_an_object_or_not(api):
+    for nameless in ({"data": {}}, {"metadata": {"labels": {"a": "b"}}}):
+        answer = await api("PUT", f"{CONFIGS}/missing", nameless)
+        words = "the name of the object (missing based on URL) was undeterminable: name must be provided"
+        assert (answer.status, answer.message) == (400, words)
     answer = await api("PUT", f"{CONFIGS}/missing", {"metadata": {"name": "other"}})
     words = "the name of the object (other) does not match the name on the URL (missing)"
     assert (answer.status, answer.message) == (400, words)

@@ -51,7 +51,7 @@ from controlplane.apiserver.tokenrequests import TokenRequests
 from controlplane.apiserver.views import shown, shown_listing, stored_kind, stored_options
 from controlplane.apiserver.watchcache import WatchCache
 from controlplane.apiserver.writes import Write
-from controlplane.store.contract import StoreFull, StoreUnavailable
+from controlplane.store.contract import StoreFull, StoreUnavailable, ValueTooLarge
 from pyk.api.kinds import NAMESPACE, POD, Kind
 from pyk.api.objects import Object
 from pyk.api.status import (
@@ -160,9 +160,9 @@ class Api:
                 return self._failure(request, internal_error(str(error)))
             return self._failure(request, unavailable("the store is out of reach at present"))
         except web.HTTPRequestEntityTooLarge:
-            limit = request._client_max_size
-            too_large = ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
-            return self._failure(request, too_large)
+            return self._failure(request, _too_large(request._client_max_size))
+        except ValueTooLarge as error:
+            return self._failure(request, _too_large(error.most))
         except RecursionError:
             return self._failure(request, bad_request("the document is nested too deeply"))
         except (ConnectionError, asyncio.CancelledError):
@@ -462,6 +462,10 @@ class Api:
             write.name = str(metadata.get("name") or "") if isinstance(metadata, dict) else ""
         await bind(self._registry, write, document, self._clock)
         return responses.document(responses.success(code=201), negotiate(call.accept), 201)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
 
 
 def _check_type(document: Object, kind: Kind) -> None:

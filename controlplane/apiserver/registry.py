@@ -37,7 +37,7 @@ from controlplane.apiserver.schema import empty_status
 from controlplane.apiserver.views import shown_form, stored_form
 from controlplane.apiserver.watchcache import Entry, WatchCache, make_entry
 from controlplane.apiserver.writes import Allocation, Compute, Write
-from controlplane.store.contract import Conflict, KeyExists, Store
+from controlplane.store.contract import Conflict, KeyExists, Store, ValueTooLarge
 from pyk.api.kinds import EVENT, NODE, Kind
 from pyk.api.objects import Object
 from pyk.api.rules.warnings import warnings_of
@@ -95,7 +95,7 @@ class Registry:
                     return splice(stored, await self._store.create(key, stored, lease=await self._lease_for(kind)))
                 if await self._read(kind, write.namespace, name) is None:
                     return dumps(obj)
-            except ApiError:
+            except (ApiError, ValueTooLarge):
                 await _give_back(write)
                 raise
             except KeyExists:
@@ -358,6 +358,9 @@ class Registry:
                 wire = await self._write(kind, key, new, entry.revision)
                 await self._settle(kind, entry.data, new)
                 return wire
+            except ValueTooLarge:
+                await _give_back(write)
+                raise
             except Conflict as error:
                 await _give_back(write)
                 current, is_fresh = error.current, True

@@ -127,6 +127,15 @@ class LeaseExpired(StoreError):
         self.lease = lease
 
 
+class ValueTooLarge(StoreError):
+    """A value is larger than the database takes; `most` is what it takes, in bytes."""
+
+    def __init__(self, key: str, size: int, most: int) -> None:
+        super().__init__(f"the value of {key} has {size} bytes; the database takes {most}")
+        self.key = key
+        self.most = most
+
+
 class StoreInUse(StoreError):
     """Another process, or another `Store` of this one, has the database open."""
 
@@ -178,7 +187,7 @@ class Store(Protocol):
         """
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Put a key that must not exist; the new revision. Raises `KeyExists`, or `LeaseExpired`.
+        """Put a key that must not exist; the new revision. Raises `KeyExists`, `LeaseExpired` or `ValueTooLarge`.
 
         `lease`, here and in `update`, ties the key to a lease until its next write; 0 is none.
         """

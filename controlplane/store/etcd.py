@@ -21,7 +21,7 @@ from typing import ClassVar
 from aetcd import rpc
 
 from controlplane.store import etcd_codec as codec
-from controlplane.store.contract import Entry, FutureRevision, Page, StoreError, WatchBatch
+from controlplane.store.contract import Entry, FutureRevision, Page, StoreError, ValueTooLarge, WatchBatch
 from controlplane.store.etcd_connection import EtcdConnection, RevisionCompacted
 from controlplane.store.etcd_history import EtcdHistory
 from controlplane.store.etcd_leases import EtcdLeases
@@ -127,10 +127,10 @@ class EtcdStore:
         return await self._snapshots.page(prefix, at, after_key, limit)
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        return await self._writes.submit(Write(key, value, None, lease))
+        return await self._writes.submit(Write(key, _bounded(key, value), None, lease))
 
     async def update(self, key: str, value: bytes, expected: int, *, lease: int = 0) -> int:
-        return await self._writes.submit(Write(key, value, expected, lease))
+        return await self._writes.submit(Write(key, _bounded(key, value), expected, lease))
 
     async def delete(self, key: str, expected: int) -> int:
         return await self._writes.submit(Write(key, None, expected))
@@ -178,3 +178,10 @@ class EtcdStore:
 
     async def revoke_lease(self, lease: int) -> None:
         await self._leases.revoke(lease)
+
+
+def _bounded(key: str, value: bytes) -> bytes:
+    """The value. Raises `ValueTooLarge`: etcd would refuse the request, or break the connection at 2 MiB."""
+    if len(value) > codec.MOST_VALUE_BYTES:
+        raise ValueTooLarge(key, len(value), codec.MOST_VALUE_BYTES)
+    return value

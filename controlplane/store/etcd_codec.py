@@ -42,6 +42,8 @@ _MOST_COMPARISONS = 4
 WRITES_A_GROUP = 128 - _MOST_COMPARISONS
 # etcd refuses requests above 1.5 MiB (--max-request-bytes).
 BYTES_A_GROUP = 1024 * 1024
+MOST_VALUE_BYTES = 1520 * 1024
+"""The rest of 1.5 MiB is for the key, the comparisons and the bookkeeping of a write."""
 _DELETE = 1
 _CREATE_REVISION, _MOD_REVISION, _VALUE = 1, 2, 3  # Compare.CompareTarget
 _GREATER, _LESS = 1, 2  # Compare.CompareResult; EQUAL is 0, the default

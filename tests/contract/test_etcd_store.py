@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from controlplane.store import open_store
-from controlplane.store.contract import Entry, StoreError, StoreUnavailable
+from controlplane.store import etcd_codec, open_store
+from controlplane.store.contract import Entry, StoreError, StoreUnavailable, ValueTooLarge
 from controlplane.store.etcd import EtcdStore
 from controlplane.store.etcd_codec import WRITES_A_GROUP, split
 from pyk.reconcile.clock import RealClock
@@ -62,12 +62,20 @@ async def test_a_full_group_of_the_biggest_operations_is_accepted(make_store: Ca
 async def test_a_value_that_etcd_refuses_fails_alone(make_store: Callable[..., EtcdStore]) -> None:
     store = make_store()
     await store.open()
-    too_big, fine = await asyncio.gather(
-        store.create("/big", b"x" * 2_000_000), store.create("/small", b""), return_exceptions=True
+    key, most = "/" + "k" * 600, etcd_codec.MOST_VALUE_BYTES
+    too_big, big, fine = await asyncio.gather(
+        store.create("/big", b"x" * (most + 1)),
+        store.create(key, b"x" * most),
+        store.create("/small", b""),
+        return_exceptions=True,
     )
-    assert isinstance(too_big, StoreError)
-    assert "too large" in str(too_big)
+    assert isinstance(too_big, ValueTooLarge)
+    assert (too_big.key, too_big.most) == ("/big", most)
     assert isinstance(fine, int)
+    assert isinstance(big, int)
+    with pytest.raises(ValueTooLarge):
+        await store.update(key, b"x" * 2_500_000, big)
+    assert await store.update(key, b"y" * most, big) > big
 
 
 async def test_a_watch_that_lags_rereads_the_history(make_store: Callable[..., EtcdStore]) -> None:

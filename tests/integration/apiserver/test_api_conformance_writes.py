@@ -7,6 +7,7 @@ import asyncio
 import orjson
 import pytest
 
+from controlplane.store.contract import ValueTooLarge
 from pyk.api.kinds import TABLE
 
 CONFIGS = "/api/v1/namespaces/default/configmaps"
@@ -508,3 +509,23 @@ async def test_numbers_that_do_not_fit_are_refused_whichever_way_they_come(api):
     schemas = (await api("GET", "/openapi/v3/apis/apps/v1")).body["components"]["schemas"]
     properties = schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]
     assert properties["replicas"]["format"] == "int32"
+
+
+async def test_an_object_that_the_database_does_not_take_is_too_large_and_costs_no_quota(api, server, monkeypatch):
+    quotas = "/api/v1/namespaces/default/resourcequotas"
+    quota = await api("POST", quotas, {"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "1"}}})
+    counted = {"hard": {"count/configmaps": "1"}, "used": {"count/configmaps": "0"}}
+    assert (await api("PUT", f"{quotas}/q/status", {**quota.body, "status": counted})).status == 200
+
+    async def create(key, value, *, lease=0):
+        if "/configmaps/" in key and len(value) > 1000:
+            raise ValueTooLarge(key, len(value), 1000)
+        return await create_any(key, value, lease=lease)
+
+    create_any = server.store.create
+    monkeypatch.setattr(server.store, "create", create)
+    refused = await api("POST", CONFIGS, {"metadata": {"name": "a"}, "data": {"k": "x" * 1000}})
+    assert (refused.status, refused.body["reason"]) == (413, "RequestEntityTooLarge")
+    assert refused.message == "Request entity too large: limit is 1000"
+    assert (await api("POST", CONFIGS, {"metadata": {"name": "a"}})).status == 201
+    assert (await api("POST", CONFIGS, {"metadata": {"name": "b"}})).status == 403

@@ -155,6 +155,7 @@ class BridgeNetwork:
         """
         await self._run(self._start)
         await self._rules.start()
+        await self._run(sysctl.translate_strays)
         await self._rules.set_inside(self._inside(()), only_if_empty=True)
 
     async def close(self) -> None:

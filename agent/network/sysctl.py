@@ -28,6 +28,16 @@ def let_forward(families: Iterable[int], uplink: str) -> None:
         write("ipv6/conf/all/forwarding", "1")
 
 
+def translate_strays() -> None:
+    """Have conntrack (there as soon as the packet filter has rules) take a segment outside of its window for one of
+    its connection all the same.
+
+    Else it would not translate a late answer of a service's pod, the client would get that from an address to which it
+    has never spoken, and reset a connection that is well (Kubernetes' issue 74839).
+    """
+    write("netfilter/nf_conntrack_tcp_be_liberal", "1")
+
+
 def set_bridge(bridge: str) -> None:
     """What the bridge of the pods needs."""
     write(f"ipv4/conf/{bridge}/send_redirects", "0")

@@ -36,6 +36,7 @@ from agent.runtime.seccomp_default import runtime_default
 from agent.runtime.spec import DEFAULT_CAPABILITIES, default_spec
 
 _HIDE_UNIFIED = 'mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified; exec "$@"'
+_AGAIN = "PYK_BENCH_HAS_OWN_MOUNTS"
 _ROUND = 5
 
 
@@ -62,6 +63,14 @@ def document(cgroup: str) -> dict[str, Any]:
         "pids": {"limit": 100},
     }
     return spec
+
+
+def with_own_mounts() -> None:
+    """Run this program again in a mount namespace where crun works, and end with it; return in that one."""
+    if os.environ.pop(_AGAIN, None):
+        return
+    command = ["unshare", "-m", "sh", "-c", _HIDE_UNIFIED, "sh", *sys.orig_argv]
+    raise SystemExit(subprocess.call(command, env={**os.environ, _AGAIN: "yes"}))
 
 
 class Native:
@@ -184,7 +193,7 @@ async def run(count: int, directory: Path, group: str) -> None:
     print("spawner:", "; ".join(" ".join(row.split()) for row in resident.splitlines() if row.startswith(wanted)))
 
 
-def _remove_groups(group: str) -> None:
+def remove_groups(group: str) -> None:
     """runc makes groups in every hierarchy, and plain directories and files where one was unmounted."""
     for path in Path("/sys/fs/cgroup").glob(f"*{group}"):
         for parent, _, files in os.walk(path, topdown=False):
@@ -197,13 +206,10 @@ def _remove_groups(group: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Container start-to-exit against crun and runc.")
     parser.add_argument("--containers", type=int, default=100, help="how many of each (default: 100)")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if os.geteuid():
         parser.error("this needs root")
-    if not arguments.inside:
-        again = [sys.executable, *sys.argv, "--inside", "yes"]
-        raise SystemExit(subprocess.call(["unshare", "-m", "sh", "-c", _HIDE_UNIFIED, "sh", *again]))
+    with_own_mounts()
     group = f"/pyk-bench-{os.getpid()}"
     directory = Path(tempfile.mkdtemp(prefix="pyk-bench-"))
     control = cgroups.detect()
@@ -213,7 +219,7 @@ def main() -> None:
     finally:
         control.remove(group)
         shutil.rmtree(directory)
-        _remove_groups(group)
+        remove_groups(group)
 
 
 if __name__ == "__main__":

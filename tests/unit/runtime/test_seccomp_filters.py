@@ -154,9 +154,13 @@ def test_what_cannot_be_compiled_is_refused(document: dict[str, Any]) -> None:
 
 def test_flags() -> None:
     assert filter_flags({"flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}) == 6
-    assert filter_flags({}) == 0
+    assert filter_flags({"flags": []}) == 0
     with pytest.raises(SeccompError, match="unknown seccomp flag X"):
         filter_flags({"flags": ["X"]})
+
+
+def test_a_filter_does_not_slow_speculation_down_unless_its_profile_says_so() -> None:
+    assert filter_flags({}) == 4
 
 
 class TestRuntimeDefault:

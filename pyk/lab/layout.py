@@ -17,12 +17,12 @@ from pyk.api.quantity import BadQuantity, millicores, whole
 from pyk.errors import UserError
 from pyk.lab import addresses
 from pyk.lab.addresses import FAMILIES, MOST_SEGMENTS, NODES_OF_SEGMENT, Network
+from pyk.machine.checks import MOST_PODS
 
 DEFAULT_NAME = "pyk"
 REGISTRIES_FILE = "registries.yaml"
 """In the cluster's folder: mirrors, certificates and credentials of image registries, if the user puts it there."""
 MOST_NODES = 200
-MOST_PODS = 1020
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
 
 

@@ -23,8 +23,9 @@ from pyk.errors import UserError
 from pyk.machine import join, lock, ranges, versions
 from pyk.machine.address import own_address, source_address
 from pyk.machine.authority import hash_of
+from pyk.machine.checks import check_agent
 from pyk.machine.discovery import CannotJoin, NotKnown, Unreachable, discover
-from pyk.machine.options import CONFIG_DIR, AgentOptions, check_agent, servers_of
+from pyk.machine.options import CONFIG_DIR, AgentOptions, servers_of
 from pyk.machine.token import JoinToken, parse
 from pyk.reconcile.clock import Clock
 from pyk.version import KUBERNETES_VERSION

@@ -18,13 +18,12 @@ from typing import Any
 from pyk import pki
 from pyk.errors import UserError
 from pyk.machine import controlplane, units
+from pyk.machine.checks import check_agent, check_server
 from pyk.machine.options import (
     AGENT_CONFIG,
     SERVER_CONFIG,
     AgentOptions,
     ServerOptions,
-    check_agent,
-    check_server,
     read_file,
     to_file,
 )

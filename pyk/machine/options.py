@@ -2,7 +2,7 @@
 
 Each option is declared once, as a field with its help; `add_options` makes flags of the fields, `read_file` takes the
 same names from `/etc/pyk/server.yaml` and `/etc/pyk/agent.yaml`, and a flag wins over the file. A name that is none, or
-a value of another type, is refused with one line that says where.
+a value of another type, is refused with one line that says where; `pyk/machine/checks.py` refuses what cannot work.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from typing import Any, TypeVar
 from pyk.client.balancer import Server, parse_server
 from pyk.client.config import ADMIN_KUBECONFIG
 from pyk.errors import UserError
-from pyk.machine import ranges
 
 CONFIG_DIR = Path("/etc/pyk")
 SERVER_CONFIG, AGENT_CONFIG = CONFIG_DIR / "server.yaml", CONFIG_DIR / "agent.yaml"
 SERVER_PORT = 6443
-LEAST_NODE_GRACE = 1.0
 
 T = TypeVar("T", "ServerOptions", "AgentOptions")
 
@@ -172,48 +170,6 @@ _NAMES = {str: "text", int: "whole number", float: "number"}
 
 def _split(items: list[str]) -> list[str]:
     return [part.strip() for item in items for part in item.split(",") if part.strip()]
-
-
-def node_masks(options: ServerOptions) -> dict[int, int]:
-    """The prefix length of a node's part of the pods' range, by the range's IP family."""
-    return {4: options.node_cidr_mask, 6: options.node_cidr_mask_ipv6}
-
-
-def check_server(options: ServerOptions) -> None:
-    """Raises `UserError` for the first option that cannot work."""
-    ranges.check(
-        options.cluster_cidr, options.service_cidr, node_masks(options), options.cluster_dns, options.advertise_address
-    )
-    for bound in options.bind_address:
-        ranges.address("--bind-address", bound)
-    for flag, port in (("--port", options.port), ("--etcd-port", options.etcd_port)):
-        if not 1 <= port <= 65535:
-            raise UserError(f"{flag} {port}: between 1 and 65535")
-    if options.store not in ("", "sqlite", "etcd"):
-        raise UserError(f"--store {options.store}: sqlite or etcd")
-    if options.store == "sqlite" and (options.etcd_servers or options.join):
-        raise UserError("--store sqlite is for one control plane alone: leave it out with --etcd-servers and --join")
-    tls = (options.etcd_cafile, options.etcd_certfile, options.etcd_keyfile)
-    if any(tls) and not (all(tls) and options.etcd_servers):
-        raise UserError("--etcd-cafile, --etcd-certfile and --etcd-keyfile go together, and with --etcd-servers")
-    if options.join and not options.token:
-        raise UserError("--join needs --token: make one with 'pyk token create --server' on a control plane")
-    if options.join:
-        servers_of("--join", (options.join,))
-    if options.node_monitor_grace_seconds < LEAST_NODE_GRACE:
-        raise UserError(f"--node-monitor-grace-seconds {options.node_monitor_grace_seconds}: at least one")
-
-
-def check_agent(options: AgentOptions) -> None:
-    """Raises `UserError` for the first option that cannot work."""
-    if not options.server:
-        raise UserError("--server URL: where the control plane is, for instance https://10.0.0.1:6443")
-    servers_of("--server", options.server)
-    if options.node_ip:
-        ranges.addresses("--node-ip", options.node_ip)
-    for label in options.node_label:
-        if "=" not in label:
-            raise UserError(f"--node-label {label}: write KEY=VALUE")
 
 
 def servers_of(flag: str, urls: tuple[str, ...]) -> list[Server]:

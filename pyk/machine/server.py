@@ -32,11 +32,12 @@ from pyk.client.blocking import BlockingClient, ServerUnreachable
 from pyk.client.config import ClientConfig
 from pyk.errors import UserError
 from pyk.machine import address, bundle, controlplane, etcd, lock, publish, tokens
+from pyk.machine.checks import check_server
 from pyk.machine.controlplane import ControlPlane
 from pyk.machine.discovery import CannotJoin, discover
 from pyk.machine.join import ask
 from pyk.machine.keeping import Keeper, Program
-from pyk.machine.options import ServerOptions, check_server, servers_of
+from pyk.machine.options import ServerOptions, servers_of
 from pyk.machine.token import parse
 from pyk.reconcile.clock import Clock
 

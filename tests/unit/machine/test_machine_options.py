@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.network.routes import BACKENDS
 from pyk.errors import UserError
 from pyk.machine import controlplane, install
+from pyk.machine.checks import NETWORK_BACKENDS, check_agent, check_server
 from pyk.machine.options import (
     AgentOptions,
     ServerOptions,
     add_options,
-    check_agent,
-    check_server,
     given,
     read_file,
     to_file,
@@ -88,6 +88,12 @@ def test_a_mistake_in_the_file_is_told_in_one_line(tmp_path: Path, text: str, wh
         ({"cluster_dns": "10.0.0.10"}, "is not in --service-cidr"),
         ({"advertise_address": "10.244.0.1"}, "in the range of the pods"),
         ({"port": 0}, "between 1 and 65535"),
+        ({"etcd_peer_port": 2379}, "--etcd-port 2379: --etcd-peer-port has the same"),
+        ({"metrics_port": 65534}, "between 1 and 65533"),
+        ({"etcd_quota_bytes": -1}, "at least"),
+        ({"default_toleration_seconds": -1}, "at least 0"),
+        ({"tls_san": ("not a name",)}, "neither a name nor an address"),
+        ({"cluster_domain": "not a domain"}, "--cluster-domain not a domain"),
         ({"store": "mysql"}, "sqlite or etcd"),
         ({"store": "sqlite", "join": "https://a:1", "token": "t"}, "one control plane alone"),
         ({"join": "https://a:1"}, "--join needs --token"),
@@ -108,6 +114,19 @@ def test_options_that_cannot_work_are_refused(change: dict[str, object], why: st
         {"node_label": ("x",)},
         {"node_ip": "10.0.0.1,10.0.0.2"},
         {"node_ip": "here"},
+        {"node_ip": "127.0.0.1"},
+        {"node_ip": "10.0.0.2,fe80::1"},
+        {"node_name": "Bad_Name"},
+        {"node_label": ("a b=c",)},
+        {"node_label": ("a=b c",)},
+        {"port": 0},
+        {"port": 6444},
+        {"network_backend": "ipip"},
+        {"cgroup_root": "pyk"},
+        {"max_pods": 1021},
+        {"system_reserved": "cpu"},
+        {"system_reserved": "cpu=lots"},
+        {"system_reserved": "memory=-1Mi"},
     ],
 )
 def test_agents_options_that_cannot_work_are_refused(change: dict[str, object]) -> None:
@@ -167,6 +186,10 @@ def test_a_second_install_that_the_cluster_cannot_follow_changes_no_file(tmp_pat
     install.plan("server", {"port": 7000}, tmp_path, "/usr/bin/pyk")
     with pytest.raises(UserError, match="which cannot change any more"):
         install.plan("server", {"service_cidr": "10.50.0.0/16"}, tmp_path, "/usr/bin/pyk")
+
+
+def test_the_backends_that_an_agent_may_be_told_are_those_that_there_are() -> None:
+    assert NETWORK_BACKENDS == BACKENDS
 
 
 @pytest.mark.parametrize("agent", ["v1.36.0+pyk0.1.0", "v1.36.7+pyk0.1.9", "v1.33.0+pyk0.1.0", "v1.35.2+pyk0.0.3"])

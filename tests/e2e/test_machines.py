@@ -17,6 +17,7 @@ from pyk.reconcile.clock import RealClock
 from tests.e2e.harness import BIN, deployment_document, wait_for
 from tests.e2e.machines import Machine, Machines
 
+READY = Path(__file__).parents[2] / "vagrant" / "ready.sh"
 AS_ANOTHER = "import sys; {change}; from pyk.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -74,6 +75,16 @@ def test_a_machine_joins_with_a_token_and_runs_pods(control: Machine, worker: Ma
         *(BIN / "kubectl", "--kubeconfig", worker.folder / "agent" / "kubeconfig", "get", "node", worker.name)
     )
     assert worker.name in through_the_balancer.stdout
+
+
+def test_the_end_of_vagrant_up_waits_for_nodes_and_says_which_are_missing(control: Machine, worker: Machine) -> None:
+    environment = ("env", f"PATH={BIN}:{os.environ['PATH']}", f"KUBECONFIG={control.kubeconfig}")
+    found = control.run(*environment, "sh", READY, "1").stdout
+    assert re.search(rf"^{worker.name} +Ready ", found, re.MULTILINE), found
+    missing = control.run(*environment, "sh", READY, "2", "1", check=False)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("not all of 2 nodes are ready after 1 s:")
+    assert worker.name in missing.stderr
 
 
 def test_tokens_are_listed_without_their_secrets_and_end_when_deleted(control: Machine, stranger: Machine) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from tests.lab import checks
 from tests.lab.cluster import Lab
 from tests.lab.image import LabError, image
+from tests.lab.vagrant_up import NAME as VAGRANT
+from tests.lab.vagrant_up import vagrant_up
 
 WORKERS = {1: 2, 3: 1, 0: 0}
 """How many nodes a lab has, by its control planes."""
@@ -32,24 +34,26 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name the checks and end")
     options = parser.parse_args()
     if options.list:
+        print(f"{VAGRANT}  (--full): A cluster as README.md of vagrant/ makes it, with libvirt's qemu driver.")
         for check in checks.ALL:
             print(f"{check.name}{'' if check.is_short else '  (--full)'}: {check.says}")
         return 0
     chosen = [each for each in checks.ALL if options.full or each.is_short or options.only]
     chosen = [each for each in chosen if not options.only or any(word in each.name for word in options.only)]
-    if not chosen:
+    with_vagrant = any(word in VAGRANT for word in options.only) if options.only else options.full
+    if not chosen and not with_vagrant:
         print("lab: no check has such a name; --list names them", file=sys.stderr)
         return 2
     try:
-        return _run(chosen, options.keep)
+        return _run(chosen, options.keep, with_vagrant=with_vagrant)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
 
 
-def _run(chosen: list[checks.Check], keep: Path) -> int:
+def _run(chosen: list[checks.Check], keep: Path, *, with_vagrant: bool) -> int:
     started = time.monotonic()
-    failed = 0
+    failed = int(with_vagrant and not _vagrant_up(keep))
     for control_planes in [number for number in WORKERS if any(each.control_planes == number for each in chosen)]:
         group = [each for each in chosen if each.control_planes == control_planes]
         with tempfile.TemporaryDirectory(prefix="pyk-lab-") as folder:
@@ -66,10 +70,28 @@ def _run(chosen: list[checks.Check], keep: Path) -> int:
             finally:
                 lab.down()
     minutes = (time.monotonic() - started) / 60
-    print(f"lab: {len(chosen) - failed} of {len(chosen)} checks passed in {minutes:.1f} min", flush=True)
+    count = len(chosen) + with_vagrant
+    print(f"lab: {count - failed} of {count} checks passed in {minutes:.1f} min", flush=True)
     if failed:
         print(f"lab: what the machines said is in {keep}", flush=True)
     return 1 if failed else 0
+
+
+def _vagrant_up(keep: Path) -> bool:
+    """Whether Vagrant made its cluster; else what it said is kept."""
+    print("lab: vagrant up ...", flush=True)
+    with tempfile.TemporaryDirectory(prefix="pyk-vagrant-") as folder:
+        started = time.monotonic()
+        try:
+            found = vagrant_up(image(), Path(folder))
+        except LabError as error:
+            print(f"FAILED {VAGRANT}: {error}", flush=True)
+            keep.mkdir(parents=True, exist_ok=True)
+            for log in Path(folder).glob("*.log"):
+                shutil.copy(log, keep / log.name)
+            return False
+    print(f"ok     {VAGRANT} ({time.monotonic() - started:.0f} s): {found}", flush=True)
+    return True
 
 
 def _run_group(lab: Lab, group: list[checks.Check]) -> int:

@@ -44,7 +44,9 @@ PACKAGES = (
     "procps",
     "python3",
     "python3-venv",
+    "rsync",
     "runc",
+    "sudo",
     "systemd",
     "systemd-sysv",
     "systemd-timesyncd",
@@ -56,6 +58,7 @@ Description=Name and address of this machine, from the kernel's command line
 DefaultDependencies=no
 After=systemd-remount-fs.service
 Before=network-pre.target ssh.service
+ConditionKernelCommandLine=lab.name
 
 [Service]
 Type=oneshot
@@ -81,6 +84,21 @@ ip address replace 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip address replace "$address" dev eth1
 ip link set eth1 up
+"""
+# As Vagrant expects of a box; with "*" for a password sshd takes the user's key, with "!" it would not.
+_VAGRANT_USER = 'chroot "$1" useradd --create-home --shell /bin/bash --password "*" vagrant'
+_VAGRANT_HOME = 'chroot "$1" chown -R vagrant: /home/vagrant'
+# The lab's machines have fixed addresses; networkd runs in a box only, which asks for it on the kernel's command line.
+_DHCP = """[Match]
+Name=eth0
+
+[Network]
+DHCP=ipv4
+"""
+# A machine of the lab has no way to an index: what pip needs to make a wheel of a checkout is there.
+_PIP = """[global]
+no-index = yes
+no-build-isolation = off
 """
 _ETCD_OFF = 'systemctl --root="$1" mask etcd.service'
 
@@ -156,7 +174,9 @@ def _make(folder: Path) -> None:
         "--variant=minbase",
         f"--include={','.join(PACKAGES)}",
         f"--customize-hook=copy-in {wheels} /opt",
+        f"--customize-hook={_VAGRANT_USER}",
         f"--customize-hook=tar-in {_packed(files)} /",
+        f"--customize-hook={_VAGRANT_HOME}",
         '--customize-hook=chroot "$1" python3 -m venv /opt/pyk',
         f"--customize-hook={in_root}",
         '--customize-hook=rm -rf "$1"/opt/wheels "$1"/usr/share/doc "$1"/usr/share/locale',
@@ -183,11 +203,12 @@ def _download(wheels: Path) -> None:
 
 
 def _requirements() -> Sequence[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, makes_wheels = settings["project"], settings["build-system"]["requires"]
     tools = [
         name for name in project["optional-dependencies"]["dev"] if not name.startswith(("mypy", "ruff", "types-"))
     ]
-    return [text.replace(" ", "") for text in (*project["dependencies"], *tools, "setuptools", "wheel")]
+    return [text.replace(" ", "") for text in (*project["dependencies"], *tools, *makes_wheels, "wheel")]
 
 
 def setup_files(folder: Path, public_key: str) -> None:
@@ -196,6 +217,10 @@ def setup_files(folder: Path, public_key: str) -> None:
         "usr/local/sbin/lab-setup": (_SETUP, 0o755),
         "etc/systemd/system/lab-setup.service": (_SETUP_SERVICE, 0o644),
         "root/.ssh/authorized_keys": (public_key, 0o600),
+        "home/vagrant/.ssh/authorized_keys": (public_key, 0o600),
+        "etc/sudoers.d/vagrant": ("vagrant ALL=(ALL) NOPASSWD: ALL\n", 0o440),
+        "etc/systemd/network/50-lab.network": (_DHCP, 0o644),
+        "etc/pip.conf": (_PIP, 0o644),
         "etc/ssh/sshd_config.d/lab.conf": ("PermitRootLogin prohibit-password\nUseDNS no\nUsePAM no\n", 0o644),
         "etc/fstab": ("/dev/vda / ext4 defaults 0 1\n", 0o644),
         "etc/udev/rules.d/80-net-setup-link.rules": ("", 0o644),  # interfaces keep the kernel's names
@@ -205,7 +230,8 @@ def setup_files(folder: Path, public_key: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
-    (folder / "root/.ssh").chmod(0o700)
+    for home in ("root", "home/vagrant"):
+        (folder / home / ".ssh").chmod(0o700)
 
 
 def _packed(files: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,9 @@ def main() -> int:
     if not chosen and not with_vagrant:
         print("lab: no check has such a name; --list names them", file=sys.stderr)
         return 2
+    # Whoever ends the run ends its machines too, also where Ctrl-C was ignored by whoever started it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         return _run(chosen, options.keep, with_vagrant=with_vagrant)
     except LabError as error:
@@ -64,7 +68,7 @@ def _run(chosen: list[checks.Check], keep: Path, *, with_vagrant: bool) -> int:
                 failed += _run_group(lab, group)
                 if failed:
                     _keep(lab, keep / f"{control_planes}-control-planes")
-            except BaseException:
+            except Exception:
                 _keep(lab, keep / f"{control_planes}-control-planes")
                 raise
             finally:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,9 +228,17 @@ _PROBE = (
 
 
 def together(items: Sequence[Machine], work: Callable[[Machine], T]) -> list[T]:
-    """Do the same with all machines at once. Raises the first error."""
-    with ThreadPoolExecutor(max(len(items), 1)) as threads:
-        return list(threads.map(work, items))
+    """Do the same with all machines at once. Raises the first error as soon as it is there: the others' work ends when
+    their machines do."""
+    threads = ThreadPoolExecutor(max(len(items), 1))
+    futures = [threads.submit(work, item) for item in items]
+    try:
+        ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in ended:
+            future.result()
+        return [future.result() for future in futures]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def wait_until(what: str, holds: Callable[[], object], seconds: float, every: float = 0.5) -> float:

@@ -2,6 +2,7 @@
 
 In the order in which a packet meets them (netfilter's priorities):
 
+    untracked (-300)   what wraps other packets is no connection
     guard (-110)       services that nobody serves are refused; the machine's loopback is closed to pods
     translate (-100)   the destination: services, node ports, host ports
     egress (0)         the policies of the pod that sends
@@ -19,13 +20,15 @@ from collections.abc import Iterable, Iterator
 
 from pyk import nftables as nft
 from pyk.network import names
-from pyk.network.names import BRIDGE, MASQUERADE_MARK, TABLE, of_family
+from pyk.network.names import BRIDGE, MASQUERADE_MARK, TABLE, TUNNEL_PORT, of_family
 from pyk.nftables import FORWARD, OUTPUT, POSTROUTING, PREROUTING, Chain, Message, Rule
 
 _IP_KEY, _PROTOCOL_AFTER = 0, {4: 1, 6: 4}
-_ICMPV6, _REDIRECT = bytes([58]), bytes([137])
+_ICMPV6, _REDIRECT, _UDP = bytes([58]), bytes([137]), bytes([17])
 
 BASE_CHAINS = (
+    Chain("untracked-received", PREROUTING, -300),
+    Chain("untracked-sent", OUTPUT, -300),
     Chain("guard-forwarded", PREROUTING, -110),
     Chain("guard-own", OUTPUT, -110),
     Chain("translate-forwarded", PREROUTING, -100, "nat"),
@@ -55,7 +58,10 @@ def base_rules(pod_ranges: Iterable[str], service_ranges: Iterable[str]) -> dict
     services = [ipaddress.ip_network(text) for text in service_ranges]
     established = Rule((*nft.is_in_state(established=True), nft.verdict(nft.ACCEPT)), "of a connection let in before")
     return {
+        "untracked-received": (_wrapped(outgoing=False),),
+        "untracked-sent": (_wrapped(outgoing=True),),
         "guard-forwarded": (
+            established,
             Rule(
                 (
                     *(*nft.is_link(BRIDGE), *nft.is_family(4), nft.destination(0, 4)),
@@ -66,6 +72,7 @@ def base_rules(pod_ranges: Iterable[str], service_ranges: Iterable[str]) -> dict
             Rule((nft.verdict(nft.JUMP, "guard"),)),
         ),
         "guard-own": (
+            established,
             Rule(
                 (
                     *(*nft.is_link(BRIDGE, outgoing=True), *nft.is_family(6), nft.protocol(0)),
@@ -118,6 +125,13 @@ def base_rules(pod_ranges: Iterable[str], service_ranges: Iterable[str]) -> dict
         "ingress": (established, *_policed(names.INGRESS, outgoing=True)),
         "masquerade": tuple(_masquerade(pods)),
     }
+
+
+def _wrapped(*, outgoing: bool) -> Rule:
+    """Nobody answers to these by the same ports, so conntrack would look at each as at a first one."""
+    to_tunnel = (nft.protocol(0), nft.compare(0, _UDP), nft.destination_port(0), nft.compare(0, nft.port(TUNNEL_PORT)))
+    not_of_pods = nft.is_link(BRIDGE, outgoing=outgoing, negate=True)
+    return Rule((*to_tunnel, *not_of_pods, nft.no_tracking()), "packets in packets, of the tunnel")
 
 
 def _policed(name: str, *, outgoing: bool) -> Iterator[Rule]:

@@ -54,6 +54,7 @@ from agent.network.routes import (
 )
 from agent.network.rules import NodeRules
 from agent.network.segment import Segment, is_here
+from agent.network.shortcuts import Shortcuts, ShortPod
 from agent.network.tunnel import OVERHEAD_BYTES, sync_tunnel
 from pyk import netlink
 from pyk.api.objects import Object, annotations_of, name_of
@@ -120,7 +121,9 @@ class BridgeNetwork:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pod-network")
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._netlink: Netlink | None = None
+        self._shortcuts = Shortcuts()
         self._bridge = 0
+        self._uplink = 0
         self._uplink_mtu = 1500
         self._ways: list[PeerRoute] = []
         self._tunnels: set[int] = set()
@@ -140,6 +143,11 @@ class BridgeNetwork:
         return list(self._ways)
 
     @property
+    def shortcuts(self) -> Shortcuts:
+        """How packets of established connections pass by the node's routing."""
+        return self._shortcuts
+
+    @property
     def pod_mtu(self) -> int:
         """The MTU of pods that start now, in bytes."""
         return self._mtu()
@@ -156,6 +164,7 @@ class BridgeNetwork:
         await self._run(self._start)
         await self._rules.start()
         await self._run(sysctl.translate_strays)
+        await self._run(self._start_shortcuts)
         await self._rules.set_inside(self._inside(()), only_if_empty=True)
 
     async def close(self) -> None:
@@ -260,7 +269,7 @@ class BridgeNetwork:
         uplink = next((found for found in link.links() if found.index == owner), None)
         if uplink is None:
             raise NetworkFailure(f"the node's address {primary} is on no link of this machine")
-        self._uplink_mtu = min(uplink.mtu, 65535)
+        self._uplink, self._uplink_mtu = uplink.index, min(uplink.mtu, 65535)
         if self._backend == WIREGUARD:
             check_kernel(link, self._uplink_mtu - encryption.OVERHEAD_BYTES)
         sysctl.let_forward({family_of(cidr) for cidr in self._cluster_cidrs}, uplink.name)
@@ -293,7 +302,17 @@ class BridgeNetwork:
             except (OSError, NetworkFailure) as error:  # most likely it is going, and its namespace went first
                 log.warning("pod %s could not be connected again: %s", pod.uid, error)
 
+    def _start_shortcuts(self) -> None:
+        link = self._socket()
+        self._shortcuts.open(link, self._uplink, self._uplink_mtu)
+        programmed, there = link.programmed(), {found.name: found for found in link.links()}
+        for pod_uid, addresses in self._pool.records().items():
+            found = there.get(link_name(pod_uid))
+            if found is not None and found.index in programmed:  # by an earlier agent; not, if the pod has limits
+                self._shorten(pod_uid, addresses, found.mtu)
+
     def _close(self) -> None:
+        self._shortcuts.close()
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
@@ -347,6 +366,8 @@ class BridgeNetwork:
         tunnel_mtu = self._uplink_mtu - OVERHEAD_BYTES[family_of(self._node_ips[0])]
         tunnel = sync_tunnel(link, self._node_ips[0], self._cluster_cidrs, tunnel_mtu, ways, self._pool.networks)
         links = {VXLAN: tunnel} if tunnel else {}
+        if tunnel:
+            self._shortcuts.add_link(link, tunnel, tunnel_mtu)
         if self._backend == WIREGUARD:
             mtu = self._uplink_mtu - encryption.OVERHEAD_BYTES
             links[WIREGUARD] = sync_wireguard(link, self._key_file, mtu, ways, self._pool.networks)
@@ -369,6 +390,16 @@ class BridgeNetwork:
         gateways: dict[int, Address] = {network.version: network[1] for network in self._pool.networks}
         to = Attachment(self._bridge, self._mtu(), gateways)
         connect(self._socket(), pod_uid, addresses, network_namespace, to, limits)
+        if limits == Limits():
+            self._shorten(pod_uid, addresses, to.mtu)
+
+    def _shorten(self, pod_uid: str, addresses: Sequence[Address], mtu: int) -> None:
+        """Let packets of established connections take shortcuts to and from the pod."""
+        index, gateway = self._socket().index_of(link_name(pod_uid)), self._pool.networks[0][1]
+        macs = hardware_address(addresses[0]), hardware_address(gateway)
+        for address in addresses:
+            if address.version == 4:
+                self._shortcuts.add_pod(self._socket(), ShortPod(index, address, macs, mtu))
 
     def _detach_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Remove all pods that wait for it by now; called in the thread, finishes in the loop."""
@@ -401,6 +432,7 @@ class BridgeNetwork:
             addresses = [known for pod in going for known in neighbours_of(records[pod])]
             self._socket().execute(*(netlink.delete_neighbour(self._bridge, address) for address in addresses))
         for pod in going:
+            self._shortcuts.remove_pod(records[pod])
             self._pool.release(pod)
 
     def _restore(self, live: set[str]) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from agent.network.routes import VXLAN, PeerRoute
 from pyk import netlink
 from pyk.netlink import Interface, Neighbour, Netlink, Network, Request
-from pyk.network.names import TUNNEL
+from pyk.network.names import TUNNEL, TUNNEL_PORT
 
-PORT = 8472
+PORT = TUNNEL_PORT
 """Linux' own default, and that of others: the port that IANA has given (4789) is often offloaded or filtered."""
 OVERHEAD_BYTES = {4: 50, 6: 70}
 """What the outer packet adds: Ethernet 14, VXLAN 8, UDP 8, and IP 20 or 40."""

@@ -57,6 +57,8 @@ from pyk.netlink.routes import (
 from pyk.netlink.traffic import (
     limit_rate,
     redirect_received,
+    run_nothing,
+    run_on_received,
 )
 
 __all__ = [
@@ -95,4 +97,6 @@ __all__ = [
     "delete_route",
     "limit_rate",
     "redirect_received",
+    "run_nothing",
+    "run_on_received",
 ]

@@ -18,6 +18,7 @@ from pyk.netlink.messages import (
     GETADDR,
     GETLINK,
     GETNEIGH,
+    GETQDISC,
     GETROUTE,
     IFF_UP,
     MAIN_TABLE,
@@ -215,6 +216,15 @@ class Netlink:
             address, mac = message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
             is_permanent = bool(message["state"] & PERMANENT)
             found.append(Neighbour(int(message["ifindex"]), str(address or ""), str(mac or ""), is_permanent))
+        return found
+
+    def programmed(self) -> set[int]:
+        """The links (indexes) that programs may be run for (`run_on_received`)."""
+        found = set()
+        for body in self._dump(GETQDISC, bytes(20)):
+            kind = body[40 : 40 + 10]  # behind the header and the link's numbers, the first attribute: TCA_KIND
+            if kind.startswith(b"clsact\0"):
+                found.add(int(struct.unpack_from("=i", body, 20)[0]))
         return found
 
     def _dump_families(self, kind: int, message: Any, families: tuple[int, ...]) -> Iterator[bytes]:

@@ -1,4 +1,5 @@
-"""Requests about queueing disciplines: how fast a link sends (tc-tbf(8)), and what it received sent through another.
+"""Requests about what links do with packets: how fast one sends (tc-tbf(8)), what it received sent through another, and
+a program run for it (tc-bpf(8)).
 
 Encoded here, byte by byte: pyroute2's messages for these import every discipline that there is. Source:
 linux/pkt_sched.h, pkt_cls.h, tc_act/tc_mirred.h.
@@ -6,16 +7,19 @@ linux/pkt_sched.h, pkt_cls.h, tc_act/tc_mirred.h.
 
 from __future__ import annotations
 
+import errno
 import struct
 
-from pyk.netlink.messages import CREATE, EXCL, REPLACE, Request
+from pyk.netlink.messages import CREATE, EXCL, GONE, REPLACE, Request
 
-_NEWQDISC, _NEWFILTER = 36, 44
+_NEWQDISC, _DELQDISC, _NEWFILTER = 36, 37, 44
 _ROOT, _INGRESS, _INGRESS_HANDLE = 0xFFFFFFFF, 0xFFFFFFF1, 0xFFFF0000
 _ETHERNET = 1  # TC_LINKLAYER_ETHERNET
 _EVERY_PROTOCOL = 0x0300  # ETH_P_ALL in network order
 _TERMINAL, _STOLEN, _REDIRECT = 1, 4, 1
 _NESTED = 0x8000
+_RECEIVED = 0xFFFFFFF2  # TC_H_CLSACT, TC_H_MIN_INGRESS
+_PREFERENCE = 1 << 16
 
 
 def limit_rate(link: int, bits_per_second: int, *, burst: int, limit: int) -> Request:
@@ -42,6 +46,24 @@ def redirect_received(link: int, to: int) -> list[Request]:
         Request(f"watch what link {link} receives", _NEWQDISC, CREATE | EXCL, ingress),
         Request(f"send what link {link} receives through link {to}", _NEWFILTER, CREATE | EXCL, chosen),
     ]
+
+
+def run_on_received(link: int, program: int, name: str) -> list[Request]:
+    """Run the eBPF program (a descriptor) for every packet that the link receives, in place of the one of that name
+    before. The program's verdict is the packet's; others' programs come after it when it says so."""
+    both = _head(link, _INGRESS_HANDLE, _INGRESS, 0) + _text(1, "clsact")
+    options = _attribute(6, struct.pack("=I", program)) + _text(7, name) + _attribute(8, struct.pack("=I", 1))
+    chosen = _head(link, 1, _RECEIVED, _PREFERENCE | _EVERY_PROTOCOL) + _text(1, "bpf") + _attribute(2, options)
+    return [
+        Request(f"let programs see link {link}", _NEWQDISC, CREATE | EXCL, both, frozenset({errno.EEXIST})),
+        Request(f"run {name} for link {link}", _NEWFILTER, CREATE | REPLACE, chosen),
+    ]
+
+
+def run_nothing(link: int) -> Request:
+    """No program is run for the link any more."""
+    body = _head(link, _INGRESS_HANDLE, _INGRESS, 0)
+    return Request(f"run nothing for link {link}", _DELQDISC, 0, body, GONE | {errno.EINVAL})
 
 
 def _head(link: int, handle: int, parent: int, info: int) -> bytes:

@@ -16,8 +16,12 @@ TABLE = "pyk"
 BRIDGE = "pyk0"
 TUNNEL = "pykx0"
 """The VXLAN link to nodes on other segments."""
+TUNNEL_PORT = 8472
+"""Of UDP, at every node: the kernel's customary one."""
 WIREGUARD = "pykw0"
 """The link to other nodes where their traffic is encrypted."""
+SHORTCUT = "pyk-shortcut"
+"""The program at the links of pods and to other nodes that takes packets of established connections the short way."""
 WIREGUARD_KEY = "pyk.io/wireguard-public-key"
 """Annotation of a Node: who may speak for it in the encrypted network."""
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}

@@ -175,6 +175,8 @@ class Evaluation:
                 return _Outcome(packet, "reject")
             case "dynset":
                 pass  # the kernel would remember; here nothing is changed
+            case "notrack":
+                pass
             case _:
                 raise CannotTell(f"a rule has the expression {expression.name}")
         return _Outcome(packet)

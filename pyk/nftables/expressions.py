@@ -158,6 +158,11 @@ def reset() -> bytes:
     return expression("reject", u32(1, 1), attribute(2, b"\0"))
 
 
+def no_tracking() -> bytes:
+    """Keep the packet out of conntrack; in chains that come before it."""
+    return expression("notrack")
+
+
 def connection(word: int, key: int) -> bytes:
     """Load of conntrack: 0 the state, 2 the status."""
     return expression("ct", u32(1, register(word)), u32(2, key))

@@ -63,7 +63,10 @@ class _Walk:
         if first["choices"] > 1:
             others = (self._run(packet, number) for number in range(1, min(first["choices"], _ENDPOINTS_SHOWN)))
             places = [first["to"], *(other["to"] for other in others)]
-            first["endpoints"] = [place for place in places if place]
+            # A number that no endpoint has is drawn again: the same endpoint may come of several.
+            first["endpoints"] = [place for at, place in enumerate(places) if place and place not in places[:at]]
+            if first["choices"] <= _ENDPOINTS_SHOWN:
+                first["choices"] = len(first["endpoints"])
         return first
 
     def _in_link(self) -> str:

@@ -6,9 +6,10 @@
 
 A pool is the row of endpoints of one port and policy: elements `pool, number -> address, port` of the map `endpoints4`.
 The service's chain writes the pool's 8 bytes into the marks of connection and packet and goes to a chain such as
-`pick-5-ipv4`, which draws a number below 5 and translates to what the map has under pool and number. So an endpoint
-that comes or goes is one element and one rule. With session affinity the kernel itself notes who was sent where
-(`affinity4`), and forgets it after the service's time.
+`pick-8-ipv4`, which draws a number below 8 and translates to what the map has under pool and number, or draws again if
+there is nothing: it serves pools of five to eight. So an endpoint that comes or goes is one element and mostly no rule,
+for which the kernel would look through all chains of the table. With session affinity the kernel itself notes who was
+sent where (`affinity4`), and forgets it after the service's time.
 
 A port without endpoints has no chain: its addresses are in `refused4`, and clients hear at once that nobody listens.
 """
@@ -19,6 +20,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from agent.network.base import word
@@ -31,6 +33,7 @@ from pyk.network.names import MASQUERADE_MARK, chain_name, family_of, front, of_
 from pyk.nftables import Data, Rule
 
 _DEFAULT_AFFINITY_SECONDS = 10800
+_TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,7 @@ class _Building:
         pick, rules = _pick_chain(port, len(endpoints))
         self.chains[pick] = rules
         marked = (*nft.set_connection_mark(pool[:4]), *nft.set_packet_mark(pool[4:], MASQUERADE_MARK))
-        self.chains[chain] = (Rule((*marked, nft.verdict(nft.GOTO, pick)), f"{len(endpoints)} endpoints"),)
+        self.chains[chain] = (Rule((*marked, nft.verdict(nft.GOTO, pick)), "one of the pool"),)
 
     def _put(self, name: str, family: int, key: bytes, data: bytes | str | None) -> None:
         held: Data = go_to(data) if isinstance(data, str) else data
@@ -260,25 +263,38 @@ def _from(text: str) -> tuple[bytes, ...]:
 
 
 def _pick_chain(port: ServicePort, size: int) -> tuple[str, tuple[Rule, ...]]:
-    """The chain that picks one of so many endpoints of the pool in the marks: shared by all pools of that size, since
-    each rule that reads a map makes every change of the map dearer."""
-    seconds, family = port.affinity_seconds, port.family
-    name = f"{names.PICK_CHAIN}{size}" + (f"-for-{seconds}s" if seconds else "") + f"-ipv{family}"
-    return name, _affine_rules(family, size, seconds) if seconds else (_random_rule(family, size),)
+    """The chain that picks one of so many endpoints of the pool in the marks: shared by all pools up to that power of
+    two, since each rule that reads a map makes every change of the map dearer."""
+    seconds, family, most = port.affinity_seconds, port.family, 1 << (size - 1).bit_length()
+    name = f"{names.PICK_CHAIN}{most}" + (f"-for-{seconds}s" if seconds else "") + f"-ipv{family}"
+    return name, _affine_rules(family, most, seconds) if seconds else _random_rules(family, most)
+
+
+def _draws(most: int) -> list[int]:
+    """Below what is drawn, one time after the other, until there is such an endpoint. Of a pool more than half of the
+    numbers are there, and so is each of the lower half: whoever is unlucky four times draws among these."""
+    return [most] if most <= 2 else [*[most] * _TRIES, most // 2]
 
 
 def _pool_in_marks(word_: int) -> tuple[bytes, ...]:
     return (nft.connection_mark(word_), *nft.packet_mark(word_ + 1, MASQUERADE_MARK))
 
 
-def _random_rule(family: int, size: int) -> Rule:
+@lru_cache(256)
+def _random_rules(family: int, most: int) -> tuple[Rule, ...]:
     width = 1 if family == 4 else 4
-    drawn = (*_pool_in_marks(0), nft.random_number(2, size))
     found = nft.lookup(of_family(names.ENDPOINTS, family), 0, into=8)
-    return Rule((*drawn, found, nft.destination_nat(family, 8, 8 + width)), f"one of {size}")
+    return tuple(
+        Rule(
+            (*_pool_in_marks(0), nft.random_number(2, below), found, nft.destination_nat(family, 8, 8 + width)),
+            f"one of {below}",
+        )
+        for below in _draws(most)
+    )
 
 
-def _affine_rules(family: int, size: int, seconds: int) -> tuple[Rule, ...]:
+@lru_cache(256)
+def _affine_rules(family: int, most: int, seconds: int) -> tuple[Rule, ...]:
     """Registers: the client, the pool, then the endpoint: so each key lies in one piece."""
     width = 1 if family == 4 else 4
     pool_at, address_at, port_at = width, width + 2, 2 * width + 2
@@ -291,13 +307,16 @@ def _affine_rules(family: int, size: int, seconds: int) -> tuple[Rule, ...]:
         ),
         f"the one of the last {seconds} s",
     )
-    anew = Rule(
-        (
-            *(*client, nft.random_number(address_at, size)),
-            nft.lookup(of_family(names.ENDPOINTS, family), pool_at, into=address_at),
-            nft.forget(affinity, 0, address_at),  # of an endpoint that is gone; remembering would not replace it
-            *(nft.remember(affinity, 0, address_at, seconds), nft.destination_nat(family, address_at, port_at)),
-        ),
-        f"one of {size}",
+    anew = (
+        Rule(
+            (
+                *(*client, nft.random_number(address_at, below)),
+                nft.lookup(of_family(names.ENDPOINTS, family), pool_at, into=address_at),
+                nft.forget(affinity, 0, address_at),  # of an endpoint that is gone; remembering would not replace it
+                *(nft.remember(affinity, 0, address_at, seconds), nft.destination_nat(family, address_at, port_at)),
+            ),
+            f"one of {below}",
+        )
+        for below in _draws(most)
     )
-    return (again, anew)
+    return (again, *anew)

@@ -6,6 +6,8 @@ import asyncio
 import ctypes
 import os
 import random
+import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from agent.network.contract import NetworkFailure
 from agent.network.endpoints import Place
 from agent.network.rules import NodeRules
-from agent.network.ruleset import Fragment
+from agent.network.ruleset import Fragment, Ruleset
 from agent.network.services import Surroundings, service_fragment, service_ports
-from pyk import nftables
+from pyk import netlink, nftables
+from pyk.netlink import Netlink
 from pyk.network import names
 from pyk.network.names import TABLE
 from pyk.nftables import Nftables, Rule
@@ -156,3 +159,37 @@ async def test_of_two_services_that_want_one_address_the_first_by_name_has_it() 
         await rules.update({"service/a": None})
         assert kernel.elements(TABLE, "services4") == {key: verdict}
     await rules.close()
+
+
+@pytest.mark.parametrize("endpoints", [1, 2, 3, 5, 9])
+async def test_every_endpoint_is_drawn_whatever_the_size_of_the_pool_and_with_affinity_always_the_same(
+    endpoints: int,
+) -> None:
+    rules = node_rules()
+    await rules.start()
+    await rules.update({"service/s5": fragment(5, endpoints), "service/s6": fragment(6, endpoints, affinity=True)})
+    with Netlink() as link:
+        lo = link.index_of("lo")
+        link.execute(netlink.bring_up("lo"), netlink.add_route("10.96.0.0/16", link=lo))
+        for service in (5, 6):
+            link.execute(*(netlink.add_address(lo, f"10.100.{service}.{each + 2}/32") for each in range(endpoints)))
+
+    def drawn(address: str) -> str:
+        with socket.create_connection((address, 80), timeout=5), server.accept()[0] as far:
+            return str(far.getsockname()[0])
+
+    with socket.create_server(("0.0.0.0", 8080)) as server:
+        expected = {f"10.100.5.{each + 2}" for each in range(endpoints)}
+        counts = Counter(drawn("10.96.0.6") for _ in range(60 * endpoints))
+        assert counts.keys() == expected
+        assert min(counts.values()) > 20  # 60 are expected, give or take 8
+        assert len({drawn("10.96.0.7") for _ in range(10)}) == 1
+    await rules.close()
+
+
+async def test_an_endpoint_more_or_less_writes_no_rule_within_a_power_of_two() -> None:
+    ruleset = Ruleset()
+    ruleset.update({"service/s1": fragment(1, 5)})
+    changes = [ruleset.update({"service/s1": fragment(1, endpoints)}) for endpoints in (6, 8, 7, 5)]
+    assert [len(messages) for messages in changes] == [1, 1, 1, 1]
+    assert len(ruleset.update({"service/s1": fragment(1, 4)})) > 1

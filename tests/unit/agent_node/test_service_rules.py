@@ -103,7 +103,7 @@ def test_a_service_address_leads_to_a_pool_of_numbered_endpoints() -> None:
     assert set(made.chains) == {port.chain(), "pick-2-ipv4"}
 
 
-def test_one_endpoint_more_is_one_element_and_two_chains_more() -> None:
+def test_one_endpoint_more_is_one_element_more() -> None:
     before, after = fragment(endpoint("10.1.0.1")), fragment(endpoint("10.1.0.1"), endpoint("10.1.0.2"))
     assert len(after.elements["endpoints4"].items() - before.elements["endpoints4"].items()) == 1
     assert before.elements["services4"] == after.elements["services4"]

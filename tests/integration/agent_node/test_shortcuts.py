@@ -78,6 +78,9 @@ async def test_a_connection_between_pods_takes_the_shortcut_in_both_directions(t
             assert there > 100
             assert carries(far, near)
             assert made.shortcuts.packets() > there + 100
+            # What came the short way is counted where pods' statistics are read.
+            counters = in_namespace(pods[0], lambda: Path("/proc/thread-self/net/dev").read_text())
+            assert int(counters.partition("eth0:")[2].split()[0]) > MEGABYTES << 20
 
 
 async def test_a_connection_to_a_service_is_translated_on_the_shortcut(tmp_path: Path, pods: list[str]) -> None:

@@ -398,8 +398,7 @@ class BridgeNetwork:
         index, gateway = self._socket().index_of(link_name(pod_uid)), self._pool.networks[0][1]
         macs = hardware_address(addresses[0]), hardware_address(gateway)
         for address in addresses:
-            if address.version == 4:
-                self._shortcuts.add_pod(self._socket(), ShortPod(index, address, macs, mtu))
+            self._shortcuts.add_pod(self._socket(), ShortPod(index, address, macs, mtu))
 
     def _detach_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Remove all pods that wait for it by now; called in the thread, finishes in the loop."""

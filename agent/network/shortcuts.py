@@ -1,8 +1,8 @@
 """Shortcuts for established connections: the program of `shortcut_program.py` at the links of pods and to other nodes.
 
-    pods    address of a pod of this node -> its link, largest packet, hardware addresses of it and of its gateway
-    links   link to the other nodes -> largest packet
-    flows   one connection in one direction -> what becomes of its packets; written by the program alone
+    pods4, pods6     pod of this node -> its link, largest packet, hardware addresses of it and of its gateway
+    links            link to the other nodes -> largest packet
+    flows4, flows6   one connection in one direction -> what becomes of its packets; written by the program alone
 
 A pod with limits of bandwidth has no shortcut: they are kept by its pair's queues, which a shortcut would pass by.
 Whoever takes shortcuts is judged by nobody on the way, but only a connection that conntrack knows as established
@@ -23,22 +23,23 @@ from dataclasses import dataclass
 from agent.network import sysctl
 from agent.network.podlink import Address
 from agent.network.shortcut_program import (
-    FLOW_BYTES,
-    FLOW_KEY_BYTES,
+    COUNT,
     FUNCTIONS,
     LINKS_VALUE,
-    PACKETS,
     PODS_VALUE,
     STRUCTURES,
+    Layout,
+    Maps,
     program,
 )
 from pyk import netlink
 from pyk.bpf import HASH, LRU_HASH, KernelTypes, Map, load
 from pyk.netlink import Netlink
-from pyk.network.names import SHORTCUT
+from pyk.network.names import FAMILIES, SHORTCUT
 
 log = logging.getLogger(__name__)
 
+_BY_FAMILY = ("flows", "pods")
 _FLOWS, _PODS, _LINKS = 16384, 65536, 16
 _ESTABLISHED_TIMEOUT = "netfilter/nf_conntrack_tcp_timeout_established"
 
@@ -59,7 +60,7 @@ class Shortcuts:
 
     def __init__(self) -> None:
         self._program = -1
-        self._maps: list[Map] = []
+        self._maps: dict[str, Map] = {}
         self._links: set[int] = set()
 
     @property
@@ -71,13 +72,13 @@ class Shortcuts:
         """Have the kernel take the program, and run it for the link (an index) to the other nodes."""
         try:
             types = KernelTypes(FUNCTIONS, STRUCTURES)
-            self._maps = [
-                Map("pyk_flows", LRU_HASH, FLOW_KEY_BYTES, FLOW_BYTES, _FLOWS),
-                Map("pyk_pods", HASH, 4, PODS_VALUE.size, _PODS),
-                Map("pyk_links", HASH, 4, LINKS_VALUE.size, _LINKS),
-            ]
-            flows, pods, links = (each.descriptor for each in self._maps)
-            self._program = load("pyk_shortcut", program(flows, pods, links, types))
+            for family in FAMILIES:
+                at = Layout(family)
+                self._maps[f"flows{family}"] = Map(f"pyk_flows{family}", LRU_HASH, at.key_bytes, at.flow_bytes, _FLOWS)
+                self._maps[f"pods{family}"] = Map(f"pyk_pods{family}", HASH, at.width, PODS_VALUE.size, _PODS)
+            self._maps["links"] = Map("pyk_links", HASH, 4, LINKS_VALUE.size, _LINKS)
+            flows, pods = ({family: self._of(name, family).descriptor for family in FAMILIES} for name in _BY_FAMILY)
+            self._program = load("pyk_shortcut", program(Maps(flows, pods, self._maps["links"].descriptor), types))
             self.add_link(link, uplink, mtu)
         except (OSError, KeyError) as error:
             log.info("established connections take no shortcuts: %s", error)
@@ -90,16 +91,16 @@ class Shortcuts:
 
     def close(self) -> None:
         """Let go; the links keep what they have."""
-        for each in self._maps:
+        for each in self._maps.values():
             each.close()
         if self._program >= 0:
             os.close(self._program)
-        self._maps, self._links, self._program = [], set(), -1
+        self._maps, self._links, self._program = {}, set(), -1
 
     def add_link(self, link: Netlink, index: int, mtu: int) -> None:
         """Packets from and to other nodes may take shortcuts by this link."""
         if self.is_open and index not in self._links:
-            self._maps[2].put(struct.pack("=I", index), LINKS_VALUE.pack(mtu))
+            self._maps["links"].put(struct.pack("=I", index), LINKS_VALUE.pack(mtu))
             link.execute(*netlink.run_on_received(index, self._program, SHORTCUT))
             self._links.add(index)
 
@@ -110,7 +111,7 @@ class Shortcuts:
                 link.execute(netlink.run_nothing(pod.link))  # what an earlier agent put there knows no pods of now
                 return
             macs = (bytes.fromhex(mac.replace(":", "")) for mac in pod.macs)
-            self._maps[1].put(pod.address.packed, PODS_VALUE.pack(pod.link, pod.mtu, *macs))
+            self._of("pods", pod.address.version).put(pod.address.packed, PODS_VALUE.pack(pod.link, pod.mtu, *macs))
             link.execute(*netlink.run_on_received(pod.link, self._program, SHORTCUT))
         except OSError as error:
             log.warning("connections of %s take no shortcuts: %s", pod.address, error)
@@ -118,9 +119,15 @@ class Shortcuts:
     def remove_pod(self, addresses: Sequence[Address]) -> None:
         """No shortcut leads to these addresses, from the next second on."""
         for address in addresses if self.is_open else ():
-            if address.version == 4:
-                self._maps[1].remove(address.packed)
+            self._of("pods", address.version).remove(address.packed)
 
     def packets(self) -> int:
         """How many packets took the connections' shortcuts, of those that the kernel remembers."""
-        return sum(PACKETS.unpack(value)[0] for _, value in self._maps[0].items()) if self.is_open else 0
+        return sum(
+            COUNT.unpack(value[-COUNT.size :])[0]
+            for family in (FAMILIES if self.is_open else ())
+            for _, value in self._of("flows", family).items()
+        )
+
+    def _of(self, name: str, family: int) -> Map:
+        return self._maps[f"{name}{family}"]

@@ -19,7 +19,7 @@ from agent.network.services import Surroundings, service_fragment, service_ports
 from agent.network.sysctl import read
 from pyk.api.objects import Object
 from pyk.netlink import in_namespace
-from tests.integration.agent_node.test_pod_network import POD, network, node, pods
+from tests.integration.agent_node.test_pod_network import DUAL, POD, network, node, pods
 
 __all__ = ["node", "pods"]
 
@@ -30,20 +30,30 @@ SURROUNDINGS = Surroundings(Place("n1"), ("10.7.0.0/16",))
 
 
 def service(endpoint: str) -> Fragment:
-    """10.8.0.1, port 80, with one endpoint at port 8080."""
+    """10.8.0.1 or fd00:8::1, port 80, with one endpoint at port 8080."""
+    family = 6 if ":" in endpoint else 4
     document = {
         "metadata": {"namespace": "default", "name": "s"},
-        "spec": {"clusterIP": "10.8.0.1", "ports": [{"port": 80}, {"port": 53, "protocol": "UDP", "name": "u"}]},
+        "spec": {
+            "clusterIP": {4: "10.8.0.1", 6: "fd00:8::1"}[family],
+            "ports": [{"port": 80}, {"port": 53, "protocol": "UDP", "name": "u"}],
+        },
     }
     ports = [{"port": 8080}, {"port": 8053, "protocol": "UDP", "name": "u"}]
-    slices = [{"addressType": "IPv4", "ports": ports, "endpoints": [{"addresses": [endpoint], "nodeName": "n1"}]}]
+    slices = [
+        {"addressType": f"IPv{family}", "ports": ports, "endpoints": [{"addresses": [endpoint], "nodeName": "n1"}]}
+    ]
     return service_fragment(service_ports(document, slices, SURROUNDINGS.place), SURROUNDINGS)
 
 
 @contextmanager
 def connection(server: str, client: str, address: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
     """The client's end and the server's, which listens on port 8080."""
-    listener = in_namespace(server, lambda: socket.create_server(("0.0.0.0", 8080)))
+
+    def listen() -> socket.socket:
+        return socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)
+
+    listener = in_namespace(server, listen)
     with listener, ExitStack() as stack:
         near = stack.enter_context(in_namespace(client, lambda: socket.create_connection((address, port), timeout=5)))
         listener.settimeout(5)
@@ -95,6 +105,18 @@ async def test_a_connection_to_a_service_is_translated_on_the_shortcut(tmp_path:
             assert near.getpeername() == ("10.8.0.1", 80)
             far.shutdown(socket.SHUT_WR)  # how it ends passes conntrack again
             assert near.recv(1) == b""
+
+
+async def test_ipv6_takes_it_to_pods_and_services_as_well(tmp_path: Path, pods: list[str]) -> None:
+    async with network(tmp_path, cidrs=DUAL) as made:
+        address = (await made.attach("uid-1", pods[0], POD))[1]
+        await made.attach("uid-2", pods[1], POD)
+        await made._rules.update({"service/s": service(address)})
+        for number, (to, port) in enumerate(((address, 8080), ("fd00:8::1", 80)), 1):
+            with connection(pods[0], pods[1], to, port) as (near, far):
+                assert carries(near, far)
+                assert carries(far, near)
+            assert made.shortcuts.packets() > number * 150
 
 
 async def test_datagrams_take_it_once_conntrack_holds_them_for_a_stream(tmp_path: Path, pods: list[str]) -> None:

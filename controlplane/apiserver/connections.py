@@ -13,6 +13,8 @@ from aiohttp.web_protocol import RequestHandler
 WHEN_STARTED: web.RequestKey[Callable[[int], None]] = web.RequestKey("when_started")
 """In a request: who is called with the status when the head of its stream has been sent."""
 _LINGER_SECONDS = 10.0
+HEAD_SECONDS = 32.0
+"""How long a new connection may take to bring the head of its first request, as in kube-apiserver."""
 
 
 async def send_head(response: web.StreamResponse, request: web.Request) -> None:
@@ -68,21 +70,34 @@ class Connections:
 
 
 class HttpServer(web.Server):
-    """aiohttp's protocol factory: tells `Connections` of lost connections and makes requests with a size limit."""
+    """aiohttp's protocol factory: tells `Connections` of lost connections and makes requests with a size limit.
+
+    A connection that brings no request is cut off, so that those who only connect hold nothing for long.
+    """
 
     def __init__(self, handler: object, connections: Connections, *, body_bytes: int) -> None:
         super().__init__(handler, request_factory=self._request, access_log=None, keepalive_timeout=3600.0)  # type: ignore[arg-type]
         self._tracked = connections
         self._body_bytes = body_bytes
+        self._silent: dict[object, asyncio.TimerHandle] = {}
+        """When connections without a request so far are cut off."""
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         if self._tracked.is_stopping:  # its handshake ended when those who were here had been sent away
             transport.abort()
+        else:
+            self._silent[handler] = self._loop.call_later(HEAD_SECONDS, transport.abort)
+
+    def _is_silent_no_more(self, handler: object) -> None:
+        if (timer := self._silent.pop(handler, None)) is not None:
+            timer.cancel()
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
+        self._is_silent_no_more(handler)
         self._tracked.lost(handler)
 
     def _request(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
+        self._is_silent_no_more(protocol)
         return web.Request(message, payload, protocol, writer, task, self._loop, client_max_size=self._body_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -52,3 +53,29 @@ async def test_a_head_has_the_length_but_no_body(server):
     status, headers, _, is_closed = await exchange(server, "HEAD /livez HTTP/1.1\nHost: x\n\n")
     assert (status, headers["content-length"]) == ("HTTP/1.1 200 OK", "2")
     assert not is_closed
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /livez HTTP/1.1\r\nHo"])
+async def test_a_connection_that_brings_no_request_is_cut_off(server, monkeypatch, begun):
+    port = int(server.url.rpartition(":")[2])
+
+    async def connected():
+        return await asyncio.open_connection(
+            "127.0.0.1", port, ssl=server.client_context(), server_hostname="localhost"
+        )
+
+    monkeypatch.setattr("controlplane.apiserver.connections.HEAD_SECONDS", 0.5)
+    used, silent = await connected(), await connected()
+    try:
+        for _, writer in (used, silent):
+            writer.write(begun)
+        used[1].write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"[len(begun) :])
+        assert (await used[0].readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(20):
+            with suppress(ConnectionError):
+                assert await silent[0].read() == b""
+        used[1].write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await used[0].readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+    finally:
+        used[1].close()
+        silent[1].close()

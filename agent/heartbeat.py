@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from pyk.api.kinds import LEASE
-from pyk.api.objects import Object
+from pyk.api.kinds import LEASE, NODE
+from pyk.api.objects import Object, uid_of
 from pyk.api.status import ApiError
 from pyk.client.client import Client, ClientUnavailable
 from pyk.reconcile.clock import Clock, micro_timestamp
@@ -59,12 +59,25 @@ class Heartbeat:
             lease = {
                 "apiVersion": LEASE.api_version,
                 "kind": LEASE.kind,
-                "metadata": {"name": self._name, "namespace": NAMESPACE},
+                "metadata": {"name": self._name, "namespace": NAMESPACE, "ownerReferences": await self._owners()},
                 "spec": spec,
             }
             self._lease = await self._client.create(LEASE, lease)
         else:
-            self._lease = await self._client.update(LEASE, {**self._lease, "spec": spec})
+            metadata = self._lease["metadata"]
+            if not metadata.get("ownerReferences") and (owners := await self._owners()):
+                metadata = {**metadata, "ownerReferences": owners}
+            self._lease = await self._client.update(LEASE, {**self._lease, "metadata": metadata, "spec": spec})
+
+    async def _owners(self) -> list[Object]:
+        """The node, with which its lease goes; none as long as it is not registered."""
+        try:
+            node = await self._client.get(NODE, self._name)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return []
+        return [{"apiVersion": "v1", "kind": "Node", "name": self._name, "uid": uid_of(node)}]
 
     async def _read(self) -> Object | None:
         try:

@@ -54,7 +54,7 @@ class StopContainer:
     """Begin to stop a container: preStop hook, stop signal; killed at `deadline` (seconds since the epoch).
 
     Asked again with an earlier deadline, the earlier holds. `message` is for the Killing event. With `ends_pod` the
-    pod's own end has begun, whose grace period runs from the first such stop. With `resizes` the container is started
+    pod's own end has begun, whose grace period runs from the first such stop. With `restarts` the container is started
     again whatever its restart policy.
     """
 
@@ -63,7 +63,7 @@ class StopContainer:
     deadline: float
     message: str
     ends_pod: bool = False
-    resizes: bool = False
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agent.pods.observed import HOOK_PENDING, ContainerView, Observed, container_statuses, image_of, launch_of
+from agent.pods.observed import (
+    ERR_IMAGE_PULL,
+    HOOK_PENDING,
+    VOLUMES,
+    ContainerView,
+    Failure,
+    Observed,
+    container_statuses,
+    image_of,
+    launch_of,
+)
 from agent.pods.resources import is_sidecar
 from agent.pods.restart import (
     Backoff,
@@ -69,6 +79,9 @@ def container_status(scene: Scene, container: Container, sort: Sort = "main") ->
         if not scene.ending and sort != "ephemeral":
             start = next_start(scene.pod, container, observed, scene.backoff, init=init)
             waiting = _waiting_to_restart(scene, container, start.not_before) if start is not None else None
+            if waiting is None and last.id in observed.resizing:
+                # One that is not restarted by its policy never leaves the state terminated: it must not be shown in it.
+                waiting = _waiting(scene, container)
             if waiting is not None:
                 state, before = {"waiting": waiting}, last
     else:
@@ -145,21 +158,39 @@ def terminated(view: ContainerView) -> Status:
 
 def _waiting(scene: Scene, container: Container) -> dict[str, str]:
     """Why a container that has not been started yet waits."""
-    return _failure(container, scene.observed, scene.now) or {
-        "reason": "PodInitializing" if init_containers(scene.pod) else "ContainerCreating"
-    }
+    return (
+        _failure(container, scene.observed, scene.now)
+        or _image_volume_failure(scene, container)
+        or {"reason": "PodInitializing" if init_containers(scene.pod) else "ContainerCreating"}
+    )
 
 
 def _failure(container: Container, observed: Observed, now: float) -> dict[str, str] | None:
     name = container["name"]
     if (image := observed.failures.get(image_of(name))) is not None and name not in observed.images:
-        if image.reason != "ErrImagePull" or now < image.fresh_until:
-            return {"reason": image.reason, "message": image.message}
-        text = f'Back-off pulling image "{container.get("image")}": {image.reason}: {image.message}'
-        return {"reason": "ImagePullBackOff", "message": text}
+        return _image_failure(image, str(container.get("image")), now)
     if (launch := observed.failures.get(launch_of(name))) is not None:
         return {"reason": launch.reason, "message": launch.message}
     return None
+
+
+def _image_volume_failure(scene: Scene, container: Container) -> dict[str, str] | None:
+    """Why the image of a volume that the container mounts cannot be had."""
+    failure = scene.observed.failures.get(VOLUMES)
+    mounted = {mount["name"] for mount in container.get("volumeMounts") or ()}
+    images = [
+        each["image"] for each in scene.pod["spec"].get("volumes") or () if "image" in each and each["name"] in mounted
+    ]
+    if failure is None or not failure.reason or failure.reason == "FailedMount" or not images:
+        return None
+    return _image_failure(failure, str(images[0].get("reference")), scene.now)
+
+
+def _image_failure(failure: Failure, image: str, now: float) -> dict[str, str]:
+    if failure.reason != ERR_IMAGE_PULL or now < failure.fresh_until:
+        return {"reason": failure.reason, "message": failure.message}
+    text = f'Back-off pulling image "{image}": {failure.reason}: {failure.message}'
+    return {"reason": "ImagePullBackOff", "message": text}
 
 
 def _waiting_to_restart(scene: Scene, container: Container, not_before: float) -> dict[str, str] | None:

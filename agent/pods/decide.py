@@ -36,6 +36,7 @@ from agent.pods.actions import (
 )
 from agent.pods.evicted import EVICTED
 from agent.pods.observed import (
+    ERR_IMAGE_PULL,
     HOOK_PENDING,
     NETWORK,
     RESIZE,
@@ -144,6 +145,8 @@ def _run(pod: Object, observed: Observed, timer: _Timer, backoff: Backoff) -> It
     starts = [*_due_ephemeral(pod, observed), *_due(pod, observed, timer, backoff)]
     if sandbox is None and _may(observed, SANDBOX, timer):
         yield MakeSandbox()
+    if (failed := observed.failures.get(VOLUMES)) is not None and failed.reason == ERR_IMAGE_PULL:
+        timer.wait_until(failed.fresh_until)
     if (not observed.volumes_ready or observed.volumes_stale) and _may(observed, VOLUMES, timer):
         yield SetUpVolumes()
     if sandbox is not None and not observed.is_attached and _may(observed, NETWORK, timer):
@@ -221,6 +224,7 @@ def _images(pod: Object, observed: Observed, timer: _Timer, containers: Iterable
 def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
     """Look after the containers that exist: start what was only created, stop what is ill, kill what will not end."""
     ephemeral = [container["name"] for container in ephemeral_containers(pod)]
+    serving = {each["name"] for each in [*main_containers(pod), *filter(is_sidecar, init_containers(pod))]}
     resizes = observed.pod_resources is not None and bool(
         changed(pod["spec"].get("resources") or {}, observed.pod_resources)
     )
@@ -241,7 +245,10 @@ def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
             yield from _kill_if_late(view, observed, timer)
             continue
         health = observed.health.get(view.id)
-        if health is not None and health.unhealthy:
+        if view.asked_image and view.asked_image != container.get("image") and name in serving:
+            text = f"Container {name} definition changed, will be restarted"
+            yield StopContainer(name, view.id, timer.now + _grace(pod), text, restarts=True)
+        elif health is not None and health.unhealthy:
             grace = _grace(pod) if health.grace is None else health.grace
             yield StopContainer(name, view.id, timer.now + grace, health.unhealthy)
         elif (hook := observed.post_start.get(view.id, "done")) == "due":
@@ -253,7 +260,7 @@ def _tend(pod: Object, observed: Observed, timer: _Timer) -> Iterator[Action]:
                 continue
             if needs_restart(container, differing):
                 text = f"Container {name} resize requires restart"
-                yield StopContainer(name, view.id, timer.now + _grace(pod), text, resizes=True)
+                yield StopContainer(name, view.id, timer.now + _grace(pod), text, restarts=True)
             else:
                 resizes = True
     if resizes and _may(observed, RESIZE, timer):

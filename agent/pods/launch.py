@@ -20,6 +20,7 @@ from agent.pods.envfile import read_in_volume
 from agent.pods.environment import ConfigError, Lookup, container_environment, expand, missing
 from agent.pods.files import hostname, hosts_file, kernel_hostname, resolv_conf
 from agent.pods.observed import (
+    ASKED_IMAGE,
     ATTEMPT,
     BACKOFF,
     CONTAINER_NAME,
@@ -168,9 +169,11 @@ class Launcher:
                 try:
                     volume = await self._volumes.bind_subpath(record.uid, container["name"], index, volume, subpath)
                 except VolumeFailure as error:
-                    raise ConfigError(
-                        f'failed to prepare subPath for volumeMount "{mount["name"]}": {error}'
-                    ) from error
+                    where = f'volumeMount "{mount["name"]}" of container "{container["name"]}"'
+                    text = f"failed to prepare subPath for {where}: {error}"
+                    if kinds[mount["name"]].get("image") is not None:  # whose paths runtimes look up
+                        raise RuntimeFailure(text) from error
+                    raise ConfigError(text) from error
             destination = mount["mountPath"]
             points.append(
                 MountPoint(
@@ -292,6 +295,7 @@ def _labels(pod: Object, container: Mapping[str, Any], image: Image, user: User)
         CONTAINER_NAME: str(container["name"]),
         IMAGE: image.name,
         IMAGE_ID: image.image_id,
+        ASKED_IMAGE: str(container.get("image") or ""),
         GRACE: str(30 if grace is None else grace),
         PRE_STOP: json.dumps(lifecycle["preStop"], separators=(",", ":")) if lifecycle.get("preStop") else "",
         STOP_SIGNAL: str(lifecycle.get("stopSignal") or image.config.stop_signal or "SIGTERM"),

@@ -26,6 +26,7 @@ ATTEMPT = "pyk.io/attempt"
 BACKOFF = "pyk.io/restart-backoff-seconds"
 IMAGE = "pyk.io/image"
 IMAGE_ID = "pyk.io/image-id"
+ASKED_IMAGE = "pyk.io/asked-image"
 GRACE = "pyk.io/termination-grace-period-seconds"
 PRE_STOP = "pyk.io/pre-stop-handler"
 STOP_SIGNAL = "pyk.io/stop-signal"
@@ -59,7 +60,8 @@ class ContainerView:
 
     `backoff` is the delay (seconds) that a restart after this attempt has to keep; `reason` and `message` are those
     of its end. `run` is the run of the pod that it is of: the pod's whole restarts are counted from 0. `user` is its
-    uid, gid and groups as text, `0:0:0,1`.
+    uid, gid and groups as text, `0:0:0,1`. `image` is what was found for `asked_image`, the words of the pod; those
+    are empty where they are not known.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ContainerView:
     backoff: float = 0.0
     image: str = ""
     image_id: str = ""
+    asked_image: str = ""
     run: int = 0
     user: str = ""
 
@@ -133,6 +136,7 @@ def view_of(state: ContainerState, message: str = "", failure: StartFailure | No
         backoff=float(labels.get(BACKOFF, "0")),
         image=labels.get(IMAGE, ""),
         image_id=labels.get(IMAGE_ID, ""),
+        asked_image=labels.get(ASKED_IMAGE, ""),
         run=int(labels.get(RUN, "0")),
         user=labels.get(USER, ""),
     )
@@ -238,6 +242,7 @@ class SandboxView:
 
 # What may fail, as keys of `Observed.failures`; image and launch failures are per container.
 SANDBOX, NETWORK, VOLUMES, RESIZE = "sandbox", "network", "volumes", "resize"
+ERR_IMAGE_PULL = "ErrImagePull"
 
 
 def image_of(name: str) -> str:

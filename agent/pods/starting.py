@@ -27,6 +27,7 @@ from agent.pods.resources import (
     pod_requests,
     requests_of,
 )
+from agent.pods.restart import all_containers
 from agent.runtime.contract import RUNTIME_NOT_READY, RuntimeFailure, SandboxConfig
 from agent.volumes.claims import volumes_of_claims
 from agent.volumes.manager import Given
@@ -127,9 +128,14 @@ class Starter:
                 record.pod, self._sources(record), await self._given(record)
             )
         except _BeingPulled as pulled:
-            self._parts.fail(record, VOLUMES, "", f'image "{pulled}" is being pulled')
+            before = record.failures.get(VOLUMES)
+            if before is None or not before.reason:  # what it said stays while it is tried again
+                self._parts.fail(record, VOLUMES, "", f'image "{pulled}" is being pulled')
             return
-        except (VolumeFailure, ReferenceUnavailable, TokenUnavailable, ImageUnavailable, OSError) as error:
+        except ImageUnavailable as error:
+            self._image_volume_failed(record, str(error), error)
+            return
+        except (VolumeFailure, ReferenceUnavailable, TokenUnavailable, OSError) as error:
             if first:
                 self._failed(record, VOLUMES, "FailedMount", str(error))
             else:  # what is mounted stays as it is; the next change tries again
@@ -144,8 +150,9 @@ class Starter:
             self._parts.client, pod, lambda name: self._parts.lookup(pod, PERSISTENT_VOLUME_CLAIM, name)
         )
         layers = {}
+        mounted = {mount["name"] for each in all_containers(pod) for mount in each.get("volumeMounts") or ()}
         for volume in pod["spec"].get("volumes") or ():
-            if volume.get("image") is not None:
+            if volume.get("image") is not None and volume["name"] in mounted:
                 layers[volume["name"]] = await self._layers(record, volume)
         pages = [name.removeprefix(HUGE_PAGES) for name in pod_requests(pod) if name.startswith(HUGE_PAGES)]
         return Given(pod_limits(pod).get("memory"), persistent, layers, pages)
@@ -172,13 +179,21 @@ class Starter:
             try:
                 await resolve()
             except (ImageUnavailable, ReferenceUnavailable, OSError) as error:
-                self._failed(record, VOLUMES, "FailedMount", f'Failed to pull image "{text}": {error}')
+                self._image_volume_failed(record, f'Failed to pull image "{text}": {error}', error)
             else:
                 record.failures.pop(VOLUMES, None)
             self._parts.enqueue(record.uid)
 
         self._parts.spawn(record, f"image volume {name}", pull())
         raise _BeingPulled(text)
+
+    def _image_volume_failed(self, record: PodRecord, text: str, error: Exception) -> None:
+        """The containers that mount the volume wait for its image as for their own."""
+        reason = error.reason if isinstance(error, ImageUnavailable) else "ErrImagePull"
+        base, longest = self._parts.settings.image_backoff_base, self._parts.settings.image_backoff_max
+        record.fail(VOLUMES, reason, str(error), self._parts.clock.time(), base, longest)
+        self._parts.event(record, "Warning", _IMAGE_EVENTS.get(reason, "Failed"), text)
+        self._parts.event(record, "Warning", "Failed", f"Error: {reason}")
 
     def _failed(self, record: PodRecord, key: str, reason: str, message: str) -> None:
         self._parts.event(record, "Warning", reason, message)

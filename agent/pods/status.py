@@ -19,6 +19,7 @@ from agent.pods.resources import is_sidecar, qos_class
 from agent.pods.restart import (
     Backoff,
     InitProgress,
+    all_containers,
     ephemeral_containers,
     has_finished,
     init_containers,
@@ -31,6 +32,7 @@ from pyk.api.objects import Object, condition_of, is_deleting, uid_of
 from pyk.reconcile.clock import timestamp
 
 ALL_RESTARTING = "AllContainersRestarting"
+_MOST_LAST_WORDS = 12 * 1024
 TERMINAL = ("Succeeded", "Failed")
 _FIELDS = ("phase", "reason", "message", "hostIP", "hostIPs", "podIP", "podIPs", "startTime", "qosClass",
            "observedGeneration", "resources", "allocatedResources", *STATUS_LISTS)  # fmt: skip
@@ -80,6 +82,7 @@ def pod_status(
     if pod["spec"].get("resources"):
         status["resources"] = observed.pod_resources or pod["spec"]["resources"]
         status["allocatedResources"] = pod["spec"]["resources"].get("requests")
+    _bound_messages(pod, [*inits, *mains])
     if inits:
         status["initContainerStatuses"] = inits
     status["containerStatuses"] = mains
@@ -114,6 +117,16 @@ def _refused(pod: Object, observed: Observed, now: float) -> Status:
     if generation := pod["metadata"].get("generation"):
         status["observedGeneration"] = generation
     return status
+
+
+def _bound_messages(pod: Object, entries: Iterable[Status]) -> None:
+    """Shorten the containers' last words, which share 12 KiB."""
+    longest = _MOST_LAST_WORDS // len(all_containers(pod))
+    for entry in entries:
+        for key in ("state", "lastState"):
+            ended = (entry.get(key) or {}).get("terminated") or {}
+            if len(words := str(ended.get("message") or "").encode()) > longest:
+                entry[key] = {"terminated": {**ended, "message": words[:longest].decode(errors="ignore")}}
 
 
 def _may_run(observed: Observed) -> bool:

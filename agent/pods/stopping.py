@@ -44,7 +44,7 @@ class Stopper:
         if known is not None:
             record.stops[action.id] = replace(known, deadline=min(known.deadline, action.deadline))
             return
-        if action.resizes:
+        if action.restarts:
             record.resizing.add(action.id)
         record.stops[action.id] = Stop(now, action.deadline)
         self._parts.event(record, "Normal", "Killing", action.message, action.container)

@@ -162,6 +162,8 @@ class VolumeManager:
                     if group is not None and persistent["spec"].get("local"):
                         give_to_group(paths[volume["name"]], group, on_mismatch=on_mismatch)
                     continue
+                if volume.get("image") is not None and volume["name"] not in given.layers:
+                    continue  # no container mounts it
                 paths[volume["name"]] = self._set_up_one(directory, volume, sources, given, group)
             except (VolumeFailure, OSError, ValueError) as error:
                 failures.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
@@ -186,6 +188,11 @@ class VolumeManager:
         kind = next((key for key in volume if key in _DIRECTORY_NAMES), None)
         if kind is None:
             wanted = next((key for key in volume if key != "name"), "of no type")
+            if wanted == "csi":
+                raise VolumeFailure(
+                    "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name "
+                    f"{volume['csi'].get('driver')} not found in the list of registered CSI drivers"
+                )
             raise VolumeFailure(f"no volume plugin matched: {wanted}")
         path = directory / "volumes" / _DIRECTORY_NAMES[kind] / str(volume["name"])
         if kind == "emptyDir":

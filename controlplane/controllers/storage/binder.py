@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from controlplane.controllers.storage.binding import decide_claim, decide_volume
 from controlplane.controllers.storage.matching import BIND_COMPLETED, class_of
 from pyk.api.kinds import PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD, STORAGE_CLASS, Kind
-from pyk.api.objects import Object, annotations_of, is_deleting, key_of, name_of
+from pyk.api.objects import Object, annotations_of, key_of, name_of
 from pyk.client.client import Client
 from pyk.client.events import EventRecorder
 from pyk.client.informer import Informer
@@ -64,7 +64,7 @@ class VolumeBinderLoop:
         """See to one claim or one volume."""
         if key.startswith(_VOLUME):
             volume = self._volumes.get(key.removeprefix(_VOLUME))
-            if volume is not None and not is_deleting(volume):
+            if volume is not None:
                 actions = decide_volume(volume, self._claims.get(_claim_of(volume)))
                 await apply(self._client, self._recorder, actions)
             return

@@ -51,6 +51,8 @@ from pyk.reconcile.controller import Controller, Result
 
 LOCAL = "pyk.io/local"
 HOSTNAME = "kubernetes.io/hostname"
+DATA_FINALIZER = "external-provisioner.volume.kubernetes.io/finalizer"
+"""Keeps a volume that somebody deletes until its directory is gone too, or is meant to stay."""
 _ONE_NODE = frozenset({"ReadWriteOnce", "ReadWriteOncePod"})
 _CLAIM, _VOLUME = "claim/", "volume/"
 _RETRY_SECONDS = 15.0
@@ -99,7 +101,8 @@ def volume_of(claim: Object, storage_class: Object, node: str, path: str) -> Obj
         "storageClassName": name_of(storage_class),
         "volumeMode": "Filesystem",
     }
-    metadata = {"name": volume_name(claim), "annotations": {PROVISIONED_BY: LOCAL}, "finalizers": [VOLUME_FINALIZER]}
+    finalizers = [VOLUME_FINALIZER, DATA_FINALIZER]
+    metadata = {"name": volume_name(claim), "annotations": {PROVISIONED_BY: LOCAL}, "finalizers": finalizers}
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
 
 
@@ -111,6 +114,27 @@ def node_of(volume: Object) -> str:
             if expression.get("key") == HOSTNAME and expression.get("values"):
                 return str(expression["values"][0])
     return ""
+
+
+def is_reclaimed(volume: Object) -> bool:
+    """Whether the data goes with the volume."""
+    return bool(volume["spec"].get("persistentVolumeReclaimPolicy") == "Delete")
+
+
+def is_over(volume: Object) -> bool:
+    """Whether nobody will use the volume any more: its claim is gone and so shall be its data, or it is deleted."""
+    phase = phase_of(volume)
+    return (is_deleting(volume) and phase != "Bound") or (phase in ("Released", "Failed") and is_reclaimed(volume))
+
+
+def decide_end(volume: Object) -> list[Action]:
+    """Let go of a volume that is over, once its data is removed if it has to be."""
+    metadata, actions = volume["metadata"], list[Action]()
+    kept = [each for each in metadata.get("finalizers") or () if each != DATA_FINALIZER]
+    if kept != (metadata.get("finalizers") or []):
+        changed = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": kept}}
+        actions.append(Patch(PERSISTENT_VOLUME, "", name_of(volume), changed))
+    return actions if is_deleting(volume) else [*actions, Delete.of(volume)]
 
 
 def decide_expansion(claim: Object, volume: Object, *, allowed: bool) -> list[Action]:
@@ -154,8 +178,8 @@ class LocalProvisionerLoop:
         if key.startswith(_CLAIM):
             return await self._see_to_claim(key.removeprefix(_CLAIM))
         volume = self._volumes.get(key.removeprefix(_VOLUME))
-        if volume is not None and phase_of(volume) in ("Released", "Failed"):
-            return await self._see_to_released(volume)
+        if volume is not None and is_over(volume):
+            return await self._see_to_the_end(volume)
         return None
 
     async def _see_to_claim(self, key: str) -> Result | None:
@@ -203,18 +227,15 @@ class LocalProvisionerLoop:
         self._recorder.event(claim, "Normal", "ProvisioningSucceeded", f"Successfully provisioned volume {name}")
         return None
 
-    async def _see_to_released(self, volume: Object) -> Result | None:
-        if volume["spec"].get("persistentVolumeReclaimPolicy") != "Delete":
-            return None
+    async def _see_to_the_end(self, volume: Object) -> Result | None:
         node, name = node_of(volume), name_of(volume)
-        if node and self._nodes.get(node) is not None:
+        if is_reclaimed(volume) and node and self._nodes.get(node) is not None:
             try:
                 await self._client.request("DELETE", f"{NODE.path(name=node)}/proxy/localVolumes/{name}")
             except (ApiError, ClientUnavailable) as error:
                 self._recorder.event(volume, "Warning", "VolumeFailedDelete", f"on node {node}: {error}")
                 return Result(_RETRY_SECONDS)
-        if not is_deleting(volume):
-            await apply(self._client, self._recorder, [Delete.of(volume)])
+        await apply(self._client, self._recorder, decide_end(volume))
         return None
 
     def _counts(self) -> Counter[str]:

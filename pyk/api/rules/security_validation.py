@@ -12,7 +12,7 @@ from pyk.api.status import FieldError
 Document = dict[str, Any]
 
 _PROFILES = ("Localhost", "RuntimeDefault", "Unconfined")
-_SYSCTL = re.compile(r"([a-z0-9][-_a-z0-9]*[./])*[a-z0-9][-_a-z0-9]*\Z")
+_SYSCTL = re.compile(r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?\Z")
 
 
 def check_security_context(context: Document | None, spec: Document, path: str) -> Iterator[FieldError]:

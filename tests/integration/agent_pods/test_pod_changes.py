@@ -88,7 +88,7 @@ async def test_a_debug_container_sees_the_processes_of_its_target(node: Any, she
         }
         await change(node, "p", "ephemeralcontainers", {"ephemeralContainers": [debug]})
         ended = await node.until("p", lambda pod: "terminated" in debug_state(pod, "debug"))
-        assert node.log(ended, "debug") == "sleep 1234 \n"
+        assert node.log(ended, "debug") == "sleep 1234 "
         assert by_name(ended)["main"]["ready"]
         lost = {**debug, "name": "lost", "targetContainerName": "main", "image": "pyk.local/nothing:1"}
         await change(node, "p", "ephemeralcontainers", {"ephemeralContainers": [debug, lost]})

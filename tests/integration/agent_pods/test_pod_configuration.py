@@ -90,7 +90,7 @@ async def test_a_missing_volume_source_is_told_and_waited_for(node: Any, shell_p
         assert text == 'FailedMount: MountVolume.SetUp failed for volume "s" : secret "keys" not found'
         await node.create(secret("keys", a="b"))
         pod = await node.until("mounts", lambda p: p["status"]["phase"] == "Succeeded")
-        assert node.log(pod) == "b\n"
+        assert node.log(pod) == "b"
 
 
 async def test_every_kind_of_volume(node: Any, shell_pod: Any, tmp_path: Any) -> None:
@@ -156,7 +156,7 @@ async def test_volume_content_follows_its_object(node: Any, shell_pod: Any) -> N
         await node.client.patch(CONFIG_MAP, "live", "default", {"data": {"word": "new"}})
         await node.client.patch(POD, "follower", "default", {"metadata": {"labels": {"team": "a"}}})
         pod = await node.until("follower", lambda p: p["status"]["phase"] == "Succeeded")
-        assert node.log(pod) == 'newteam="a"\n'
+        assert node.log(pod) == 'newteam="a"'
 
 
 async def test_a_subpath_cannot_be_led_out_of_its_volume(node: Any, shell_pod: Any, tmp_path: Any) -> None:
@@ -179,8 +179,8 @@ async def test_a_subpath_cannot_be_led_out_of_its_volume(node: Any, shell_pod: A
         )
 
     async with node.agent():
-        assert await output(node, pod("linked", subPath="link")) == "inside\n"
-        assert await output(node, pod("expanded", subPathExpr="$(WHERE)")) == "inside\n"
+        assert await output(node, pod("linked", subPath="link")) == "inside"
+        assert await output(node, pod("expanded", subPathExpr="$(WHERE)")) == "inside"
         done = await node.finished(pod("fresh", subPath="a/b"))
         assert done["status"]["phase"] == "Succeeded"
         assert (tmp_path / "data/a/b/made").exists()

@@ -22,7 +22,7 @@ async def test_logs_are_in_the_cri_format(node: Node) -> None:
     lines = node.log_path(state.id).read_text().splitlines()
     pattern = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) (F|P) ")
     assert all(pattern.match(line) for line in lines)
-    assert node.log(state.id) == [("stdout", "F", "out"), ("stderr", "F", "err"), ("stdout", "F", "no newline")]
+    assert node.log(state.id) == [("stdout", "F", "out"), ("stderr", "F", "err"), ("stdout", "P", "no newline")]
 
 
 async def test_long_lines_are_partial(node: Node) -> None:

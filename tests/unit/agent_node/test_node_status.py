@@ -11,6 +11,7 @@ import pytest
 from agent.capacity import Capacity
 from agent.heartbeat import LEASE_SECONDS, RENEW_SECONDS, Heartbeat, renewal
 from agent.node import IMAGES_SHOWN, STATUS_PERIOD_SECONDS, Identity, Observed, desired_status, is_due, registration
+from pyk.api.kinds import NODE
 from pyk.api.objects import condition_of
 from pyk.api.status import ApiError
 from pyk.client.client import ClientUnavailable
@@ -129,7 +130,10 @@ class Leases:
         self.failure: Exception | None = None
         self.calls: list[str] = []
 
-    async def get(self, kind: Any, name: str, namespace: str) -> dict[str, Any]:
+    async def get(self, kind: Any, name: str, namespace: str = "") -> dict[str, Any]:
+        if kind is NODE:
+            self.calls.append("get node")
+            return {"metadata": {"name": name, "uid": "u1"}}
         return self._answer("get", None)
 
     async def create(self, kind: Any, obj: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +165,13 @@ async def beating(leases: Leases, clock: VirtualClock) -> asyncio.Task[None]:
 async def test_the_lease_is_made_once_and_renewed_with_one_call_a_period() -> None:
     clock, leases = VirtualClock(NOW), Leases()
     task = await beating(leases, clock)
-    assert leases.calls == ["get", "create"]
+    assert leases.calls == ["get", "get node", "create"]
     await clock.advance(RENEW_SECONDS * 3)
-    assert leases.calls == ["get", "create", "update", "update", "update"]
+    assert leases.calls == ["get", "get node", "create", "update", "update", "update"]
     assert leases.lease is not None
+    assert leases.lease["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1"}
+    ]
     assert leases.lease["spec"] == {
         "holderIdentity": "n1",
         "leaseDurationSeconds": LEASE_SECONDS,

@@ -383,3 +383,44 @@ def test_hooks_of_sidecars_run_with_those_of_the_main_containers(pod: Any, obser
     assert [type(action) for action in decided(made, begun)] == [do.Requeue]
     last = observed(view("side"), view(phase="exited", at=NOW), pre_stopped=frozenset(("id-side-0",)))
     assert [type(action) for action in decided(made, last)] == [do.StopContainer]
+
+
+def test_a_container_waits_for_the_image_of_a_volume_that_it_mounts(pod: Any, observed: Any) -> None:
+    mount = [{"name": "v", "mountPath": "/v"}]
+    asked = pod(
+        {"name": "c", "image": "i", "volumeMounts": mount},
+        {"name": "d", "image": "i"},
+        volumes=[{"name": "v", "image": {"reference": "r/none"}}],
+    )
+    seen = Observed(failures={"volumes": Failure("ErrImagePull", "not there", NOW, NOW + 100)})
+    waits = {each["name"]: each["state"]["waiting"] for each in status(asked, seen)["containerStatuses"]}
+    assert waits == {
+        "c": {"reason": "ErrImagePull", "message": "not there"},
+        "d": {"reason": "ContainerCreating"},
+    }
+    later = status(asked, seen, NOW + 99)["containerStatuses"][0]["state"]["waiting"]
+    assert later["reason"] == "ImagePullBackOff"
+    assert later["message"] == 'Back-off pulling image "r/none": ErrImagePull: not there'
+
+
+def test_the_last_words_of_a_pods_containers_are_twelve_kibibytes_together(pod: Any, observed: Any, view: Any) -> None:
+    views = [view(name, phase="exited", message="x" * 4096) for name in "abcde"]
+    shown = status(pod(*"abcde", restartPolicy="Never"), observed(*views))["containerStatuses"]
+    assert [len(each["state"]["terminated"]["message"]) for each in shown] == [12 * 1024 // 5] * 5
+
+
+@pytest.mark.parametrize("policy", ["Always", "Never"])
+def test_a_container_whose_image_is_changed_is_restarted_whatever_the_policy(
+    pod: Any, observed: Any, view: Any, policy: str
+) -> None:
+    asked = pod({"name": "c", "image": "new"}, restartPolicy=policy)
+    running = view(asked_image="old")
+    (stop,) = decided(asked, observed(running))
+    assert stop == do.StopContainer(
+        "c", running.id, NOW + 30, "Container c definition changed, will be restarted", restarts=True
+    )
+    ended = observed(view(phase="exited", at=NOW, asked_image="old"), resizing=frozenset((running.id,)))
+    assert decided(asked, ended) == [do.Launch("c", 1, 0.0, 0)]
+    shown = status(asked, ended)["containerStatuses"][0]  # the API lets none out of `terminated` with the policy Never
+    assert (list(shown["state"]), list(shown["lastState"])) == (["waiting"], ["terminated"])
+    assert decided(asked, observed(view(asked_image="new"))) == []

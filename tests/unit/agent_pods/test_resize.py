@@ -59,7 +59,7 @@ def test_a_change_is_made_live_or_by_a_restart_as_the_container_wants_it(pod: An
     policy = [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]
     restarted = pod({"name": "c", "resources": LARGE, "resizePolicy": policy})
     text = "Container c resize requires restart"
-    assert decided(restarted, running) == [do.StopContainer("c", "id-c-0", NOW + 30, text, resizes=True)]
+    assert decided(restarted, running) == [do.StopContainer("c", "id-c-0", NOW + 30, text, restarts=True)]
     memory = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
     assert decided(pod({"name": "c", "resources": LARGE, "resizePolicy": memory}), running) == [do.Resize()]
 

@@ -9,6 +9,7 @@ import pytest
 from controlplane.controllers.storage import ephemeral, protection, provisioner
 from controlplane.controllers.storage.binding import decide_claim, decide_volume
 from controlplane.controllers.storage.matching import BIND_COMPLETED, PROVISIONER, SELECTED_NODE, best_match, fits
+from controlplane.controllers.storage.provisioner import DATA_FINALIZER
 from pyk.api.kinds import PERSISTENT_VOLUME_CLAIM
 from pyk.reconcile.actions import Action, Create, Emit, Patch
 
@@ -217,6 +218,27 @@ def test_a_local_volume_is_the_claim_s_on_its_node() -> None:
     assert provisioner.node_of(made) == "n1"
     assert made["spec"]["claimRef"]["uid"] == "uid-c"
     assert made["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+def test_a_volume_that_was_deleted_while_in_use_goes_when_its_claim_and_its_data_are_gone() -> None:
+    used = {"uid": "u", "name": "c", "namespace": "ns"}
+    deleted = volume(phase="Bound", claimRef=used, persistentVolumeReclaimPolicy="Delete")
+    kept = [protection.VOLUME_FINALIZER]
+    deleted["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [*kept, DATA_FINALIZER]}
+    assert not provisioner.is_over(deleted)
+    (released,) = decide_volume(deleted, None)
+    assert isinstance(released, Patch)
+    assert released.patch == {"status": {"phase": "Released", "message": None}}
+    deleted["status"] = {"phase": "Released"}
+    assert provisioner.is_over(deleted)
+    (freed,) = provisioner.decide_end(deleted)
+    assert isinstance(freed, Patch)
+    assert freed.patch["metadata"]["finalizers"] == kept
+    retained = volume(phase="Released", claimRef=used, persistentVolumeReclaimPolicy="Retain")
+    assert not provisioner.is_over(retained)
+    retained["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert provisioner.is_over(retained)
+    assert not provisioner.is_reclaimed(retained)
 
 
 def test_a_pod_s_ephemeral_volume_gets_a_claim_that_is_its_own() -> None:

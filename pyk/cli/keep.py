@@ -8,7 +8,6 @@ from typing import Any
 
 from pyk.errors import UserError
 from pyk.machine import options as machine_options
-from pyk.machine.checks import check_server
 from pyk.machine.options import SERVER_CONFIG, AgentOptions, ServerOptions
 from pyk.reconcile.clock import RealClock, timestamp
 
@@ -59,7 +58,6 @@ def run_restore(arguments: argparse.Namespace) -> int:
 
     values = machine_options.read_file(ServerOptions, arguments.config)
     options = ServerOptions(**{**values, **machine_options.given(ServerOptions, arguments)})
-    check_server(options)
     manifest = backup.restore(arguments.file.absolute(), options, RealClock(), print, force=arguments.force)
     print(f"{options.data_dir}: restored as of {manifest.taken}; start it with 'pyk server' or 'pyk install server'")
     if manifest.record["store"] == "etcd":

@@ -29,6 +29,7 @@ from pyk import pki
 from pyk.errors import UserError
 from pyk.machine import controlplane, etcd, lock
 from pyk.machine.authority import hash_of
+from pyk.machine.checks import check_server
 from pyk.machine.controlplane import ControlPlane, Record, etcd_tls
 from pyk.machine.keeping import STOP_SECONDS
 from pyk.machine.options import ServerOptions
@@ -96,6 +97,8 @@ def restore(file: Path, options: ServerOptions, clock: Clock, tell: Tell, *, for
         unpacked = Path(aside)
         manifest = unpack(file, unpacked)
         check(manifest)
+        options = as_recorded(options, Record(**manifest.record))
+        check_server(options)
         data_dir = Path(options.data_dir).absolute()
         held = lock.claim(data_dir, "pyk server")
         moved = _make_room(data_dir, manifest, clock, force=force)
@@ -104,7 +107,7 @@ def restore(file: Path, options: ServerOptions, clock: Clock, tell: Tell, *, for
                 os.close(held)
                 held = lock.claim(data_dir, "pyk server")
                 tell(f"what was in {data_dir} is now in {moved}")
-            _fill(unpacked, manifest, data_dir, options, clock)
+            _fill(unpacked, data_dir, options, clock)
         except BaseException:
             os.close(held)
             _take_back(data_dir, moved)
@@ -177,17 +180,20 @@ def _take_back(data_dir: Path, moved: Path | None) -> None:
             path.unlink()
 
 
-def _fill(unpacked: Path, manifest: Manifest, data_dir: Path, options: ServerOptions, clock: Clock) -> None:
+def as_recorded(options: ServerOptions, record: Record) -> ServerOptions:
+    """The options, with what the cluster of the record cannot change any more."""
+    fixed = {name: getattr(record, name) for name in controlplane.FIXED if name != "store"}
+    store = options.store or ("etcd" if options.etcd_servers else record.store)
+    return replace(options, **fixed, store=store, join="", token="")
+
+
+def _fill(unpacked: Path, data_dir: Path, options: ServerOptions, clock: Clock) -> None:
     for path in (unpacked / PKI).rglob("*"):
         if path.is_file():
             target = data_dir / "pki" / path.relative_to(unpacked / PKI)
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             pki.write_whole(target, path.read_bytes(), mode=0o644 if path.suffix in (".crt", ".pub") else 0o600)
-    record = Record(**manifest.record)
-    fixed = {name: getattr(record, name) for name in controlplane.FIXED if name != "store"}
-    store = options.store or ("etcd" if options.etcd_servers else record.store)
-    wanted = replace(options, **fixed, store=store, join="", token="")
-    plane = controlplane.resolve(wanted)
+    plane = controlplane.resolve(options)
     controlplane.write_files(plane, clock)
     if not plane.has_member:
         _store_command(plane, "load", unpacked / STORE)

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from pyk.errors import UserError
-from pyk.machine.backup import FORMAT, Manifest, check, unpack
+from pyk.machine.backup import FORMAT, Manifest, as_recorded, check, unpack
+from pyk.machine.checks import check_server
+from pyk.machine.controlplane import Record
+from pyk.machine.options import ServerOptions
 from pyk.version import KUBERNETES_VERSION
 
 MANIFEST = Manifest(FORMAT, KUBERNETES_VERSION, "ab" * 32, 7, "2026-11-25T12:00:00Z", {})
@@ -46,3 +49,13 @@ def test_what_is_no_backup_is_told(tmp_path: Path) -> None:
     for name in ("text", "missing"):
         with pytest.raises(UserError, match="no backup of pyk"):
             unpack(tmp_path / name, tmp_path / "out")
+
+
+def test_a_backup_of_a_cluster_of_ipv6_is_restored_without_naming_its_ranges_again() -> None:
+    """What is checked are the options as the backup's cluster has them, not the defaults."""
+    record = Record("fd00:1::/56", "fd00:2::/108", 24, "cluster.local", "sqlite")
+    options = as_recorded(ServerOptions(advertise_address="fd00:9::1"), record)
+    check_server(options)
+    assert (options.cluster_cidr, options.service_cidr, options.store) == ("fd00:1::/56", "fd00:2::/108", "sqlite")
+    with pytest.raises(UserError, match="is of IPv6, so this has to be too"):
+        check_server(as_recorded(ServerOptions(advertise_address="10.0.0.1"), record))

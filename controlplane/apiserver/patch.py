@@ -106,7 +106,7 @@ class JsonPatch:
         return patched
 
     def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
-        return orjson.dumps(patched).decode(), error.problem
+        return _json_text(patched), error.problem
 
 
 def _rejected() -> ApiError:
@@ -138,7 +138,7 @@ class MergePatch:
         return merged
 
     def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
-        return orjson.dumps(patched).decode(), error.problem
+        return _json_text(patched), error.problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,14 @@ class StrategicMergePatch:
 
     def blamed(self, patched: Object, error: WrongType) -> tuple[str, str]:
         return _go_text(self.document), error.converted
+
+
+def _json_text(document: Object) -> str:
+    """A document as JSON. Raises RecursionError for one that is nested too deeply to be shown."""
+    try:
+        return orjson.dumps(document).decode()
+    except orjson.JSONEncodeError as error:
+        raise RecursionError(str(error)) from None
 
 
 def _go_text(value: Any) -> str:

@@ -9,6 +9,7 @@ that cannot be reached (500, with the words of kube-apiserver).
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -40,6 +41,7 @@ _CLOSE_SECONDS = 2.0
 FRAME_BYTES = 16 << 20
 """The largest WebSocket message that is relayed."""
 _ERROR_BYTES = 50_000
+_BINARY, _BASE64 = "binary.k8s.io", "base64.binary.k8s.io"
 _LONGEST_SECONDS = 4 * 3600.0
 """After which a stream is ended, as kubelets end idle ones."""
 _HOP_BY_HOP = frozenset(
@@ -74,7 +76,7 @@ class NodeProxy:
         metadata = pod["metadata"]
         url = self._url(node, f"/containerLogs/{metadata['namespace']}/{metadata['name']}/{container}", parameters)
         try:
-            return await self._relay(request, "GET", url, default_type="text/plain")
+            return await self._relay(request, "GET", url, default_type="text/plain", may_be_framed=True)
         except ApiError as error:
             waiting = waiting_message(pod, container)
             if error.code in (400, 404) and waiting and ("previous", "true") not in parameters:
@@ -216,14 +218,17 @@ class NodeProxy:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         passes_errors: bool = False,
+        may_be_framed: bool = False,
     ) -> web.StreamResponse:
-        """Send a request to a node and stream its answer back as it comes."""
+        """Send a request to a node and stream its answer back as it comes, over a WebSocket if the client asks so."""
         all_headers = {**(headers or {}), "Accept-Encoding": "identity"}
         sent = self._client().request(method, url, headers=all_headers, data=body, allow_redirects=False)
         upstream = await _reached(method, url, sent)
         try:
             if upstream.status >= 400 and not passes_errors:
                 raise await _refusal(upstream)
+            if may_be_framed and is_websocket(request):
+                return await self._relay_in_frames(request, upstream)
             response = web.StreamResponse(status=upstream.status)
             response.headers["Content-Type"] = upstream.headers.get("Content-Type", default_type)
             if "Content-Encoding" in upstream.headers:
@@ -235,6 +240,16 @@ class NodeProxy:
             return response
         finally:
             upstream.close()
+
+    async def _relay_in_frames(self, request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Send what comes as messages of a WebSocket."""
+        client_side = web.WebSocketResponse(protocols=(_BINARY, _BASE64), compress=False, timeout=_CLOSE_SECONDS)
+        await send_head(client_side, request)
+        end = _End()
+        async with self._connections.ends_with(request, end, _LONGEST_SECONDS):
+            await _until_first(_copy_in_frames(upstream, client_side), end.told())
+        await client_side.close()
+        return client_side
 
     async def _relay_websocket(self, request: web.Request, url: str, codec: Codec) -> web.StreamResponse:
         """Open a WebSocket to the node, then accept the client's, and pass frames on until one side ends."""
@@ -291,6 +306,18 @@ async def _until_first(*running: Coroutine[Any, Any, None]) -> None:
             log.debug("a relayed stream broke off: %s", outcome)
         elif isinstance(outcome, Exception):
             raise outcome
+
+
+async def _copy_in_frames(upstream: aiohttp.ClientResponse, client_side: web.WebSocketResponse) -> None:
+    """An empty message first, as Kubernetes sends it to say that it goes on now."""
+    if client_side.ws_protocol == _BASE64:
+        await client_side.send_str("")
+        async for chunk in upstream.content.iter_any():
+            await client_side.send_str(base64.b64encode(chunk).decode())
+        return
+    await client_side.send_bytes(b"")
+    async for chunk in upstream.content.iter_any():
+        await client_side.send_bytes(chunk)
 
 
 async def _copy(upstream: aiohttp.ClientResponse, response: web.StreamResponse) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -186,6 +187,25 @@ async def test_logs_come_from_the_pods_node(pki_dir: Path) -> None:
         assert await get(running, "/log?tailLines=5&pretty=true") == (200, "one\ntwo\n")
         assert running.node.asked == ["/containerLogs/default/web/a?tailLines=5"]
         assert running.node.client == "kube-apiserver-kubelet-client"
+
+
+@pytest.mark.parametrize(
+    ("protocols", "encoded"),
+    [((), b"one\ntwo\n"), (("binary.k8s.io",), b"one\ntwo\n"), (("base64.binary.k8s.io",), None)],
+)
+async def test_logs_come_over_a_websocket_when_asked_so(
+    pki_dir: Path, protocols: tuple[str, ...], encoded: bytes | None
+) -> None:
+    async with cluster(pki_dir, logs_of(pod())) as running, aiohttp.ClientSession() as session:
+        url = running.server.make_url("/log?tailLines=5&pretty=true")
+        async with session.ws_connect(url, protocols=protocols) as socket:
+            assert socket.protocol == (protocols[0] if protocols else None)
+            messages = [message.data async for message in socket]
+    assert not messages[0]
+    if encoded is None:
+        assert b"".join(base64.b64decode(each) for each in messages) == b"one\ntwo\n"
+    else:
+        assert b"".join(messages) == encoded
 
 
 async def test_a_pod_without_node_has_empty_logs(pki_dir: Path) -> None:

@@ -125,6 +125,7 @@ async def run(config: AgentConfig, cpus: CpuManager) -> None:
             own_addresses=config.cluster_dns,
             backend=config.network_backend,
             segment=Segment(clock),
+            with_shortcuts=config.network_shortcuts,
         )
         own_node = Informer(client, NODE, clock=clock, field_selector=f"metadata.name={config.node_name}")
         nodes = Informer(network_client, NODE, clock=clock, transform=route_facts)

@@ -37,6 +37,7 @@ class AgentConfig:
     cluster_cidrs: Sequence[str]
     service_cidrs: Sequence[str]
     network_backend: str
+    network_shortcuts: bool
     labels: Mapping[str, str]
     options: NodeOptions
     runtimes: Mapping[str, str]
@@ -91,6 +92,12 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         default=AUTO,
         help="how other nodes' pods are reached (default auto: routes to nodes on the same segment, VXLAN to others)",
     )
+    parser.add_argument(
+        "--network-shortcuts",
+        choices=("on", "off"),
+        default="on",
+        help="whether established connections pass by routing and packet filter where the kernel can (default on)",
+    )
     parser.add_argument("--node-label", action="append", default=[], metavar="KEY=VALUE")
     add_option_flags(parser)
     parser.add_argument(
@@ -139,6 +146,7 @@ def parse(arguments: Sequence[str] | None = None) -> AgentConfig:
         cluster_cidrs=given.cluster_cidr,
         service_cidrs=given.service_cidr,
         network_backend=given.network_backend,
+        network_shortcuts=given.network_shortcuts == "on",
         labels=labels,
         options=_options(parser, given),
         runtimes=_runtimes(parser, given.runtime),

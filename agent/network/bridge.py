@@ -31,8 +31,6 @@ from agent.network.damage import is_damage
 from agent.network.encryption import KEY_FILE, check_kernel, sync_wireguard
 from agent.network.ipam import PodAddresses
 from agent.network.podlink import (
-    LINK_PREFIX,
-    MIRROR_PREFIX,
     Address,
     Attachment,
     connect,
@@ -60,7 +58,7 @@ from pyk import netlink
 from pyk.api.objects import Object, annotations_of, name_of
 from pyk.netlink import Netlink, NetlinkFailure, Network
 from pyk.netlink.notifications import Notification
-from pyk.network.names import BRIDGE, family_of
+from pyk.network.names import BRIDGE, LINK_PREFIX, MIRROR_PREFIX, family_of
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +86,8 @@ class BridgeNetwork:
     of the nodes, the primary one first; its link gives the MTU. `cluster_cidrs` are the ranges of all pods, one of each
     family, `service_cidrs` those of the services' addresses; `own_addresses` of them are served by the node itself (its
     name server) and so are addresses of its `lo`. `backend` says how other nodes' pods are reached (`routes.BACKENDS`);
-    with `auto` a `segment` measures who is near, and without one the routes are believed.
+    with `auto` a `segment` measures who is near, and without one the routes are believed. `with_shortcuts` lets
+    established connections pass by routing and packet filter (`shortcuts.py`).
     """
 
     def __init__(
@@ -104,6 +103,7 @@ class BridgeNetwork:
         own_addresses: Iterable[str] = (),
         backend: str = AUTO,
         segment: Segment | None = None,
+        with_shortcuts: bool = True,
     ) -> None:
         self._rules = rules
         self._filter = pod_filter
@@ -121,7 +121,7 @@ class BridgeNetwork:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pod-network")
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._netlink: Netlink | None = None
-        self._shortcuts = Shortcuts()
+        self._shortcuts = Shortcuts(wanted=with_shortcuts)
         self._bridge = 0
         self._uplink = 0
         self._uplink_mtu = 1500

@@ -13,10 +13,10 @@ from agent.network.bandwidth import Limits, apply
 from agent.network.contract import NetworkFailure
 from pyk import netlink
 from pyk.netlink import Netlink, NetlinkFailure
+from pyk.network.names import LINK_PREFIX, MIRROR_PREFIX
 
 Address = IPv4Address | IPv6Address
 
-LINK_PREFIX, MIRROR_PREFIX = "pykv", "pykb"
 _LEAVING_GROUP = 0x70796B  # "pyk": the group that links are put into to be deleted at once
 _NO_LIMITS = Limits()
 _EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}

@@ -56,9 +56,11 @@ class ShortPod:
 
 
 class Shortcuts:
-    """Not for two threads at once. Methods raise OSError unless they say that nothing happens."""
+    """Not for two threads at once. Methods raise OSError unless they say that nothing happens. `wanted` is false where
+    the administrator has switched shortcuts off."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool = True) -> None:
+        self._wanted = wanted
         self._program = -1
         self._maps: dict[str, Map] = {}
         self._links: set[int] = set()
@@ -70,6 +72,9 @@ class Shortcuts:
 
     def open(self, link: Netlink, uplink: int, mtu: int) -> None:
         """Have the kernel take the program, and run it for the link (an index) to the other nodes."""
+        if not self._wanted:
+            self._take_away(link, uplink)
+            return
         try:
             types = KernelTypes(FUNCTIONS, STRUCTURES)
             for family in FAMILIES:
@@ -83,6 +88,7 @@ class Shortcuts:
         except (OSError, KeyError) as error:
             log.info("established connections take no shortcuts: %s", error)
             self.close()
+            self._take_away(link, uplink)
             return
         # Conntrack sees but some of the packets: it is not to mind the sequence numbers between them, nor to take what
         # was acknowledged unseen for lost.
@@ -99,7 +105,9 @@ class Shortcuts:
 
     def add_link(self, link: Netlink, index: int, mtu: int) -> None:
         """Packets from and to other nodes may take shortcuts by this link."""
-        if self.is_open and index not in self._links:
+        if not self.is_open:
+            self._take_away(link, index)
+        elif index not in self._links:
             self._maps["links"].put(struct.pack("=I", index), LINKS_VALUE.pack(mtu))
             link.execute(*netlink.run_on_received(index, self._program, SHORTCUT))
             self._links.add(index)
@@ -128,6 +136,11 @@ class Shortcuts:
             for family in (FAMILIES if self.is_open else ())
             for _, value in self._of("flows", family).items()
         )
+
+    def _take_away(self, link: Netlink, index: int) -> None:
+        """What an earlier agent put at a link to other nodes knows no pods of now."""
+        if link.runs(index, SHORTCUT):
+            link.execute(netlink.run_no_more(index))
 
     def _of(self, name: str, family: int) -> Map:
         return self._maps[f"{name}{family}"]

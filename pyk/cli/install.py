@@ -77,6 +77,8 @@ def _end_containers(options: AgentOptions) -> None:
     """A machine that is no node any more must not run them."""
     from pyk.lab.cgroups import LabCgroups
     from pyk.lab.teardown import end_spawners, unmount_below
+    from pyk.machine.agent import known_settings
+    from pyk.machine.network import remove_network
 
     try:
         cgroups = LabCgroups.detect()
@@ -84,5 +86,6 @@ def _end_containers(options: AgentOptions) -> None:
         cgroups.kill(options.cgroup_root)
         unmount_below(Path(options.data_dir))
         cgroups.remove(options.cgroup_root)
+        remove_network(known_settings(Path(options.data_dir)))
     except OSError as error:
-        raise UserError(f"the node's containers cannot be ended: {error}") from None
+        raise UserError(f"the node's containers and their network cannot be removed: {error}") from None

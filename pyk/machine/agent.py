@@ -193,11 +193,19 @@ def learn(folder: Folder, servers: Sequence[Server], node: str, clock: Clock) ->
             raise CannotJoin(f"{url_of(server)} does not tell its {', '.join(missing)}: is it a 'pyk server'?")
         pki.write_private(folder.settings, json.dumps(told).encode())
         return told
-    try:
-        known: dict[str, str] = json.loads(folder.settings.read_bytes())
-    except (OSError, ValueError):
-        raise problem or CannotJoin("no server is known") from None
+    known = known_settings(folder.path)
+    if not known:
+        raise problem or CannotJoin("no server is known")
     print(f"pyk agent: {problem}; starting node {node} with what it knew before", file=sys.stderr, flush=True)
+    return known
+
+
+def known_settings(data_dir: Path) -> dict[str, str]:
+    """What the cluster told this machine when it was last heard of; empty when it never was."""
+    try:
+        known: dict[str, str] = json.loads(Folder(data_dir).settings.read_bytes())
+    except (OSError, ValueError):
+        return {}
     return known
 
 
@@ -226,6 +234,7 @@ def _arguments(options: AgentOptions, folder: Folder, node: str, address: str, t
         ("--config-dir", options.kubelet_config_dir),
         *([("--system-reserved", options.system_reserved)] if options.system_reserved else []),
         ("--network-backend", options.network_backend),
+        ("--network-shortcuts", options.network_shortcuts),
         # Several name servers are as many flags; the other words are passed on as they are.
         *((f"--{key}", word) for key in NEEDED for word in (told[key].split(",") if key == DNS else [told[key]])),
         *(("--node-label", label) for label in options.node_label),

@@ -78,6 +78,8 @@ def check_agent(options: AgentOptions) -> None:
     _check_ports(("--port", options.port), ("--balancer-port", options.balancer_port))
     if options.network_backend not in NETWORK_BACKENDS:
         raise UserError(f"--network-backend {options.network_backend}: one of {', '.join(NETWORK_BACKENDS)}")
+    if options.network_shortcuts not in ("on", "off"):
+        raise UserError(f"--network-shortcuts {options.network_shortcuts}: on or off")
     if not options.cgroup_root.startswith("/") or ".." in options.cgroup_root.split("/"):
         raise UserError(f"--cgroup-root {options.cgroup_root}: the path of a control group, like /pyk")
     if not 1 <= options.max_pods <= MOST_PODS:

@@ -92,6 +92,9 @@ class AgentOptions:
     port: int = _option(10250, "of the node API", "PORT")
     balancer_port: int = _option(6444, "on loopback, that leads to an API server that answers", "PORT")
     network_backend: str = _option("auto", "the way to other nodes' pods: auto, host-routes, vxlan, wireguard", "NAME")
+    network_shortcuts: str = _option(
+        "on", "off: no packet passes by this machine's routing and packet filter", "on|off"
+    )
     registries: str = _option("/etc/pyk/registries.yaml", "mirrors and credentials of image registries", "FILE")
     cgroup_root: str = _option("/pyk", "the control group of the node's pods", "PATH")
     max_pods: int = _option(110, "how many pods the node takes", "N")

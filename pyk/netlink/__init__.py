@@ -57,6 +57,7 @@ from pyk.netlink.routes import (
 from pyk.netlink.traffic import (
     limit_rate,
     redirect_received,
+    run_no_more,
     run_nothing,
     run_on_received,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "delete_route",
     "limit_rate",
     "redirect_received",
+    "run_no_more",
     "run_nothing",
     "run_on_received",
 ]

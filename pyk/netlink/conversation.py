@@ -16,6 +16,7 @@ from pyk.netlink.messages import (
     DONE,
     ERROR,
     GETADDR,
+    GETFILTER,
     GETLINK,
     GETNEIGH,
     GETQDISC,
@@ -40,6 +41,7 @@ from pyk.netlink.messages import (
     split,
 )
 from pyk.netlink.namespaces import visit
+from pyk.netlink.traffic import received_by
 
 _BATCH = 128  # answers to so many requests fit the smallest receive buffer
 _SIOCGIFINDEX = 0x8933
@@ -226,6 +228,10 @@ class Netlink:
             if kind.startswith(b"clsact\0"):
                 found.add(int(struct.unpack_from("=i", body, 20)[0]))
         return found
+
+    def runs(self, link: int, name: str) -> bool:
+        """Whether the program of that name is run for what the link receives."""
+        return any(name.encode() + b"\0" in body for body in self._dump(GETFILTER, received_by(link)))
 
     def _dump_families(self, kind: int, message: Any, families: tuple[int, ...]) -> Iterator[bytes]:
         numbers = {4: socket.AF_INET, 6: socket.AF_INET6}

@@ -12,7 +12,7 @@ import struct
 
 from pyk.netlink.messages import CREATE, EXCL, GONE, REPLACE, Request
 
-_NEWQDISC, _DELQDISC, _NEWFILTER = 36, 37, 44
+_NEWQDISC, _DELQDISC, _NEWFILTER, _DELFILTER = 36, 37, 44, 45
 _ROOT, _INGRESS, _INGRESS_HANDLE = 0xFFFFFFFF, 0xFFFFFFF1, 0xFFFF0000
 _ETHERNET = 1  # TC_LINKLAYER_ETHERNET
 _EVERY_PROTOCOL = 0x0300  # ETH_P_ALL in network order
@@ -58,6 +58,17 @@ def run_on_received(link: int, program: int, name: str) -> list[Request]:
         Request(f"let programs see link {link}", _NEWQDISC, CREATE | EXCL, both, frozenset({errno.EEXIST})),
         Request(f"run {name} for link {link}", _NEWFILTER, CREATE | REPLACE, chosen),
     ]
+
+
+def received_by(link: int) -> bytes:
+    """Which programs are asked for: those run for what the link receives."""
+    return _head(link, 0, _RECEIVED, 0)
+
+
+def run_no_more(link: int) -> Request:
+    """The program of `run_on_received` is run for the link no more; others' are."""
+    body = _head(link, 1, _RECEIVED, _PREFERENCE | _EVERY_PROTOCOL) + _text(1, "bpf")
+    return Request(f"take the program from link {link}", _DELFILTER, 0, body, GONE | {errno.EINVAL})
 
 
 def run_nothing(link: int) -> Request:

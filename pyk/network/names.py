@@ -14,6 +14,8 @@ from pyk.nftables import DYNAMIC, INTERVAL, TIMEOUT, Set, concatenated
 
 TABLE = "pyk"
 BRIDGE = "pyk0"
+LINK_PREFIX, MIRROR_PREFIX = "pykv", "pykb"
+"""How the names of pods' links begin, and of those through which limited pods send."""
 TUNNEL = "pykx0"
 """The VXLAN link to nodes on other segments."""
 TUNNEL_PORT = 8472

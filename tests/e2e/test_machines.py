@@ -274,3 +274,25 @@ def test_a_machine_that_gets_another_address_says_so_and_is_a_node_with_that(
         lambda: control.kubectl("get", "node", worker.name, "-o", path).strip() == worker.address,
     )
     wait_for("exec works again", lambda: control.kubectl("exec", "web", "--", "echo", "x", check=False).strip() == "x")
+
+
+def test_a_machine_that_is_no_node_any_more_has_a_network_as_before(worker: Machine, stranger: Machine) -> None:
+    shown = (
+        *(("ip", "-brief", "link"), ("ip", "route"), ("ip", "-6", "route"), ("nft", "list", "tables")),
+        *(("ip", "-o", "address", "show", "lo"), ("tc", "filter", "show", "dev", "eth0", "ingress")),
+    )
+
+    def network(machine: Machine) -> list[list[str]]:
+        words = [[line.split()[0:2] for line in machine.run(*command).stdout.splitlines()] for command in shown]
+        return [sorted(word.partition("@")[0] for line in lines for word in line) for lines in words]
+
+    worker.stop("agent")
+    before, never = network(worker), network(stranger)
+    assert sum(has != had for has, had in zip(before, never, strict=True)) == 5, before  # all but IPv6's routes
+    end = (
+        "from pyk.cli.install import _end_containers as end; from pyk.machine.options import AgentOptions as Options; "
+    )
+    end += f"end(Options(data_dir='{worker.folder}/agent', cgroup_root='{worker.cgroup}'))"
+    for _ in range(2):  # the second time there is nothing to do
+        worker.run(sys.executable, "-c", end)
+        assert network(worker) == never

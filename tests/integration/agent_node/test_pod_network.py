@@ -18,13 +18,13 @@ import pytest
 
 from agent.network.bridge import BridgeNetwork
 from agent.network.contract import NetworkFailure
-from agent.network.podlink import LINK_PREFIX, link_name
+from agent.network.podlink import link_name
 from agent.network.policies import pod_fragment
 from agent.network.rules import NodeRules
 from pyk import netlink
 from pyk.api.objects import Object
 from pyk.netlink import Netlink, in_namespace
-from pyk.network.names import BRIDGE
+from pyk.network.names import BRIDGE, LINK_PREFIX
 from pyk.network.policy import pod_facts
 from tests.integration.agent_node.conftest import node_namespace
 

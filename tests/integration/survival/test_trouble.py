@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from agent.network.bridge import LINK_PREFIX
 from pyk import netlink
 from pyk.api.kinds import EVENT, NODE, POD
 from pyk.api.objects import Object, condition_of
 from pyk.netlink import Netlink
-from pyk.network.names import BRIDGE, TABLE
+from pyk.network.names import BRIDGE, LINK_PREFIX, TABLE
 from tests.integration.survival.node import SurvivalNode, libc_mount, libc_unmount, survival_node
 from tests.integration.survival.pods import IMAGE
 from tests.integration.survival.test_death_at_every_step import is_ready

@@ -122,6 +122,7 @@ def test_options_that_cannot_work_are_refused(change: dict[str, object], why: st
         {"port": 0},
         {"port": 6444},
         {"network_backend": "ipip"},
+        {"network_shortcuts": "maybe"},
         {"cgroup_root": "pyk"},
         {"max_pods": 1021},
         {"system_reserved": "cpu"},

@@ -232,11 +232,16 @@ def _finish(child: Child, *, console: bool, gate: bool) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     else:
         _set_streams(child.stdio, 0 if child.first_id else process["uid"])
-    if gate or master >= 0:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))] if master >= 0 else []
-        channel.sendmsg([READY], ancillary)
-    if gate and channel.recv(1) != GO:  # the spawner is gone
-        mark(child.record)
+    try:
+        if gate or master >= 0:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))] if master >= 0 else []
+            channel.sendmsg([READY], ancillary)
+        may_go = not gate or channel.recv(1) == GO
+    except (BrokenPipeError, ConnectionResetError):
+        may_go = False
+    if not may_go:  # the spawner is gone
+        if child.record >= 0:
+            mark(child.record)
         os._exit(FAILED_STATUS)
     syscalls.close_all_but([0, 1, 2, child.channel])
     channel.detach()

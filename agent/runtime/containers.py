@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 
 from agent.runtime import clock, records, syscalls
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 _FAILED_EXIT = 128
 _CREATE_SECONDS = 20.0
 """What making a container takes at most: what takes longer hangs in a mount, and hangs for ever."""
+_GATE_SECONDS, _GATE_PAUSE = 5.0, 0.002
+"""How long, and how often in between, a process that has not executed its command yet is given to do so or to end."""
 _AHEAD = {CREATING: CREATED, STARTING: RUNNING}
 """What the record says before it is so."""
 
@@ -423,6 +426,8 @@ class Containers:
             return False
         if not record.pid or records.start_time(record.pid) != record.start_time:
             return False
+        if not record.is_foreign and not _has_executed(record):
+            return False
         try:
             record.pidfd = syscalls.pidfd_open(record.pid)
         except ProcessLookupError:
@@ -466,3 +471,14 @@ class Containers:
                 syscalls.pidfd_send_signal(record.pidfd, number)
         except ProcessLookupError:
             return
+
+
+def _has_executed(record: ContainerRecord) -> bool:
+    """Whether the command is executed, once that is decided: a process at its gate ends, for its spawner has died, but
+    until it has been given the processor again it looks as if it ran. It has the spawner's name until it executes."""
+    deadline = clock.monotonic() + _GATE_SECONDS
+    while records.start_time(record.pid) == record.start_time:
+        if records.name_of(record.pid) != records.SPAWNER or clock.monotonic() > deadline:
+            return True
+        select.select((), (), (), _GATE_PAUSE)
+    return False

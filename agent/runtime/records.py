@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+SPAWNER = "pyk-spawner"
+"""The name of the spawner, and of its forks until they execute."""
 _PAGE = 4096
 _MARK = b"\n"  # to JSON as good as the space that it replaces
 
@@ -41,6 +43,16 @@ def start_time(pid: int) -> int:
     """When the process started, in clock ticks since boot; 0 when it does not run (a zombie does not)."""
     fields = stat_fields(pid)
     return int(fields[19]) if fields and fields[0] not in ("Z", "X") else 0
+
+
+def name_of(pid: int) -> str:
+    """The name of a process, of 15 characters at most, which its program has until it executes another; empty when it
+    does not exist."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def stat_fields(pid: int) -> list[str]:

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 
-from agent.runtime import cgroups, launch, syscalls
+from agent.runtime import cgroups, launch, records, syscalls
 from agent.runtime.containers import Containers
 from agent.runtime.forker import Forker
 from agent.runtime.loop import Loop
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from agent.runtime.server import Operation, Request
 
-_NAME = "pyk-spawner"
 _OOM_SCORE = -999
 _USAGE = "usage: python -m agent.runtime.spawner --state-dir DIR --socket PATH"
 
@@ -90,7 +89,8 @@ class Spawner:
         self._loop.on_hangup = self._server.look_after_file
         self._server.start([socket.socket(fileno=client_fd)] if client_fd >= 0 else ())
         if ready_fd >= 0:
-            os.write(ready_fd, b"1")
+            with contextlib.suppress(BrokenPipeError):  # whoever started this one has died; others will come
+                os.write(ready_fd, b"1")
             os.close(ready_fd)
         # What exists now exists for ever: keep the collector from touching, and children from copying, its pages.
         gc.collect()
@@ -134,7 +134,7 @@ def main() -> None:
         if fd >= 0:
             os.set_inheritable(fd, False)
     syscalls.setns(host_mounts, syscalls.CLONE_NEWNS)
-    syscalls.prctl(syscalls.PR_SET_NAME, _NAME.encode())
+    syscalls.prctl(syscalls.PR_SET_NAME, records.SPAWNER.encode())
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
@@ -146,7 +146,8 @@ def main() -> None:
     except BlockingIOError:
         _wake(lock)
         if ready_fd >= 0:
-            os.write(ready_fd, b"1")
+            with contextlib.suppress(BrokenPipeError):
+                os.write(ready_fd, b"1")
         return
 
     def note_pid() -> None:
@@ -164,10 +165,10 @@ def main() -> None:
 def _wake(pid_file: int) -> None:
     """Whoever starts a spawner has found no way to the one that runs."""
     with contextlib.suppress(OSError, ValueError):
-        pidfd = syscalls.pidfd_open(int(os.pread(pid_file, 32, 0)))
-        with open(f"/proc/{int(os.pread(pid_file, 32, 0))}/comm", encoding="ascii") as file:
-            if file.read().strip() == _NAME:
-                syscalls.pidfd_send_signal(pidfd, signal.SIGHUP)
+        pid = int(os.pread(pid_file, 32, 0))
+        pidfd = syscalls.pidfd_open(pid)
+        if records.name_of(pid) == records.SPAWNER:
+            syscalls.pidfd_send_signal(pidfd, signal.SIGHUP)
         os.close(pidfd)
 
 

@@ -17,7 +17,7 @@ import pytest
 from agent.runtime import launch
 from agent.runtime.contract import ExecConfig, Phase, RuntimeFailure
 from agent.runtime.native import NativeRuntime
-from agent.runtime.records import start_time
+from agent.runtime.records import RecordFile, start_time
 from tests.integration.runtime.runtime_node import Node, eventually
 
 pytestmark = pytest.mark.root
@@ -129,6 +129,24 @@ async def test_a_container_that_was_not_started_ends_with_its_spawner(node: Node
     await node.runtime.start()
     assert (await node.container("c")).phase is Phase.EXITED
     assert not (node.directory / "writable/c/upper/ran").exists()
+
+
+async def test_what_waits_to_be_executed_when_its_spawner_dies_is_not_adopted(node: Node) -> None:
+    config = node.config("c", ["/bin/sleep", "1000"], await node.sandbox())
+    state = await node.runtime.create_container(config)
+    os.kill(state.pid, signal.SIGSTOP)  # it will see the death of its spawner late
+    spawner = node.spawner_pid()
+    await node.runtime.close()
+    await node.kill_spawner()
+    record = RecordFile(str(node.state_dir / "containers/c"))
+    said, _ = record.read() or ({}, {})
+    record.update({**said, "phase": "running", "started_at": 1.0})  # the spawner died before it could say go
+    coming = asyncio.create_task(node.runtime.start())
+    await eventually(lambda: node.spawner_pid() != spawner)
+    os.kill(state.pid, signal.SIGCONT)
+    await coming
+    found = await node.container("c")
+    assert (found.phase, found.started_at, found.exit_unknown) == (Phase.EXITED, 0.0, True)
 
 
 async def test_an_exec_ends_with_its_client_and_with_the_spawner(node: Node) -> None:

@@ -127,9 +127,11 @@ class Node:
         os.kill(pid, signal.SIGKILL)
         await eventually(lambda: not _runs(pid))
 
-    def kill_keeper(self) -> None:
+    async def kill_keeper(self) -> None:
         """End the process that has the containers' pidfds."""
-        os.kill(self.keeper_pid(), signal.SIGKILL)
+        pid = self.keeper_pid()
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not _runs(pid))
 
     def keeper_pid(self) -> int:
         """As its record says; 0 while there is none."""

@@ -97,7 +97,7 @@ async def test_a_keeper_that_is_killed_is_replaced_at_once(node: Node) -> None:
     )
     for _ in range(3):
         before = node.keeper_pid()
-        node.kill_keeper()
+        await node.kill_keeper()
         await eventually(lambda before=before: start_time(node.keeper_pid()) and node.keeper_pid() != before)
     await node.runtime.list_containers()  # the record is written before the pidfds are given: the answer comes after
     await node.runtime.close()
@@ -113,7 +113,7 @@ async def test_an_end_that_nobody_saw_is_recorded_as_unknown(node: Node) -> None
     state = await node.start("c", ["/bin/sleep", "100"], await node.sandbox())
     await node.runtime.close()
     await node.kill_spawner()
-    node.kill_keeper()
+    await node.kill_keeper()
     os.kill(state.pid, signal.SIGKILL)
     await eventually(lambda: not start_time(state.pid))
     await node.runtime.start()

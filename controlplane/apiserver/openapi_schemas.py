@@ -20,6 +20,7 @@ _PACKAGES = {
     "pyk.api.autoscaling_v1": "io.k8s.api.autoscaling.v1",
     "pyk.api.batch": "io.k8s.api.batch.v1",
     "pyk.api.coordination": "io.k8s.api.coordination.v1",
+    "pyk.api.devices": "io.k8s.api.resource.v1",
     "pyk.api.discovery": "io.k8s.api.discovery.v1",
     "pyk.api.events": "io.k8s.api.events.v1",
     "pyk.api.metrics": "io.k8s.metrics.pkg.apis.metrics.v1beta1",

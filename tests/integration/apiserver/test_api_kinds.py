@@ -97,6 +97,39 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[Any]]] = {
         {"spec": {"controller": "example.com/ingress"}},
         ["example.com/ingress", "<none>"],
     ),
+    "deviceclasses": (
+        "/apis/resource.k8s.io/v1",
+        {"spec": {"selectors": [{"cel": {"expression": "device.driver == 'gpu.example.com'"}}]}},
+        [],
+    ),
+    "resourceclaims": (
+        "/apis/resource.k8s.io/v1/namespaces/default",
+        {"spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}}},
+        ["pending"],
+    ),
+    "resourceclaimtemplates": (
+        "/apis/resource.k8s.io/v1/namespaces/default",
+        {"spec": {"spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}}}},
+        [],
+    ),
+    "resourceslices": (
+        "/apis/resource.k8s.io/v1",
+        {
+            "spec": {
+                "driver": "gpu.example.com",
+                "nodeName": "n1",
+                "pool": {"name": "n1", "generation": 0, "resourceSliceCount": 1},
+                "devices": [
+                    {
+                        "name": "gpu-0",
+                        "attributes": {"model": {"string": "a"}, "numa": {"int": 1}, "ecc": {"bool": False}},
+                        "capacity": {"memory": {"value": "80Gi"}},
+                    }
+                ],
+            }
+        },
+        ["n1", "gpu.example.com", "n1"],
+    ),
     "ingresses": (
         "/apis/networking.k8s.io/v1/namespaces/default",
         {"spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}},
@@ -165,6 +198,21 @@ REFUSED = [
     ),
     ("limitranges", {"spec": {"limits": [{"type": "Pod"}, {"type": "Pod"}]}}, 'Duplicate value: "Pod"'),
     ("priorityclasses", {"value": 1000000001}, "maximum allowed value of a user defined priority is 1000000000"),
+    (
+        "resourceclaims",
+        {"spec": {"devices": {"requests": [{"name": "gpu"}]}}},
+        "exactly one of `exactly` or `firstAvailable` is required",
+    ),
+    (
+        "resourceclaims",
+        {"spec": {"devices": {"constraints": [{"requests": ["x"], "matchAttribute": "example.com/numa"}]}}},
+        'spec.devices.constraints[0].requests[0]: Invalid value: "x"',
+    ),
+    (
+        "resourceslices",
+        {"spec": {"driver": "d.example", "pool": {"name": "p", "generation": 0, "resourceSliceCount": 1}}},
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required",
+    ),
     ("podgroups", {"spec": {"schedulingPolicy": {}}}, "must specify one of: `basic`, `gang`"),
     (
         "podgroups",
@@ -249,6 +297,9 @@ async def test_what_is_wrong_is_told(api: Any, plural: str, content: dict[str, A
 UNCHANGEABLE = [
     ("priorityclasses", {"value": 5}, "may not be changed in an update."),
     ("podgroups", {"spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}}, "field is immutable"),
+    ("resourceclaims", {"spec": {"devices": None}}, "field is immutable"),
+    ("resourceclaimtemplates", {"spec": {"spec": {"devices": None}}}, "field is immutable"),
+    ("resourceslices", {"spec": {"driver": "other.example.com"}}, "field is immutable"),
     ("workloads", {"spec": {"controllerRef": None}}, "field is immutable"),
     ("runtimeclasses", {"handler": "crun"}, "field is immutable"),
     ("storageclasses", {"parameters": {"a": "b"}}, "updates to parameters are forbidden."),

@@ -288,10 +288,30 @@ class NodeResourcesFit(UsageRule):
         return free
 
 
+class DynamicResources(NodeRule):
+    """Devices that a pod claims are on no node: nothing here allocates them, and no agent prepares them."""
+
+    name = "DynamicResources"
+
+    @staticmethod
+    def make(constraints: NodeConstraints, snapshot: Snapshot) -> DynamicResources | None:
+        return DynamicResources(snapshot) if constraints.claims_devices else None
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def admits(self, rows: Rows) -> Bools:
+        return np.zeros(len(self._snapshot.unschedulable[rows]), np.bool_)
+
+    def reasons(self, rows: RowNumbers) -> Reasons:
+        yield "cannot allocate all claims", rows
+
+
 NODE_FILTERS: tuple[NodeFilterMaker, ...] = (
     NamedNodes.make,
     NodeUnschedulable.make,
     TaintToleration,
     NodeAffinity.make,
+    DynamicResources.make,
 )
 USAGE_FILTERS: tuple[UsageFilterMaker, ...] = (NodePorts.make, NodeResourcesFit)

@@ -29,6 +29,7 @@ FILTERS = (
     "VolumeZone",
     "PodTopologySpread",
     "InterPodAffinity",
+    "DynamicResources",
 )
 """The plugins that filter, in Kubernetes' order."""
 

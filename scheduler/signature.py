@@ -65,13 +65,14 @@ class NodeConstraints:
     """What the pod asks of the node object itself, whatever runs there. Pods with other requests often share it.
 
     `required_terms` is None where the pod has no required node affinity; terms are alternatives.
-    `preferred_terms` carry their weights (1-100).
+    `preferred_terms` carry their weights (1-100). `claims_devices`: the pod names ResourceClaims.
     """
 
     node_selector: tuple[tuple[str, str], ...]
     required_terms: tuple[Term, ...] | None
     preferred_terms: tuple[tuple[int, Term], ...]
     tolerations: tuple[Toleration, ...]
+    claims_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -123,7 +124,7 @@ class Signatures:
         spec = pod.get("spec") or {}
         affinity = spec.get("affinity") or {}
         constraints_key = orjson.dumps(
-            (spec.get("nodeSelector"), affinity.get("nodeAffinity"), spec.get("tolerations"))
+            (spec.get("nodeSelector"), affinity.get("nodeAffinity"), spec.get("tolerations"), _claims_devices(spec))
         )
         usage_key = _usage_key(spec) + constraints_key
         identity_key = orjson.dumps((namespace_of(pod), labels_of(pod), is_deleting(pod)), option=orjson.OPT_SORT_KEYS)
@@ -218,7 +219,12 @@ def _parse_constraints(spec: Mapping[str, Any]) -> NodeConstraints:
             Toleration(t.get("key") or "", t.get("operator") or "Equal", t.get("value") or "", t.get("effect") or "")
             for t in spec.get("tolerations") or ()
         ),
+        _claims_devices(spec),
     )
+
+
+def _claims_devices(spec: Mapping[str, Any]) -> bool:
+    return bool(spec.get("resourceClaims"))
 
 
 def parse_term(term: Mapping[str, Any]) -> Term:

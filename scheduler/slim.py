@@ -24,6 +24,7 @@ _SPEC = (
     "affinity",
     "tolerations",
     "overhead",
+    "resourceClaims",
     "resources",
     "topologySpreadConstraints",
 )

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from agent.pods.observed import (
     ERR_IMAGE_PULL,
+    FAILED_MOUNT,
     HOOK_PENDING,
+    NO_DEVICES,
     VOLUMES,
     ContainerView,
     Failure,
@@ -181,7 +183,7 @@ def _image_volume_failure(scene: Scene, container: Container) -> dict[str, str] 
     images = [
         each["image"] for each in scene.pod["spec"].get("volumes") or () if "image" in each and each["name"] in mounted
     ]
-    if failure is None or not failure.reason or failure.reason == "FailedMount" or not images:
+    if failure is None or failure.reason in ("", FAILED_MOUNT, NO_DEVICES) or not images:
         return None
     return _image_failure(failure, str(images[0].get("reference")), scene.now)
 

@@ -243,6 +243,7 @@ class SandboxView:
 # What may fail, as keys of `Observed.failures`; image and launch failures are per container.
 SANDBOX, NETWORK, VOLUMES, RESIZE = "sandbox", "network", "volumes", "resize"
 ERR_IMAGE_PULL = "ErrImagePull"
+FAILED_MOUNT, NO_DEVICES = "FailedMount", "FailedPrepareDynamicResources"
 
 
 def image_of(name: str) -> str:

@@ -15,7 +15,7 @@ from agent.pods.downward import UnknownField, field_value, resource_value
 from agent.pods.environment import ConfigError
 from agent.pods.hooks import begin_post_start, post_start_of
 from agent.pods.launch import Launcher, pod_labels
-from agent.pods.observed import NETWORK, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
+from agent.pods.observed import FAILED_MOUNT, NETWORK, NO_DEVICES, SANDBOX, VOLUMES, StartFailure, image_of, launch_of
 from agent.pods.parts import Parts, container_named, list_of
 from agent.pods.record import PodRecord
 from agent.pods.resources import (
@@ -121,6 +121,10 @@ class Starter:
         first = record.volumes is None
         record.volumes_stale = False
         record.has_remains = True
+        if record.pod["spec"].get("resourceClaims"):
+            text = "Failed to prepare dynamic resources: this node has no driver of devices"
+            self._failed(record, VOLUMES, NO_DEVICES, text)
+            return
         try:
             await self._parts.references.ready(record.pod)
             await self._parts.tokens.ready(record.pod)
@@ -137,9 +141,9 @@ class Starter:
             return
         except (VolumeFailure, ReferenceUnavailable, TokenUnavailable, OSError) as error:
             if first:
-                self._failed(record, VOLUMES, "FailedMount", str(error))
+                self._failed(record, VOLUMES, FAILED_MOUNT, str(error))
             else:  # what is mounted stays as it is; the next change tries again
-                self._parts.event(record, "Warning", "FailedMount", str(error))
+                self._parts.event(record, "Warning", FAILED_MOUNT, str(error))
             return
         record.failures.pop(VOLUMES, None)
 

@@ -163,12 +163,12 @@ Pair = tuple[Object | None, Object | None]
 
 
 def _update_in_place(observed: Observed, pairs: Sequence[Pair], limit: int) -> list[Action]:
-    """Delete old pods: those that serve nobody at once, others as far as the limit goes."""
+    """Delete old pods: those that serve nobody at once, unless they have begun to; others as far as the limit goes."""
     useless = [old for old, new in pairs if old is not None and new is None and not observed.is_available(old)]
     away = sum(new is None or not observed.is_available(new) for old, new in pairs if old is None or new is not None)
     candidates = [old for old, new in pairs if old is not None and new is None and observed.is_available(old)]
     room = max(0, limit - away - len(useless))
-    return [Delete.of(pod) for pod in (*useless, *candidates[:room])]
+    return [*map(Delete.as_seen, useless), *(Delete.of(pod) for pod in candidates[:room])]
 
 
 def _update_with_surge(observed: Observed, pairs: Mapping[str, Pair], desired: set[str], limit: int) -> list[Action]:

@@ -169,7 +169,8 @@ class PodControl:
         except ApiError as error:
             if error.code >= UNSURE:
                 self._expectations.doubt_deletion(key, place, deletion.uid)
-            self._tell(owner, "FailedDelete", self._words.not_deleted, deletion.name, error.message)
+            if error.code != 409 or not deletion.resource_version:  # else the pod is not what the cache showed
+                self._tell(owner, "FailedDelete", self._words.not_deleted, deletion.name, error.message)
             raise
         self._expectations.expect_deletion(key, place, deletion.uid)
         self._tell(owner, "SuccessfulDelete", self._words.deleted, deletion.name)

@@ -46,8 +46,8 @@ class FieldError:
         return FieldError(field, "FieldValueForbidden", f"Forbidden: {detail}")
 
     @staticmethod
-    def not_found(field: str, value: object) -> FieldError:
-        return FieldError(field, "FieldValueNotFound", f"Not found: {_shown(value)}")
+    def not_found(field: str, value: object, detail: str = "") -> FieldError:
+        return FieldError(field, "FieldValueNotFound", f"Not found: {_shown(value)}{': ' + detail if detail else ''}")
 
     @staticmethod
     def too_long(field: str, detail: str) -> FieldError:

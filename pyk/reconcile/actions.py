@@ -7,7 +7,7 @@ first error, which the runner turns into a retry: the next reconcile sees the ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyk.api.kinds import Kind, kind_of
@@ -71,6 +71,11 @@ class Delete:
         return Delete(
             kind_of(obj), namespace_of(obj), name_of(obj), uid_of(obj), grace_period_seconds, propagation_policy
         )
+
+    @staticmethod
+    def as_seen(obj: Object) -> Delete:
+        """Only if it has not changed since: for what is deleted because of its state, which a cache may show late."""
+        return replace(Delete.of(obj), resource_version=obj["metadata"]["resourceVersion"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,8 @@ def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
 def _deletion(action: Delete, shown: str) -> str:
     how = f" {action.propagation_policy}" if action.propagation_policy else ""
     now = " now" if action.grace_period_seconds == 0 else ""
-    return f"delete {action.kind.singular} {shown}{how}{now}"
+    seen = " if it is as it was" if action.resource_version else ""
+    return f"delete {action.kind.singular} {shown}{how}{now}{seen}"
 
 
 def _status(status: dict[str, Any]) -> str:

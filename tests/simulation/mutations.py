@@ -181,7 +181,7 @@ MUTATIONS = (
         (
             _WEB,
             other(POD_DISRUPTION_BUDGET, "web", maxUnavailable=1, selector={"matchLabels": {"app": "web"}}),
-            *(Operation(20 + pick, "evict", "pod", "web", pick=pick) for pick in (0.1, 0.5, 0.9)),
+            *(Operation(20 + pick / 100, "evict", "pod", "web", pick=pick) for pick in (0.1, 0.5, 0.9)),
         ),
     ),
     Mutation("a StatefulSet forgets its order", "stateful sets go in order", _order_is_forgotten, (_DB,)),

@@ -116,6 +116,7 @@ def _check_container(
     yield from check_environment(container, volumes, path)
     yield from _check_mounts(container, volumes, path)
     yield from check_resources(container.get("resources") or {}, f"{path}.resources")
+    yield from _check_claims(container, spec, f"{path}.resources.claims")
     yield from check_resize_policy(container, spec, path)
     yield from check_security_context(container.get("securityContext"), spec, f"{path}.securityContext")
 
@@ -265,6 +266,23 @@ def check_pod_level_resources(spec: Document, path: str) -> Iterator[FieldError]
                     detail = f"must be less than or equal to pod limits of {most}"
                     where = f"{path}.{field}[{index}].resources.limits[{name}]"
                     yield FieldError.invalid(where, limit, detail)
+
+
+def _check_claims(container: Document, spec: Document, path: str) -> Iterator[FieldError]:
+    """The pod's claims of devices that a container has: each once, and among the pod's."""
+    known = sorted(each["name"] for each in some(spec, "resourceClaims"))
+    seen = set()
+    for index, claim in enumerate(some(container.get("resources"), "claims")):
+        name, where = claim["name"], f"{path}[{index}]"
+        if not name:
+            yield FieldError.required(where)
+            continue
+        if name in seen:
+            yield FieldError.duplicate(where, name)
+        seen.add(name)
+        if name not in known:
+            among = f": {', '.join(known)}" if known else " which is empty"
+            yield FieldError.not_found(where, name, f"must be one of the names in pod.spec.resourceClaims{among}")
 
 
 def _is_overcommitable(name: str) -> bool:

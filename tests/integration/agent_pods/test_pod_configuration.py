@@ -93,6 +93,17 @@ async def test_a_missing_volume_source_is_told_and_waited_for(node: Any, shell_p
         assert node.log(pod) == "b"
 
 
+async def test_a_pod_that_claims_devices_does_not_start_without_them(node: Any, shell_pod: Any) -> None:
+    async with node.agent():
+        await node.create(shell_pod("claims", "true", resourceClaims=[{"name": "gpu", "resourceClaimName": "gpu"}]))
+        text = await node.until_event("claims", "FailedPrepareDynamicResources")
+        assert text.endswith("Failed to prepare dynamic resources: this node has no driver of devices")
+        pod = await node.until("claims", lambda p: p["status"].get("containerStatuses"))
+        assert pod["status"]["containerStatuses"][0]["state"] == {"waiting": {"reason": "ContainerCreating"}}
+        await node.client.delete(POD, "claims", "default")
+        await node.until_gone("claims")
+
+
 async def test_every_kind_of_volume(node: Any, shell_pod: Any, tmp_path: Any) -> None:
     await node.create(config_map("cm", one="1", two="2"))
     await node.create(secret("sec", pw="x"))

@@ -154,6 +154,17 @@ def test_nodes_with_fewer_untolerated_mild_taints_are_better(cluster: Any) -> No
     assert cluster.schedule(cpu="1", tolerations=[{"operator": "Exists"}]).node == "two"
 
 
+def test_devices_that_a_pod_claims_are_allocated_by_nobody(cluster: Any) -> None:
+    cluster.node("a")
+    cluster.node("b", taints=["k=v:NoSchedule"])
+    claims = [{"name": "gpu", "resourceClaimName": "gpu"}]
+    assert (
+        cluster.message(resourceClaims=claims)
+        == "0/2 nodes are available: 1 cannot allocate all claims, 1 node(s) had untolerated taint {k: v}."
+    )
+    assert cluster.schedule().node == "a"
+
+
 def test_a_cordoned_node_takes_only_pods_that_tolerate_it(cluster: Any) -> None:
     cluster.node("n", unschedulable=True)
     assert cluster.message() == "0/1 nodes are available: 1 node(s) were unschedulable."

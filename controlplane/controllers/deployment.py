@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from controlplane.controllers import deploymentstatus as status_of
 from controlplane.controllers.claims import claim, claim_actions, may_adopt
 from controlplane.controllers.conditions import Conditions, find, is_same_status, with_condition
+from controlplane.controllers.expectations import Expectations, look_up_overdue
 from controlplane.controllers.ownwrites import OwnWrites
 from controlplane.controllers.podcontrol import is_namespace_terminating
 from controlplane.controllers.pods import is_terminated
@@ -270,6 +271,7 @@ class DeploymentLoop:
         self._replica_sets = replica_sets
         self._pods = pods
         self._own = OwnWrites(replica_sets)
+        self._expected = Expectations(replica_sets, clock)
         self.controller = Controller("deployment", self.reconcile, clock=clock, workers=4, max_delay=30.0)
         self.controller.watches(deployments)
         self.controller.watches(replica_sets, self._keys_of_set)
@@ -304,7 +306,9 @@ class DeploymentLoop:
         """Take one step for one Deployment."""
         deployment = self._deployments.get(key)
         if deployment is None:
+            self._expected.forget_owner(key)
             return None
+        await look_up_overdue(self._client, self._expected, key)
         observed = await self._observe(deployment)
         actions = decide(observed)
         if actions and isinstance(actions[0], Create):
@@ -312,10 +316,13 @@ class DeploymentLoop:
                 return None
             actions = actions[1:]
         await apply(self._client, self._recorder, actions, self._own.note)
-        return Result(status_of.seconds_to_deadline(deployment, self._clock.time()))
+        deadline = status_of.seconds_to_deadline(deployment, self._clock.time())
+        waits = (deadline, self._expected.seconds_to_overdue(key))
+        return Result(min((wait for wait in waits if wait is not None), default=None))
 
     async def _observe(self, deployment: Object) -> Observed:
-        own = self._own.newest(self._replica_sets.by_index("controller", uid_of(deployment)))
+        cached = self._replica_sets.by_index("controller", uid_of(deployment))
+        own = self._own.newest(self._expected.overlay(key_of(deployment), cached))
         orphans = self._replica_sets.by_index("controller", f"none/{namespace_of(deployment)}")
         selector = from_document(deployment["spec"]["selector"]) or ()
         claims = claim(deployment, selector, [*own, *orphans])
@@ -330,7 +337,7 @@ class DeploymentLoop:
     async def _create(self, deployment: Object, replica_set: Object) -> bool:
         """Create the new set; False when the step ends here because its name is taken."""
         try:
-            await self._client.create(REPLICA_SET, replica_set)
+            made = await self._client.create(REPLICA_SET, replica_set)
         except ApiError as error:
             if error.reason == "AlreadyExists":
                 existing = await self._client.get(REPLICA_SET, name_of(replica_set), namespace_of(replica_set))
@@ -342,4 +349,5 @@ class DeploymentLoop:
             refusal = decide_after_refusal(deployment, replica_set, error.message, self._clock.time())
             await apply(self._client, self._recorder, refusal)
             raise
+        self._expected.expect_creation(key_of(deployment), made)
         return True

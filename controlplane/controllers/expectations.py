@@ -6,7 +6,7 @@ what it created is there, what it deleted is on its way out. Unlike a counter of
 however events are lost, doubled or reordered, because it is compared with the cache's state and not with its history.
 
 An overlaid creation whose object is never seen (created and deleted by somebody while the watch was broken) would
-stay for ever; `overdue` names them, for the loop to look up live and `forget`.
+stay for ever; `overdue` names them, and `look_up_overdue` asks the server about them.
 
 A write that failed without an answer may have happened. The name of such a creation is kept and used for
 the next one, so that the server itself tells (`AlreadyExists`) and nothing is made twice; the uid of such a deletion is
@@ -18,7 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pyk.api.objects import Object, is_deleting, key_of, uid_of
+from pyk.api.kinds import kind_of
+from pyk.api.objects import Object, is_deleting, key_of, name_of, namespace_of, uid_of
+from pyk.api.status import ApiError
+from pyk.client.client import Client
 from pyk.client.informer import Informer
 from pyk.reconcile.clock import Clock, timestamp
 
@@ -155,6 +158,22 @@ class Expectations:
         pending = self._pending.get(owner)
         if pending is not None and pending.is_empty():
             del self._pending[owner]
+
+
+async def look_up_overdue(client: Client, expectations: Expectations, owner: str) -> None:
+    """Ask the server for created objects that the cache should have shown long ago. Raises `ApiError`,
+    `ClientUnavailable`."""
+    for obj in expectations.overdue(owner):
+        try:
+            live = await client.get(kind_of(obj), name_of(obj), namespace_of(obj))
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            live = None
+        if live is None or uid_of(live) != uid_of(obj):
+            expectations.forget(uid_of(obj))
+        else:
+            expectations.expect_creation(owner, live)
 
 
 def _leaving(obj: Object, clock: Clock) -> Object:

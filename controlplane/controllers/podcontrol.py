@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.controllers.expectations import Expectations
+from controlplane.controllers.expectations import Expectations, look_up_overdue
 from controlplane.controllers.pods import is_ready, node_of
 from pyk.api.kinds import POD
 from pyk.api.objects import (
@@ -112,17 +112,7 @@ class PodControl:
 
     async def look_up_overdue(self, key: str) -> None:
         """Ask the server for created pods that the cache should have shown long ago."""
-        for pod in self._expectations.overdue(key):
-            try:
-                live = await self._client.get(POD, name_of(pod), namespace_of(pod))
-            except ApiError as error:
-                if error.code != 404:
-                    raise
-                live = None
-            if live is None or uid_of(live) != uid_of(pod):
-                self._expectations.forget(uid_of(pod))
-            else:
-                self._expectations.expect_creation(key, live)
+        await look_up_overdue(self._client, self._expectations, key)
 
     async def _create(self, key: str, owner: Object, pod: Object) -> None:
         metadata = dict(pod["metadata"])

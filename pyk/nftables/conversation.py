@@ -128,15 +128,8 @@ class Nftables:
 
     def generation(self) -> int:
         """How many transactions the network namespace has seen, modulo 2^32: of everybody's, in all tables."""
-        number, encoded = self._encode(GETGENERATION, 0, b"")
-        self._socket.send(encoded)
-        while True:
-            for found, sequence, content in messages_in(self._socket.recv(1 << 16)):
-                if sequence != number:
-                    continue
-                if found == ERROR:
-                    raise NftablesFailure(-struct.unpack_from("=i", content)[0], "ask for the generation")
-                return int(struct.unpack(">I", fields_of(content[4:])[1])[0])
+        content = self._ask(GETGENERATION, b"", "ask for the generation")
+        return int(struct.unpack(">I", fields_of(content[4:])[1])[0])
 
     def chains(self, table: str) -> set[str]:
         """The names of the table's chains."""
@@ -192,19 +185,14 @@ class Nftables:
     def element(self, table: str, name: str, key: bytes) -> tuple[Data] | None:
         """The data of one element of a set or map (None in a set), in a tuple; None when there is no such element."""
         wanted = nested(3, nested(1, datum(1, key)))
-        number, encoded = self._encode(GETELEMENT, 0, string(1, table) + string(2, name) + wanted)
-        self._socket.send(encoded)
-        while True:
-            for found, sequence, content in messages_in(self._socket.recv(1 << 16)):
-                if sequence != number:
-                    continue
-                if found == ERROR:
-                    code = -struct.unpack_from("=i", content)[0]
-                    if code == errno.ENOENT:
-                        return None
-                    raise NftablesFailure(code, f"look into {name}")
-                _, element = next(iter(attributes_of(fields_of(content[4:]).get(3, b""))))
-                return (_element_data(fields_of(element).get(2)),)
+        try:
+            content = self._ask(GETELEMENT, string(1, table) + string(2, name) + wanted, f"look into {name}")
+        except NftablesFailure as failure:
+            if failure.errno == errno.ENOENT:
+                return None
+            raise
+        _, element = next(iter(attributes_of(fields_of(content[4:]).get(3, b""))))
+        return (_element_data(fields_of(element).get(2)),)
 
     def sets(self, table: str) -> set[str]:
         found = (fields_of(body) for body in self._dump(GETSET, string(1, table)))
@@ -238,6 +226,18 @@ class Nftables:
             last = b"\xff" * len(key) if after is None else (int.from_bytes(after) - 1).to_bytes(len(key))
             found.append((key, last))
         return found
+
+    def _ask(self, kind: int, body: bytes, what: str) -> bytes:
+        """The one answer to a question. Raises `NftablesFailure`."""
+        number, encoded = self._encode(kind, 0, body)
+        self._socket.send(encoded)
+        while True:
+            for found, sequence, content in messages_in(self._socket.recv(1 << 16)):
+                if sequence != number:
+                    continue
+                if found == ERROR:
+                    raise NftablesFailure(-struct.unpack_from("=i", content)[0], what)
+                return content
 
     def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
         number, encoded = self._encode(kind, DUMP, body)

@@ -41,8 +41,15 @@ def node_namespace(mtu: int = 1500, *, link_local: bool = True) -> Iterator[None
 @pytest.fixture
 def pods() -> Iterator[list[str]]:
     """The network namespaces of two processes."""
+    with network_namespaces(2) as paths:
+        yield paths
+
+
+@contextmanager
+def network_namespaces(count: int) -> Iterator[list[str]]:
+    """The paths of new network namespaces, each of a process of its own."""
     command = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
     try:
         for process in processes:
             assert process.stdout is not None

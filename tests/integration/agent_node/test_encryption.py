@@ -11,7 +11,6 @@ import ipaddress
 import os
 import socket
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from agent.network.routes import WIREGUARD, PeerRoute, route_changes
 from pyk import netlink
 from pyk.netlink import Netlink, NetlinkFailure, in_namespace
 from pyk.netlink.wireguard import Peer, _encoded, _fields, _peer, changes
+from tests.integration.agent_node.conftest import network_namespaces
 
 pytestmark = pytest.mark.root
 
@@ -57,14 +57,7 @@ def test_a_peer_has_all_networks_of_its_node_and_only_changes_are_sent() -> None
 @pytest.fixture
 def nodes() -> Iterator[list[str]]:
     """Two nodes' namespaces on one segment."""
-    command = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            process.stdout.close()
-        paths = [f"/proc/{process.pid}/ns/net" for process in processes]
+    with network_namespaces(2) as paths:
         far = os.open(paths[1], os.O_RDONLY)
         with Netlink(paths[0]) as one, Netlink(paths[1]) as other:
             one.execute(netlink.add_veth("eth0", "eth0", peer_namespace=far, mtu=1500))
@@ -73,10 +66,6 @@ def nodes() -> Iterator[list[str]]:
                 link.execute(netlink.add_address(link.index_of("eth0"), f"192.0.2.1{number}/24"))
         os.close(far)
         yield paths
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def test_pods_speak_encrypted_or_the_kernel_is_said_to_have_no_wireguard(nodes: list[str], tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,28 @@ class Policed:
     async def remove(self, uid: str) -> None: ...
 
     async def expect(self, live: Any) -> None: ...
+
+
+@asynccontextmanager
+async def policed_network(state: Path, policies: list[Policy]) -> AsyncIterator[tuple[BridgeNetwork, NodeRules]]:
+    """The IPv4 network 10.7.1.0/24 of a node in a namespace of its own."""
+    with node_namespace():
+        rules = NodeRules(pod_ranges=RANGES, service_ranges=SERVICES)
+        network = BridgeNetwork(
+            node_name="n1",
+            node_ips=["192.0.2.11"],
+            cluster_cidrs=RANGES[:1],
+            service_cidrs=SERVICES[:1],
+            state_dir=state,
+            rules=rules,
+            pod_filter=Policed(rules, policies),
+        )
+        await network.start()
+        try:
+            await network.set_pod_cidrs(["10.7.1.0/24"])
+            yield network, rules
+        finally:
+            await network.close()
 
 
 def pod(name: str) -> Object:

@@ -15,13 +15,10 @@ from typing import Any
 
 import pytest
 
-from agent.network.bridge import BridgeNetwork
-from agent.network.rules import NodeRules
 from agent.network.ruleset import Fragment
 from agent.network.services import service_fragment, service_ports
 from pyk.netlink import in_namespace
-from tests.integration.agent_node.conftest import node_namespace
-from tests.integration.agent_node.test_packet_way import RANGES, SERVICES, SURROUNDINGS, Policed, pod, policy
+from tests.integration.agent_node.test_packet_way import SURROUNDINGS, pod, policed_network, policy
 
 pytestmark = pytest.mark.root
 
@@ -81,37 +78,22 @@ def service(name: str, number: int, *endpoints: str) -> Fragment:
 async def test_an_association_is_led_by_a_service_and_let_in_by_a_policy_of_its_own_protocol(
     tmp_path: Path, pods: list[str]
 ) -> None:
-    with node_namespace():
-        rules = NodeRules(pod_ranges=RANGES, service_ranges=SERVICES)
-        policies = [policy("range", "b", ingress=[{"ports": [{"protocol": "SCTP", "port": 8080, "endPort": 8090}]}])]
-        network = BridgeNetwork(
-            node_name="n1",
-            node_ips=["192.0.2.11"],
-            cluster_cidrs=RANGES[:1],
-            service_cidrs=SERVICES[:1],
-            state_dir=tmp_path,
-            rules=rules,
-            pod_filter=Policed(rules, policies),
-        )
-        await network.start()
-        await network.set_pod_cidrs(["10.7.1.0/24"])
-        try:
-            (a,) = await network.attach("uid-a", pods[0], pod("a"))
-            (b,) = await network.attach("uid-b", pods[1], pod("b"))
-            await rules.update({"service/one": service("one", 9, b), "service/empty": service("empty", 11)})
-            with raw(pods[0]) as client, raw(pods[1]) as server:
-                client.sendto(packet(CLIENT_PORT, SERVICE_PORT, 0, INIT), ("10.8.0.9", 0))
-                assert heard(server) == (a, CLIENT_PORT, POD_PORT, INIT)
-                server.sendto(packet(POD_PORT, CLIENT_PORT, 0x1234, INIT_ACK), (a, 0))
-                assert heard(client) == ("10.8.0.9", SERVICE_PORT, CLIENT_PORT, INIT_ACK)
-                # A port of the pod that the policy does not name, and one that it does.
-                client.sendto(packet(CLIENT_PORT + 1, 9000, 0, INIT), (b, 0))
-                client.sendto(packet(CLIENT_PORT + 2, 8080, 0, INIT), (b, 0))
-                assert heard(server) == (a, CLIENT_PORT + 2, 8080, INIT)
-            with raw(pods[0]) as client:
-                client.connect(("10.8.0.11", 0))
-                client.send(packet(CLIENT_PORT, SERVICE_PORT, 0, INIT))
-                with pytest.raises(ConnectionRefusedError):
-                    client.recv(2048)
-        finally:
-            await network.close()
+    policies = [policy("range", "b", ingress=[{"ports": [{"protocol": "SCTP", "port": 8080, "endPort": 8090}]}])]
+    async with policed_network(tmp_path, policies) as (network, rules):
+        (a,) = await network.attach("uid-a", pods[0], pod("a"))
+        (b,) = await network.attach("uid-b", pods[1], pod("b"))
+        await rules.update({"service/one": service("one", 9, b), "service/empty": service("empty", 11)})
+        with raw(pods[0]) as client, raw(pods[1]) as server:
+            client.sendto(packet(CLIENT_PORT, SERVICE_PORT, 0, INIT), ("10.8.0.9", 0))
+            assert heard(server) == (a, CLIENT_PORT, POD_PORT, INIT)
+            server.sendto(packet(POD_PORT, CLIENT_PORT, 0x1234, INIT_ACK), (a, 0))
+            assert heard(client) == ("10.8.0.9", SERVICE_PORT, CLIENT_PORT, INIT_ACK)
+            # A port of the pod that the policy does not name, and one that it does.
+            client.sendto(packet(CLIENT_PORT + 1, 9000, 0, INIT), (b, 0))
+            client.sendto(packet(CLIENT_PORT + 2, 8080, 0, INIT), (b, 0))
+            assert heard(server) == (a, CLIENT_PORT + 2, 8080, INIT)
+        with raw(pods[0]) as client:
+            client.connect(("10.8.0.11", 0))
+            client.send(packet(CLIENT_PORT, SERVICE_PORT, 0, INIT))
+            with pytest.raises(ConnectionRefusedError):
+                client.recv(2048)

@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.network.announce import checksum
-from agent.network.bridge import BridgeNetwork
-from agent.network.rules import NodeRules
 from pyk.netlink import in_namespace
-from tests.integration.agent_node.conftest import node_namespace
-from tests.integration.agent_node.test_packet_way import RANGES, SERVICES, Policed, pod, service
+from tests.integration.agent_node.test_packet_way import pod, policed_network, service
 
 pytestmark = pytest.mark.root
 
@@ -37,43 +34,28 @@ def stray(raw: bytes) -> tuple[str, bytes]:
 async def test_a_segment_outside_of_the_window_does_not_reset_a_connection_through_a_service(
     tmp_path: Path, pods: list[str]
 ) -> None:
-    with node_namespace():
-        rules = NodeRules(pod_ranges=RANGES, service_ranges=SERVICES)
-        network = BridgeNetwork(
-            node_name="n1",
-            node_ips=["192.0.2.11"],
-            cluster_cidrs=RANGES[:1],
-            service_cidrs=SERVICES[:1],
-            state_dir=tmp_path,
-            rules=rules,
-            pod_filter=Policed(rules, []),
-        )
-        await network.start()
-        await network.set_pod_cidrs(["10.7.1.0/24"])
-        try:
-            await network.attach("uid-a", pods[0], pod("a"))
-            (b,) = await network.attach("uid-b", pods[1], pod("b"))
-            await rules.update({"service/one": service("one", 9, [b])})
-            with (
-                in_namespace(pods[1], lambda: socket.create_server((b, 8085))) as server,
-                in_namespace(pods[1], lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 6)) as forger,
-                in_namespace(pods[0], lambda: socket.create_connection(("10.8.0.9", 80), timeout=5)) as client,
-            ):
-                accepted, _ = server.accept()
-                with accepted:
-                    accepted.settimeout(5)
-                    forger.settimeout(5)
-                    client.sendall(b"question")
-                    assert accepted.recv(16) == b"question"
-                    while b"question" not in (seen := forger.recv(2048)):
-                        pass
-                    to, segment = stray(seen)
-                    forger.sendto(segment, (to, 0))
-                    # The client answers the stray one with what it waits for (RFC 9293, 3.10.7.4), and no reset.
-                    answered = forger.recv(2048)
-                    flags = answered[(answered[0] & 0xF) * 4 + 13]
-                    assert not flags & 0x04, "the client has reset the connection"
-                    accepted.sendall(b"answer")
-                    assert client.recv(16) == b"answer"
-        finally:
-            await network.close()
+    async with policed_network(tmp_path, []) as (network, rules):
+        await network.attach("uid-a", pods[0], pod("a"))
+        (b,) = await network.attach("uid-b", pods[1], pod("b"))
+        await rules.update({"service/one": service("one", 9, [b])})
+        with (
+            in_namespace(pods[1], lambda: socket.create_server((b, 8085))) as server,
+            in_namespace(pods[1], lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 6)) as forger,
+            in_namespace(pods[0], lambda: socket.create_connection(("10.8.0.9", 80), timeout=5)) as client,
+        ):
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.settimeout(5)
+                forger.settimeout(5)
+                client.sendall(b"question")
+                assert accepted.recv(16) == b"question"
+                while b"question" not in (seen := forger.recv(2048)):
+                    pass
+                to, segment = stray(seen)
+                forger.sendto(segment, (to, 0))
+                # The client answers the stray one with what it waits for (RFC 9293, 3.10.7.4), and no reset.
+                answered = forger.recv(2048)
+                flags = answered[(answered[0] & 0xF) * 4 + 13]
+                assert not flags & 0x04, "the client has reset the connection"
+                accepted.sendall(b"answer")
+                assert client.recv(16) == b"answer"

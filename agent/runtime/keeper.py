@@ -175,8 +175,7 @@ class Keeper:
                 self._become(gate, held, reader.fileno(), writer.fileno())
             os.close(held)
             held = -1
-            self._file.remove()
-            self._file.create({"boot": records.boot_id(), "pid": pid, "start_time": records.start_time(pid)}, {})
+            self._file.replace({"boot": records.boot_id(), "pid": pid, "start_time": records.start_time(pid)}, {})
             os.write(word, _GO)
             os.read(executed, 1)  # the end of file: from now on its descriptors are what they will be
         except OSError:

@@ -99,6 +99,13 @@ class RecordFile:
         finally:
             os.close(fd)
 
+    def replace(self, state: dict[str, Any], body: dict[str, Any]) -> None:
+        """As `create`, in the place of what there is: whoever reads finds the one or the other, never neither."""
+        new = RecordFile(f"{self.path}.new")
+        new.remove()
+        new.create(state, body)
+        os.rename(new.path, self.path)
+
     def update(self, state: dict[str, Any]) -> None:
         fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -8,9 +8,9 @@ however events are lost, doubled or reordered, because it is compared with the c
 An overlaid creation whose object is never seen (created and deleted by somebody while the watch was broken) would
 stay for ever; `overdue` names them, and `look_up_overdue` asks the server about them.
 
-A write that failed without an answer may have happened. The name of such a creation is kept and used for
-the next one, so that the server itself tells (`AlreadyExists`) and nothing is made twice; the uid of such a deletion is
-kept in `condemned`, so that the next choice falls on the same object.
+A write that failed without an answer may have happened. The name of such a creation is kept and used for the next one
+in the same place, so that the server itself tells (`AlreadyExists`) and nothing is made twice; the uid of such a
+deletion is kept in `condemned`, so that the next choice falls on the same object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Pending:
     created: dict[str, tuple[Object, float]] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     condemned: set[str] = field(default_factory=set)
-    unsure: list[str] = field(default_factory=list)
+    unsure: list[tuple[str, object]] = field(default_factory=list)
 
     def is_empty(self) -> bool:
         return not (self.created or self.deleted or self.condemned or self.unsure)
@@ -67,9 +67,10 @@ class Expectations:
             self._owner_of[uid] = owner
         self._tidy(owner)
 
-    def doubt_creation(self, owner: str, name: str) -> None:
-        """The creation of an object of that name got no answer."""
-        self._pending.setdefault(owner, _Pending()).unsure.append(name)
+    def doubt_creation(self, owner: str, name: str, place: object = None) -> None:
+        """The creation of an object of that name got no answer. `place` is what tells it from the owner's others, if
+        anything does: a daemon's node."""
+        self._pending.setdefault(owner, _Pending()).unsure.append((name, place))
 
     def doubt_deletion(self, owner: str, key: str, uid: str) -> None:
         """The deletion of the object with that key got no answer."""
@@ -84,14 +85,16 @@ class Expectations:
         cached = self._informer.get(key)
         return uid in pending.created or (cached is not None and uid_of(cached) == uid and not is_deleting(cached))
 
-    def take_unsure(self, owner: str, prefix: str = "") -> str | None:
-        """A name with that prefix that may be taken by an object of our own making, to be tried before any other."""
+    def take_unsure(self, owner: str, prefix: str = "", place: object = None) -> str | None:
+        """A name with that prefix, of that place, that may be taken by an object of our own making, to be tried before
+        any other."""
         pending = self._pending.get(owner)
-        name = next((each for each in pending.unsure if each.startswith(prefix)), None) if pending is not None else None
-        if pending is not None and name is not None:
-            pending.unsure.remove(name)
-            self._tidy(owner)
-        return name
+        for entry in pending.unsure if pending is not None else ():
+            if pending is not None and entry[0].startswith(prefix) and entry[1] == place:
+                pending.unsure.remove(entry)
+                self._tidy(owner)
+                return entry[0]
+        return None
 
     def condemned(self, owner: str) -> frozenset[str]:
         """The uids of objects whose deletion was asked for without an answer."""

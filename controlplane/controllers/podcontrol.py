@@ -115,22 +115,22 @@ class PodControl:
         await look_up_overdue(self._client, self._expectations, key)
 
     async def _create(self, key: str, owner: Object, pod: Object) -> None:
-        metadata = dict(pod["metadata"])
+        metadata, place = dict(pod["metadata"]), pod["spec"].get("affinity")
         if "name" not in metadata:
             prefix = metadata.pop("generateName")[:LONGEST_PREFIX]
-            metadata["name"] = self._expectations.take_unsure(key, prefix) or prefix + self._suffix()
+            metadata["name"] = self._expectations.take_unsure(key, prefix, place) or prefix + self._suffix()
             metadata["generateName"] = prefix
         name = metadata["name"]
         try:
             created = await self._client.create(POD, {**pod, "metadata": metadata})
         except (ClientUnavailable, asyncio.CancelledError):
-            self._expectations.doubt_creation(key, name)
+            self._expectations.doubt_creation(key, name, place)
             raise
         except ApiError as error:
             if error.reason == "AlreadyExists" and await self._recognize(key, owner, name):
                 return
             if error.code >= UNSURE:
-                self._expectations.doubt_creation(key, name)
+                self._expectations.doubt_creation(key, name, place)
             if not is_namespace_terminating(error):
                 self._tell(owner, "FailedCreate", self._words.not_created, name, error.message)
             raise

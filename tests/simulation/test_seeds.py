@@ -39,6 +39,10 @@ def test_a_rollout_that_is_overtaken_while_watches_are_late_stays_within_surge(s
     check(seed, faults="many")  # seeds that once did not
 
 
+def test_a_daemon_whose_creation_got_no_answer_is_looked_for_on_its_own_node() -> None:
+    check(51052, faults="many")  # a seed that once took the name of one for another node's
+
+
 def test_every_rule_holds_with_a_hundred_nodes() -> None:
     check(FIRST, nodes=100, minutes=1.0, faults="many")
 

@@ -135,8 +135,10 @@ class Node:
 
     def keeper_pid(self) -> int:
         """As its record says; 0 while there is none."""
-        record = self.state_dir / "keeper"
-        return int(json.loads(record.read_text()[:4096])["pid"]) if record.exists() else 0
+        try:
+            return int(json.loads((self.state_dir / "keeper").read_text()[:4096])["pid"])
+        except FileNotFoundError:
+            return 0
 
     async def clean_up(self) -> None:
         await self.runtime.start()

@@ -46,7 +46,7 @@ class Silent:
 async def test_an_error_after_the_write_makes_no_pod_twice(code: int) -> None:
     server, clock, owner = Server(code), VirtualClock(), replica_set("web")
     control = PodControl(server, Silent(), clock, Informer(server, POD, clock=clock))  # type: ignore[arg-type]
-    wanted: Object = {"kind": "Pod", "metadata": {"generateName": "web-", "namespace": "default"}}
+    wanted: Object = {"kind": "Pod", "metadata": {"generateName": "web-", "namespace": "default"}, "spec": {}}
     wanted["metadata"]["ownerReferences"] = [{"controller": True, "uid": owner["metadata"]["uid"]}]
     assert await control.create("default/web", owner, [wanted]) is not None
     assert await control.create("default/web", owner, [wanted]) is None
@@ -56,7 +56,7 @@ async def test_an_error_after_the_write_makes_no_pod_twice(code: int) -> None:
 async def test_a_refused_name_is_not_tried_again() -> None:
     server, clock, owner = Server(403), VirtualClock(), replica_set("web")
     control = PodControl(server, Silent(), clock, Informer(server, POD, clock=clock))  # type: ignore[arg-type]
-    wanted: Object = {"kind": "Pod", "metadata": {"generateName": "web-", "namespace": "default"}}
+    wanted: Object = {"kind": "Pod", "metadata": {"generateName": "web-", "namespace": "default"}, "spec": {}}
     first = control._suffix
     used: list[str] = []
     control._suffix = lambda: used.append(first()) or used[-1]  # type: ignore[method-assign, func-returns-value]

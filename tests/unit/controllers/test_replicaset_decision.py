@@ -188,3 +188,12 @@ async def test_names_and_uids_of_unanswered_writes_are_kept_for_the_next_try() -
     assert late.expectations.take_unsure("default/web") is None
     late.expectations.forget_owner("default/web")
     assert late.expectations.condemned("default/web") == frozenset()
+
+
+async def test_the_name_of_an_unanswered_creation_is_used_again_for_the_same_place_only() -> None:
+    late = Late()
+    late.expectations.doubt_creation("default/web", "web-a", "node-1")
+    late.expectations.doubt_creation("default/web", "web-b", "node-2")
+    assert late.expectations.take_unsure("default/web", "web-", "node-3") is None
+    assert late.expectations.take_unsure("default/web", "web-", "node-2") == "web-b"
+    assert late.expectations.take_unsure("default/web", "web-", "node-1") == "web-a"

@@ -84,6 +84,8 @@ class TestRecords:
         assert record.read() == ({"phase": "c"}, {"plan": "x" * 10_000})
         with pytest.raises(FileExistsError):
             record.create({}, {})
+        record.replace({"phase": "d"}, {"plan": "y"})
+        assert record.read() == ({"phase": "d"}, {"plan": "y"})
         record.remove()
         assert list(tmp_path.iterdir()) == []
 

@@ -22,6 +22,7 @@ from typing import IO
 
 from agent.images.compression import Hashing, decompressed
 from agent.images.unpack import BadArchive, unpack
+from agent.runtime.userns import UNNAMED
 
 KEPT_FREE_BYTES = 256 * 1024 * 1024
 """Of the disk, whatever an archive holds."""
@@ -164,4 +165,4 @@ def mounted_overlays() -> str:
 def is_in_use(layer: Path, overlays: str) -> bool:
     """Whether one of the `mounted_overlays` has the layer; one that does not name its layers (too many of them for a
     mount's options) may have any."""
-    return str(layer) in overlays or "/proc/self/fd/" in overlays
+    return str(layer) in overlays or UNNAMED in overlays

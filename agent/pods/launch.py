@@ -109,7 +109,8 @@ class Launcher:
 
         environment, skipped = container_environment(pod, container, lookup, facts, read_file, self._links(pod))
         if sandbox.first_host_id:
-            await self._volumes.give_to_users(record.uid, sandbox.first_host_id)
+            users = f"/proc/{sandbox.pid}/ns/user"
+            await self._volumes.give_to_users(record.uid, sandbox.first_host_id, users, record.layers)
         mounts = await self._mounts(record, container, attempt, environment, facts)
         inputs = ContainerInputs(
             image=image,

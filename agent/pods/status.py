@@ -8,6 +8,7 @@ Source of the rules and words: the Kubernetes documentation on the pod lifecycle
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 from agent.pods.admission import REJECTED
@@ -85,9 +86,9 @@ def pod_status(
     _bound_messages(pod, [*inits, *mains])
     if inits:
         status["initContainerStatuses"] = inits
-    status["containerStatuses"] = mains
+    status["containerStatuses"] = sorted(mains, key=itemgetter("name"))  # as the kubelet does, but for init containers
     if ephemeral := [container_status(scene, container, "ephemeral") for container in ephemeral_containers(pod)]:
-        status["ephemeralContainerStatuses"] = ephemeral
+        status["ephemeralContainerStatuses"] = sorted(ephemeral, key=itemgetter("name"))
     return status
 
 

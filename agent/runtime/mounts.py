@@ -60,10 +60,13 @@ def build_root(
     at("make the mounts of the new namespace private")
     syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     at("mount the overlay of the image's layers")
-    lower = plan["lower"]
     if users >= 0:
-        lower, scratch = _mapped_layers(lower, scratch, users)
-    mount_overlay(lower, plan["writable"], scratch)
+        lower = userns.map_layers(plan["lower"], scratch, users, _owner)
+        scratch = f"{scratch}/root"
+        os.mkdir(scratch)
+        mount_overlay(lower, plan["writable"], scratch, userns.named_after(plan["lower"]))
+    else:
+        mount_overlay(plan["lower"], plan["writable"], scratch)
     root = os.open(scratch, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     remaining = iter(trees)
     for mount in plan["mounts"]:
@@ -123,28 +126,11 @@ def target(root: int, path: str, *, directory: bool, links: int = 0) -> int:
         os.close(parent)
 
 
-def _mapped_layers(lower: Sequence[str], scratch: str, users: int) -> tuple[Sequence[str], str]:
-    """The layers shown with the namespace's ids, each mounted below `scratch`, and where the overlay is to be."""
-    syscalls.mount(b"layers", os.fsencode(scratch), b"tmpfs", syscalls.MS_NOSUID, b"mode=755,size=64k")
-    mapped = []
-    for number, layer in enumerate(lower):
-        tree = syscalls.clone_tree(syscalls.AT_FDCWD, os.fsencode(layer), recursive=False)
-        userns.map_tree(tree, users, _owner, recursive=False)
-        mapped.append(f"{scratch}/{number}")
-        os.mkdir(mapped[-1])
-        place = os.open(mapped[-1], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        syscalls.move_mount(tree, place)
-        os.close(place)
-        os.close(tree)
-    os.mkdir(f"{scratch}/root")
-    return mapped, f"{scratch}/root"
-
-
 def _at_fd(fd: int) -> bytes:
     return b"/proc/self/fd/%d" % fd
 
 
-def mount_overlay(lower: Sequence[str], writable: str, scratch: str) -> None:
+def mount_overlay(lower: Sequence[str], writable: str, scratch: str, source: bytes = b"overlay") -> None:
     """Mount the layers and the writable one at `scratch`. `volatile`: the writable layer lives no longer than the
     container, so nothing in it is worth an fsync."""
     paths = [*(lower or [scratch]), f"{writable}/upper", f"{writable}/work"]
@@ -154,7 +140,7 @@ def mount_overlay(lower: Sequence[str], writable: str, scratch: str) -> None:
         paths = [f"/proc/self/fd/{fd}" for fd in held]
     *layers, upper, work = (_escaped(path) for path in paths)
     options = f"lowerdir={':'.join(layers)},upperdir={upper},workdir={work},volatile"
-    syscalls.mount(b"overlay", os.fsencode(scratch), b"overlay", 0, os.fsencode(options))
+    syscalls.mount(source, os.fsencode(scratch), b"overlay", 0, os.fsencode(options))
     for fd in held:
         os.close(fd)
 

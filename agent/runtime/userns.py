@@ -14,11 +14,19 @@ import os
 
 from agent.runtime import syscalls
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SIZE = 65536
 """How many ids a pod has."""
 FIRST, RANGES = 0x70000000, 4096
 """Where the pods' ids begin, and how many ranges there are: above what systemd gives to its containers, and below 2^31,
 from where on some file systems take ids for negative numbers."""
+UNNAMED = "/proc/self/fd/"
+"""What is found in the mount of an overlay that does not name its layers."""
+_LONGEST_SOURCE = 4000
+"""mount(2) takes one page."""
 
 
 def make(first_id: int, flags: int) -> None:
@@ -56,6 +64,11 @@ def become_root() -> None:
     os.setresuid(0, 0, 0)
 
 
+def owns(first_id: int, number: int) -> bool:
+    """Whether the host's id `number` is one of those of the namespace whose ids are those from `first_id` on."""
+    return first_id <= number < first_id + SIZE
+
+
 def map_tree(tree: int, user_namespace: int, first_id: int, *, recursive: bool) -> None:
     """Show the files of a detached mount with the namespace's ids; of those mounted below it, where they can be.
 
@@ -72,7 +85,31 @@ def map_tree(tree: int, user_namespace: int, first_id: int, *, recursive: bool) 
         if error.errno != errno.EINVAL:
             raise
         if not recursive:
-            if first_id <= os.fstat(tree).st_uid < first_id + SIZE:
+            if owns(first_id, os.fstat(tree).st_uid):
                 return
             raise OSError(errno.EINVAL, "its file system has no id-mapped mounts (tmpfs: from Linux 6.3 on)") from None
         map_tree(tree, user_namespace, first_id, recursive=False)
+
+
+def map_layers(layers: Sequence[str], scratch: str, user_namespace: int, first_id: int) -> list[str]:
+    """Mount the layers of an image, shown with the namespace's ids, in a small file system at the directory `scratch`:
+    their paths there. An overlay has no id-mapped mounts, but may be made of them (Linux 5.19), and keeps them."""
+    syscalls.mount(b"layers", os.fsencode(scratch), b"tmpfs", syscalls.MS_NOSUID, b"mode=755,size=64k")
+    mapped = []
+    for number, layer in enumerate(layers):
+        tree = syscalls.clone_tree(syscalls.AT_FDCWD, os.fsencode(layer), recursive=False)
+        map_tree(tree, user_namespace, first_id, recursive=False)
+        mapped.append(f"{scratch}/{number}")
+        os.mkdir(mapped[-1])
+        place = os.open(mapped[-1], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        syscalls.move_mount(tree, place)
+        os.close(place)
+        os.close(tree)
+    return mapped
+
+
+def named_after(layers: Sequence[str]) -> bytes:
+    """The source for an overlay of mapped layers. Its options do not name them, and who removes images looks through
+    the mounts of all processes for what is in use; where they are too many, any may be."""
+    names = ":".join(layers)
+    return os.fsencode(names if len(names) < _LONGEST_SOURCE else UNNAMED)

@@ -83,12 +83,13 @@ class VolumeManager:
         uid = uid_of(pod)
         return await self._patience.run(uid, _outside(pod), lambda: self._set_up(pod, sources, given))
 
-    async def give_to_users(self, uid: str, first: int) -> None:
-        """Let the users of a pod that has its own, `first` of the host's ids being its root, own what the kernel cannot
-        show to them as theirs: the pod's volumes in memory. Raises `VolumeFailure`, OSError."""
-        if self._maps_tmpfs:
+    async def give_to_users(self, uid: str, first: int, users: str, layers: Mapping[str, Sequence[Path]]) -> None:
+        """Let the users of a pod that has its own own what the kernel cannot show to them as theirs when it is mounted:
+        the pod's volumes in memory, and its image volumes, of these `layers` by name. `first` of the host's ids is
+        the root of the namespace that the path `users` names. Raises `VolumeFailure`, OSError."""
+        if self._maps_tmpfs and not layers:
             return
-        await self._patience.run(uid, f"volumes of pod {uid}", lambda: self._give_to_users(uid, first))
+        await self._patience.run(uid, f"volumes of pod {uid}", lambda: self._give_to_users(uid, first, users, layers))
 
     async def bind_subpath(self, uid: str, container: str, index: int, volume: Path, subpath: str) -> Path:
         """The host path where `subpath` of a volume is bound for mount number `index` of a container.
@@ -127,13 +128,21 @@ class VolumeManager:
         if (secrets := self._secrets / uid).exists():
             shutil.rmtree(secrets)
 
-    def _give_to_users(self, uid: str, first: int) -> None:
+    def _give_to_users(self, uid: str, first: int, users: str, layers: Mapping[str, Sequence[Path]]) -> None:
+        for name, of_image in layers.items():
+            mounts.mount_mapped_layers(self._image_directory(self.pod_directory(uid), name), of_image, users, first)
+        if self._maps_tmpfs:
+            return
         secrets, directories = self._secrets / uid, self.pod_directory(uid) / "volumes" / _DIRECTORY_NAMES["emptyDir"]
         for path in secrets.iterdir() if secrets.is_dir() else ():
             give_to_users(path, first)
         for path in directories.iterdir() if directories.is_dir() else ():
             if path.is_mount():
                 give_to_users(path, first)
+
+    @staticmethod
+    def _image_directory(directory: Path, name: str) -> Path:
+        return directory / "volumes" / "kubernetes.io~image" / name
 
     def _mount_secrets(self) -> None:
         """The memory file system, made by the first that needs it. Only the node's owner can look into it by its path;
@@ -182,7 +191,7 @@ class VolumeManager:
         if (host_path := volume.get("hostPath")) is not None:
             return prepare_host_path(host_path["path"], host_path.get("type") or "")
         if volume.get("image") is not None:
-            path = directory / "volumes" / "kubernetes.io~image" / str(volume["name"])
+            path = self._image_directory(directory, volume["name"])
             mounts.mount_layers(path, given.layers[volume["name"]])
             return path
         kind = next((key for key in volume if key in _DIRECTORY_NAMES), None)

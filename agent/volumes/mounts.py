@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.runtime import syscalls
+from agent.runtime import syscalls, userns
 from agent.volumes.projection import VolumeFailure
 
 _MOST_OPTIONS = 4000  # mount(2) takes one page of them
@@ -62,19 +62,41 @@ def mount_huge_pages(path: Path, *, page_size: int, size: int | None, mode: int,
 
 def mount_layers(path: Path, layers: Sequence[Path]) -> None:
     """The layers of an image, topmost first, read-only at `path`, unless they are there already."""
-    if os.path.ismount(path):
+    if not os.path.ismount(path):
+        _mount_layers(path, [str(layer) for layer in layers], b"overlay")
+
+
+def mount_mapped_layers(path: Path, layers: Sequence[Path], users: str, first_id: int) -> None:
+    """The same, shown with the ids of the user namespace that `users` names, of which the root is the host's
+    `first_id`, in the place of what is at `path`. Raises OSError."""
+    if os.path.ismount(path) and userns.owns(first_id, os.stat(path).st_uid):
         return
+    scratch = path.with_name(f".{path.name}.layers")
+    unmount_below(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    namespace = os.open(users, os.O_RDONLY | os.O_CLOEXEC)
+    names = [str(layer) for layer in layers]
+    try:
+        mapped = userns.map_layers(names, str(scratch), namespace, first_id)
+        unmount_below(path)
+        _mount_layers(path, mapped, userns.named_after(names))
+    finally:
+        os.close(namespace)
+        unmount_below(scratch)  # the overlay keeps what it is made of
+
+
+def _mount_layers(path: Path, layers: Sequence[str], source: bytes) -> None:
     path.mkdir(parents=True, exist_ok=True)
     nothing = path.with_name(f".{path.name}.nothing")  # overlayfs wants two, and no image has none
     nothing.mkdir(exist_ok=True)
-    held = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in (*layers, nothing)]
+    names = [*layers, str(nothing)]
+    held = [os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for name in names]
     try:
-        names = [str(layer) for layer in (*layers, nothing)]
         if sum(map(len, names)) + len(names) > _MOST_OPTIONS:
             names = [f"/proc/self/fd/{fd}" for fd in held]
         flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
         options = f"lowerdir={':'.join(names)}".encode()
-        syscalls.mount(b"overlay", os.fsencode(path), b"overlay", flags, options)
+        syscalls.mount(source, os.fsencode(path), b"overlay", flags, options)
     finally:
         for fd in held:
             os.close(fd)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.harness import Cluster, pod_document, wait_for
 
 
@@ -127,13 +129,23 @@ def test_an_ephemeral_volume_lives_as_long_as_its_pod(cluster: Cluster, namespac
     wait_for("the claim is gone", lambda: not cluster.get("pvc", "-n", namespace)["items"])
 
 
-def test_an_image_is_mounted_as_a_volume(cluster: Cluster, namespace: str) -> None:
+@pytest.mark.parametrize("host_users", [True, False])
+def test_an_image_is_mounted_as_a_volume(cluster: Cluster, namespace: str, host_users: bool) -> None:
     volumes = [{"name": "tools", "image": {"reference": "pyk.local/busybox", "pullPolicy": "IfNotPresent"}}]
-    container = {"volumeMounts": [{"name": "tools", "mountPath": "/tools"}]}
-    script = "ls /tools/bin/busybox; touch /tools/x 2>/dev/null || echo read-only"
-    document = pod_document("uses", script, volumes=volumes, container=container, restartPolicy="Never")
+    whole, part = {"name": "tools", "mountPath": "/tools"}, {"name": "tools", "mountPath": "/part", "subPath": "bin"}
+    script = (
+        "ls /tools/bin/busybox; stat -c %u:%g /tools/bin /part/busybox; touch /tools/x 2>/dev/null || echo read-only"
+    )
+    document = pod_document(
+        "uses",
+        script,
+        volumes=volumes,
+        container={"volumeMounts": [whole, part]},
+        restartPolicy="Never",
+        hostUsers=host_users,
+    )
     cluster.apply(document, namespace)
-    assert ended(cluster, namespace, "uses").split() == ["/tools/bin/busybox", "read-only"]
+    assert ended(cluster, namespace, "uses").split() == ["/tools/bin/busybox", "0:0", "0:0", "read-only"]
 
 
 def test_a_claim_that_cannot_be_served_says_why(cluster: Cluster, namespace: str) -> None:

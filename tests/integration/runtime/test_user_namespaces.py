@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from agent.images.layers import is_in_use, mounted_overlays
+from agent.runtime import userns
 from agent.runtime.contract import RuntimeFailure, Sandbox
 from agent.runtime.spec import CAPABILITIES, capability_sets
 from tests.integration.runtime.runtime_node import Node
@@ -55,6 +57,15 @@ async def test_root_inside_is_a_number_of_its_own_outside(node: Node) -> None:
     assert abs(other.first_host_id - sandbox.first_host_id) >= 65536
     state = await node.start("c", ["/bin/sleep", "100"], sandbox, change=in_namespace(sandbox))
     assert Path(f"/proc/{state.pid}").stat().st_uid == sandbox.first_host_id
+
+
+async def test_the_layers_of_one_that_runs_are_known_to_be_in_use(node: Node) -> None:
+    sandbox = await node.sandbox(own_users=True)
+    assert not is_in_use(node.root, mounted_overlays())
+    await node.start("c", ["/bin/sleep", "100"], sandbox, change=in_namespace(sandbox))
+    assert is_in_use(node.root, mounted_overlays())
+    assert userns.named_after(["/a", "/b"]) == b"/a:/b"
+    assert is_in_use(node.root, userns.named_after(["/layer" * 10] * 128).decode())
 
 
 async def test_files_are_written_as_their_owner_and_seen_so_in_volumes(node: Node, tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ def everything(name: str, said: Path, **spec: Any) -> Object:
 
 
 def in_user_namespace(name: str, said: Path) -> Object:
-    """The same in a user namespace, where an image's volume, an overlay, cannot be shown with other ids."""
-    pod = _without(everything(name, said), {"image"})
+    """The same in a user namespace."""
+    pod = everything(name, said)
     return {**pod, "spec": {**pod["spec"], "hostUsers": False}}
 
 

@@ -60,6 +60,13 @@ def test_an_unready_container_makes_the_pod_unready(pod: Any, observed: Any, vie
     )
 
 
+def test_containers_are_told_by_name_and_init_containers_in_their_order(pod: Any, observed: Any, view: Any) -> None:
+    status = shown(pod("b", "a", inits=("z", "y")), observed(view("z")))
+    assert [entry["name"] for entry in status["containerStatuses"]] == ["a", "b"]
+    assert [entry["name"] for entry in status["initContainerStatuses"]] == ["z", "y"]
+    assert condition(status, "ContainersReady")["message"] == "containers with unready status: [b a]"
+
+
 def test_init_containers_that_are_not_done_are_named(pod: Any, observed: Any, view: Any) -> None:
     status = shown(pod("c", inits=("a", "b")), observed(view("a")))
     assert status["phase"] == "Pending"

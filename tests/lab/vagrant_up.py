@@ -11,6 +11,7 @@ Guarantees: nothing of the machine is changed. Fails with `LabError`, with the e
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -41,9 +42,14 @@ namespaces = []
 # Debian's libvirt-daemon-system makes them, and starts libvirt on the machine: it is not installed for this.
 _USERS = {"passwd": "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin", "group": "libvirt-qemu:x:64055:"}
 _LIBVIRTD_CONF = 'auth_unix_rw = "none"\nunix_sock_group = "root"\n'
+_TOLERATIONS = [
+    {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+    for key in ("not-ready", "unreachable")
+]
+PYK = KUBECTL.with_name("pyk")
 _SETTINGS = {
     "PYK_BOX": BOX,
-    "PYK_WORKERS": "1",
+    "PYK_WORKERS": "2",
     "PYK_LIBVIRT_DRIVER": "qemu",
     "VAGRANT_DEFAULT_PROVIDER": "libvirt",
     "VAGRANT_CHECKPOINT_DISABLE": "1",
@@ -57,7 +63,8 @@ def missing() -> list[str]:
 
 
 def vagrant_up(image: Image, folder: Path) -> str:
-    """Make a cluster with `vagrant up`, lose its worker, get it back: how long it took. Raises `LabError`."""
+    """Make a cluster with `vagrant up` and walk through the first five steps of README.md's lesson: what each took.
+    Raises `LabError`."""
     lacking = missing()
     if lacking:
         raise LabError(f"`vagrant up` needs {', '.join(lacking)}: run tests/debian-packages")
@@ -153,6 +160,17 @@ class Host:
         done = self.run(KUBECTL, "--request-timeout=20s", "get", "node", node, "-o", path)
         return done.stdout.strip() if done.returncode == 0 else ""
 
+    def pods(self, node: str) -> dict[str, int]:
+        """The lesson's ready pods on the node that are to stay, and how often the container of each has started."""
+        done = self.run(KUBECTL, "--request-timeout=20s", "get", "pods", "-l", "app=hello", "-o", "json")
+        items = json.loads(done.stdout)["items"] if done.returncode == 0 else []
+        return {
+            pod["metadata"]["name"]: status["restartCount"]
+            for pod in items
+            for status in pod["status"].get("containerStatuses") or ()
+            if status["ready"] and pod["spec"]["nodeName"] == node and "deletionTimestamp" not in pod["metadata"]
+        }
+
 
 def _inside(folder: Path, box: Path) -> str:
     host = Host(folder)
@@ -160,13 +178,37 @@ def _inside(folder: Path, box: Path) -> str:
     host.do("vagrant", "box", "add", "--name", BOX, box, seconds=300)
     took = _timed(lambda: host.do("vagrant", "up", seconds=UP_SECONDS))
     host.do(KUBECTL, "get", "nodes", "-o", "wide")
-    host.do("vagrant", "halt", "--force", "worker-1")
-    lost = wait_until("the worker is lost", lambda: host.is_ready("worker-1") in ("False", "Unknown"), 120)
-    back = _timed(lambda: host.do("vagrant", "up", "worker-1", seconds=UP_SECONDS))
-    wait_until("the worker is back", lambda: host.is_ready("worker-1") == "True", READY_SECONDS)
+    said = _lesson(host)
     host.do("vagrant", "destroy", "--force", seconds=300)
+    return f"up after {took:.0f} s; {said}"
+
+
+def _lesson(host: Host) -> str:
+    """What README.md has a class do, with pods that leave a lost machine after 5 s and not after 300."""
+    host.do(KUBECTL, "apply", "-f", "../manifests/app.yaml")
+    patch = json.dumps({"spec": {"template": {"spec": {"tolerations": _TOLERATIONS}}}})
+    host.do(KUBECTL, "patch", "deployment", "hello", "-p", patch)
+    host.do(KUBECTL, "scale", "deployment/hello", "--replicas=6")
+    host.do(KUBECTL, "rollout", "status", "deployment/hello", "--timeout=280s", seconds=300)
+    wait_until("pods on both machines", lambda: host.pods("worker-1") and host.pods("worker-2"), 60)
+    first = next(iter(host.pods("worker-1")))
+    if "worker-1" not in (why := host.do(PYK, "why", first)):
+        raise LabError(f"pyk why names no machine:\n{why}")
+
+    host.run("vagrant", "ssh", "worker-1", "-c", "sudo pkill -f '[h]ello number'")
+    again = wait_until("its containers run again", lambda: sum(host.pods("worker-1").values()), 120)
+
+    host.do("vagrant", "halt", "--force", "worker-1")
+    lost = wait_until("the machine is lost", lambda: host.is_ready("worker-1") in ("False", "Unknown"), 120)
+    moved = wait_until("its pods are on the other one", lambda: len(host.pods("worker-2")) == 6, 120)
+    back = _timed(lambda: host.do("vagrant", "up", "worker-1", seconds=UP_SECONDS))
+    wait_until("the machine is back", lambda: host.is_ready("worker-1") == "True", READY_SECONDS)
+    wait_until("nothing of it is left over", lambda: not host.pods("worker-1") and len(host.pods("worker-2")) == 6, 60)
+    host.do(KUBECTL, "scale", "deployment/hello", "--replicas=8")
+    wait_until("it has pods again", lambda: host.pods("worker-1"), 120)
     return (
-        f"up after {took:.0f} s; a worker that was halted was lost after {lost:.0f} s, and up again after {back:.0f} s"
+        f"containers that were killed ran again after {again:.0f} s; a machine that was halted was lost after "
+        f"{lost:.0f} s, its pods elsewhere {moved:.0f} s later, and it was up again after {back:.0f} s"
     )
 
 

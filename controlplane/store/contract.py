@@ -149,7 +149,8 @@ class StoreUnavailable(StoreError):
 
 
 class StoreFull(StoreUnavailable):
-    """The database has no room: nothing is written until there is. The text is one line for people."""
+    """The database has no room: nothing is written until there is. The text is one line for people. etcd may find out
+    while it writes, and then the write has happened (its `quotaApplierV3` applies first and answers afterwards)."""
 
 
 class Store(Protocol):

@@ -133,10 +133,13 @@ class SurvivalNode:
         self._factory.stdin.write(b"start\n")
         self._factory.stdin.flush()
         self.agent_pid = int(self._factory.stdout.readline())
-        self._agent = os.pidfd_open(self.agent_pid)
+        try:
+            self._agent = os.pidfd_open(self.agent_pid)
+        except ProcessLookupError:  # one that dies at its first steps can be gone already
+            self._agent = -1
 
     def agent_has_died(self) -> bool:
-        return bool(select.select([self._agent], [], [], 0)[0])
+        return self._agent < 0 or bool(select.select([self._agent], [], [], 0)[0])
 
     def kill_agent(self) -> None:
         """SIGKILL, and wait until it is gone. One that is gone already is fine."""

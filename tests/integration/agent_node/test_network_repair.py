@@ -103,7 +103,7 @@ def state() -> dict[str, object]:
         tunnel = next((index for index, name in indexes.items() if name == TUNNEL), -1)
         return {
             "links": {(found.name, found.kind, indexes.get(found.master), found.is_up) for found in link.links()},
-            "addresses": {(indexes[index], str(address)) for index, address in link.addresses()},
+            "addresses": {(indexes.get(index), str(address)) for index, address in link.addresses()},
             "routes": {
                 (str(route.destination), route.gateway, indexes.get(route.link), route.is_unreachable)
                 for route in link.routes(4)

@@ -15,7 +15,8 @@ from tests.e2e.harness import Cluster, deployment_document, make_cluster
 def snapshot(folder: Path) -> dict[str, set[str]]:
     """All mounts, control groups, network namespaces, links, routes and packet filter rules, and our processes."""
     mounts = {line.split(" ", 3)[3] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    groups = {str(path) for root in Path("/sys/fs/cgroup").iterdir() for path in root.glob("pyk*")}
+    hierarchies = Path("/sys/fs/cgroup")  # the one of v2 itself, or a folder for each of v1
+    groups = {str(path) for root in (hierarchies, *hierarchies.iterdir()) for path in root.glob("pyk*")}
     names = Path("/run/netns")
     return {
         "mounts": mounts,

@@ -88,12 +88,13 @@ class Expectations:
     def take_unsure(self, owner: str, prefix: str = "", place: object = None) -> str | None:
         """A name with that prefix, of that place, that may be taken by an object of our own making, to be tried before
         any other."""
-        pending = self._pending.get(owner)
-        for entry in pending.unsure if pending is not None else ():
-            if pending is not None and entry[0].startswith(prefix) and entry[1] == place:
-                pending.unsure.remove(entry)
+        unsure = self._pending.get(owner, _Pending()).unsure
+        for entry in unsure:
+            name, of = entry
+            if name.startswith(prefix) and of == place:
+                unsure.remove(entry)
                 self._tidy(owner)
-                return entry[0]
+                return name
         return None
 
     def condemned(self, owner: str) -> frozenset[str]:

@@ -5,11 +5,16 @@ It runs first, before the cluster that the other tests share comes up and change
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from tests.e2e.harness import Cluster, deployment_document, make_cluster
+
+
+_EXPIRES = re.compile(r" expires \d+sec")
+"""How long a route that a router announced is still valid: it counts down by itself."""
 
 
 def snapshot(folder: Path) -> dict[str, set[str]]:
@@ -23,7 +28,7 @@ def snapshot(folder: Path) -> dict[str, set[str]]:
         "cgroups": groups,
         "network namespaces": {path.name for path in names.iterdir()} if names.is_dir() else set(),
         "links": {path.name for path in Path("/sys/class/net").iterdir()},
-        "routes": set(output("ip", "route", "show", "table", "all")),
+        "routes": {_EXPIRES.sub("", route) for route in output("ip", "route", "show", "table", "all")},
         "rules": set(output("nft", "list", "ruleset")),
         "processes": {line for line in output("ps", "-ewwo", "args") if str(folder) in line},
         "files": {str(path) for path in folder.rglob("*")},

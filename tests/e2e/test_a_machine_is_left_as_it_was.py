@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests.e2e.harness import Cluster, deployment_document, make_cluster
 
-
 _EXPIRES = re.compile(r" expires \d+sec")
 """How long a route that a router announced is still valid: it counts down by itself."""
 

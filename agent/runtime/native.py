@@ -331,16 +331,16 @@ class NativeRuntime:
             self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
+        """Until there is a connection: nobody else makes one, and a node without it is lost."""
         pause = _FIRST_PAUSE
         while True:
-            try:
+            with contextlib.suppress(RuntimeFailure, OSError):  # OSError: no descriptors, no room on the disk
                 await self.start()
-            except RuntimeFailure:
-                await self._clock.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            else:
-                self._add_event(RuntimeEvent("lost-connection", ""))
-                return
+                if self._connection is not None:  # else that spawner died in the breath of its last answer
+                    self._add_event(RuntimeEvent("lost-connection", ""))
+                    return
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _on_writable(self) -> None:
         connection = self._connection

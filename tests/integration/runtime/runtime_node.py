@@ -29,6 +29,8 @@ from agent.runtime.seccomp_default import runtime_default
 from agent.runtime.spec import DEFAULT_CAPABILITIES, default_spec
 
 _PATIENCE = 30.0
+KERNEL_TELLS = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 15)
+"""Whether a pidfd tells how a process ended that was somebody else's child and is reaped."""
 
 
 class Node:

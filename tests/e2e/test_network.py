@@ -42,7 +42,7 @@ def server_document(name: str, replicas: int, **spec: Any) -> dict[str, Any]:
     """A Deployment of web servers that say their names, and go only after their last clients have turned away."""
     document = deployment_document(name, replicas, SERVE, **spec)
     pod = document["spec"]["template"]["spec"]
-    pod["terminationGracePeriodSeconds"] = 15
+    pod["terminationGracePeriodSeconds"] = round(patient(15))
     pod["containers"][0] |= {
         "ports": [{"name": "web", "containerPort": 8080}],
         "readinessProbe": {
@@ -51,7 +51,7 @@ def server_document(name: str, replicas: int, **spec: Any) -> dict[str, Any]:
             "timeoutSeconds": round(patient(1)),
         },
         # As long as an agent takes to come back when the machine is busy: until then its node knows of no change.
-        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": round(patient(5))}}},
     }
     return document
 

@@ -8,9 +8,10 @@ runs is adopted by pid and start time, and an interrupted removal is completed. 
 written meanwhile waits in its pipes. An end that nobody saw of a container whose command was never executed is one
 without a time of starting: whoever asked for the container may ask for it again, and nothing has happened twice.
 
-The exit status of an adopted container, which is nobody's child here, comes from its pidfd (Linux 6.15) or from
-/proc while it is a zombie; of one that ended while no spawner ran the keeper (`keeper`) has had a pidfd. Where nothing
-tells, the exit is recorded as `exit_unknown` with code 137, as the kubelet does with containers it finds gone.
+The exit status of an adopted container, which is nobody's child here, comes from its pidfd (Linux 6.15), from /proc
+while it is a zombie, or from a note of the kernel's (`exits`); of one that ended while no spawner ran the keeper
+(`keeper`) has had a pidfd. Where nothing tells, the exit is recorded as `exit_unknown` with code 137, as the kubelet
+does with containers it finds gone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import signal
 
 from agent.runtime import clock, records, syscalls
 from agent.runtime.endings import record_end, status_of
+from agent.runtime.exits import Exits, are_needed
 from agent.runtime.foreigners import Foreigners
 from agent.runtime.forking import fork_container
 from agent.runtime.joining import make_writable
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from agent.runtime.server import Request, Server
 
 _FAILED_EXIT = 128
+"""The exit code of a container that could not be made or started, as containerd tells it."""
 _CREATE_SECONDS = 20.0
 """What making a container takes at most: what takes longer hangs in a mount, and hangs for ever."""
 _GATE_SECONDS, _GATE_PAUSE = 5.0, 0.002
@@ -61,6 +64,7 @@ class Containers:
         self._sandboxes = sandboxes
         self._directory = directory
         self._teardown = Teardown(forker.loop, forker.cgroups)
+        self._exits = Exits(are_needed=are_needed())
         self._foreigners = Foreigners(forker, os.path.dirname(directory))
         self._deleting: set[str] = set()
         self._channels: dict[str, Channel] = {}
@@ -74,6 +78,7 @@ class Containers:
     def load(self) -> None:
         """Find again what a spawner before this one made, and complete what it did not finish."""
         kept = self._forker.keeper.take()
+        self._exits.take(kept)
         for name in os.listdir(self._directory):
             file = records.RecordFile(f"{self._directory}/{name}")
             content = file.read()
@@ -94,6 +99,7 @@ class Containers:
 
         for fd in kept.values():
             os.close(fd)
+        self._exits.forget_all_but(record.pid for record in self.records.values() if record.pidfd >= 0)
 
     def create(self, request: Request) -> None:
         plan = request.arguments["plan"]
@@ -123,7 +129,7 @@ class Containers:
             return
         record.start_time = records.start_time(record.pid)
         self._note(record)
-        self._keep(record)
+        self._keep(record, is_new=True)
         self._channels[identifier] = channel
         self._forker.children[record.pid] = lambda status: self._ended(record, status)
         channel.listen(lambda: self._heard(record, channel))
@@ -278,7 +284,7 @@ class Containers:
             return
         record.start_time = records.start_time(record.pid)
         self._note(record)
-        self._keep(record)
+        self._keep(record, is_new=True)
         self._forker.children[record.pid] = lambda status: self._ended(record, status)
         record.phase = CREATED
         if record.id in self._starting:
@@ -373,12 +379,13 @@ class Containers:
             self._forker.cgroups.kill(record.cgroup)
         record_end(record, status, self._forker.cgroups)
         if report:
-            record.exit_code, record.started_at = report["exit_code"], 0.0
+            record.exit_code, record.started_at = _FAILED_EXIT, 0.0
         if (streams := self.streams.pop(record.id, None)) and (lost := streams.finish()):
             tell(f"container {record.id}: {lost} bytes of its log could not be written")
         self._forker.loop.unwatch(record.pidfd)
         os.close(record.pidfd)
         record.pidfd = -1
+        self._exits.forget(record.pid)
         self._note(record)
         if record.is_foreign:
             self._delete_foreign(record, self._plan(record))
@@ -402,7 +409,7 @@ class Containers:
             self._starting.answer(record.id, record.wire())
             return
         message = f"unable to start container process: {text}"
-        self._starting.fail(record.id, OperationFailed(message, "StartError", report["exit_code"]))
+        self._starting.fail(record.id, OperationFailed(message, "StartError", _FAILED_EXIT))
 
     def _forget(self, record: ContainerRecord) -> str:
         """The container is gone but for its files; its writable directory."""
@@ -436,18 +443,23 @@ class Containers:
         self.streams[record.id] = streams
         streams.adopt(record.pipes, [record.pid, *self._forker.cgroups.processes(record.cgroup)])
         self._forker.loop.watch(record.pidfd, lambda _: self._adopted_ended(record))
-        self._keep(record)
+        self._keep(record, is_new=False)
         return True
 
-    def _keep(self, record: ContainerRecord) -> None:
+    def _keep(self, record: ContainerRecord, *, is_new: bool) -> None:
         """Have the next spawner know how it ended, should this one not live to see it."""
+        for name, descriptor in self._exits.begin().items():
+            self._forker.keeper.keep(name, descriptor, self._living)
+        self._exits.watch(record.pid, is_new=is_new)
         self._forker.keeper.keep(record.id, record.pidfd, self._living)
 
     def _living(self) -> dict[str, int]:
-        return {record.id: record.pidfd for record in self.records.values() if record.pidfd >= 0}
+        """What the keeper is to have: nothing when no container lives."""
+        pidfds = {record.id: record.pidfd for record in self.records.values() if record.pidfd >= 0}
+        return {**self._exits.descriptors(), **pidfds} if pidfds else {}
 
     def _adopted_ended(self, record: ContainerRecord) -> None:
-        status = status_of(record, record.pidfd)
+        status = status_of(record, record.pidfd, self._exits)
         if record.file.is_marked():
             record.started_at, status = 0.0, None
         self._ended(record, status)
@@ -458,7 +470,8 @@ class Containers:
         if record.file.is_marked():
             record.started_at = 0.0
         self._forker.cgroups.kill(record.cgroup)
-        record_end(record, status_of(record, kept) if kept >= 0 and record.started_at else None, self._forker.cgroups)
+        status = status_of(record, kept, self._exits) if kept >= 0 and record.started_at else None
+        record_end(record, status, self._forker.cgroups)
         self._note(record)
 
     def _note(self, record: ContainerRecord) -> None:

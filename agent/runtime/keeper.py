@@ -7,8 +7,8 @@ takes the socket from the keeper (pidfd_getfd(2)) and reads how those ended that
 
 The keeper executes the pause program, so it costs a few pages; its record says which process it is. It is started with
 the first container, and ends with a spawner that is told to stop and has no container left; when it is killed the
-spawner, which has all the pidfds too, starts another one. Without it, and on older kernels, an end that nobody saw is
-unknown.
+spawner, which has all the pidfds too, starts another one. Without it an end that nobody saw is unknown. For older
+kernels it has two more descriptors, of what has the kernel note how processes end (exits.py).
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Keeper:
         try:
             if self._writer is None:
                 self._start()
+                self._renew(living())
             self._put(name, pidfd)
             if self._queued > self._limit:
                 self._renew(living())

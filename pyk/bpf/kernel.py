@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterator
 
 HASH, LRU_HASH = 1, 9
-SCHED_CLS = 3  # of packets, at a link
+SCHED_CLS, RAW_TRACEPOINT = 3, 17
+"""Kinds of programs: for packets, at a link; and for one of the kernel's tracepoints."""
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT, _LOAD = 0, 1, 2, 3, 4, 5
+_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT, _LOAD, _OPEN_TRACEPOINT = 0, 1, 2, 3, 4, 5, 17
 _LICENSE = b"Dual MIT/GPL\0"
 """Of what is loaded: the kernel lends the functions that programs of ours call to such as may be had under the GPL."""
 _AS_NEEDED = 1  # BPF_F_NO_PREALLOC
@@ -45,6 +46,13 @@ class Map:
         flags = _AS_NEEDED if kind == HASH else 0
         fields = struct.pack("=7I16s", kind, key_size, value_size, entries, flags, 0, 0, name.encode()[:15])
         self.descriptor = _bpf(_CREATE, fields, f"map {name}")
+
+    @classmethod
+    def of(cls, descriptor: int, name: str, key_size: int, value_size: int) -> Map:
+        """A map that there is already; the descriptor is its own from now on."""
+        found = cls.__new__(cls)
+        found.descriptor, found._name, found._key_size, found._value_size = descriptor, name, key_size, value_size
+        return found
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -85,15 +93,22 @@ def _buffer(data: bytes) -> _Buffer:
     return ctypes.create_string_buffer(data, len(data))
 
 
-def load(name: str, code: bytes) -> int:
-    """Have the kernel check and take a program for packets; its descriptor. Raises `BpfFailure` with the kernel's
+def attach(tracepoint: str, program: int) -> int:
+    """Have the kernel run a `RAW_TRACEPOINT` program wherever it passes the tracepoint, until the descriptor that is
+    returned is closed by all who have it. Raises `BpfFailure`."""
+    name = ctypes.create_string_buffer(tracepoint.encode())
+    return _bpf(_OPEN_TRACEPOINT, struct.pack("=QII", ctypes.addressof(name), program, 0), f"tracepoint {tracepoint}")
+
+
+def load(name: str, code: bytes, kind: int = SCHED_CLS) -> int:
+    """Have the kernel check and take a program of that kind; its descriptor. Raises `BpfFailure` with the kernel's
     reasons."""
     instructions, license_ = _buffer(code), _buffer(_LICENSE)
 
     def attempt(level: int, log: int) -> int:
         fields = struct.pack(
             "=IIQQIIQII16s",
-            *(SCHED_CLS, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_)),
+            *(kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_)),
             *(level, _LOG_BYTES if level else 0, log, 0, 0, name.encode()[:15]),
         )
         return _bpf(_LOAD, fields, f"program {name}")

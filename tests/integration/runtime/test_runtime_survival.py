@@ -18,15 +18,13 @@ from agent.runtime import launch
 from agent.runtime.contract import ContainerState, ExecConfig, Phase, RuntimeFailure
 from agent.runtime.native import NativeRuntime
 from agent.runtime.records import RecordFile, start_time
-from tests.integration.runtime.runtime_node import KERNEL_TELLS, Node, eventually
+from tests.integration.runtime.runtime_node import Node, eventually
 
 pytestmark = pytest.mark.root
 
 
 def knows_its_end(state: ContainerState, code: int) -> bool:
-    """An older kernel tells only of a zombie, which whoever inherits it may have reaped by then."""
-    known = (state.exit_code, state.exit_unknown) == (code, False)
-    return known or (not KERNEL_TELLS and (state.exit_code, state.exit_unknown) == (137, True))
+    return (state.exit_code, state.exit_unknown) == (code, False)
 
 
 _TICKING = "echo up; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.01; done"

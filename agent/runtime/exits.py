@@ -51,7 +51,7 @@ class Exits:
     def __init__(self, *, are_needed: bool) -> None:
         self._watched: Map | None = None
         self._program = -1
-        self._is_tried = not are_needed
+        self._are_needed = are_needed
 
     def take(self, kept: dict[str, int]) -> None:
         """Have what a spawner before this one began, taken out of what its keeper `kept`."""
@@ -64,32 +64,16 @@ class Exits:
         from pyk.bpf import Map
 
         self._watched = Map.of(found[0], NAMES[0], _PID.size, _VALUE.size)
-        self._program, self._is_tried = found[1], True
+        self._program = found[1]
 
     def begin(self) -> dict[str, int]:
-        """Have the kernel note: the descriptors by name that are new with that, to be kept. A failure is told once."""
-        if self._is_tried:
+        """Have the kernel note: the descriptors by name that are to be given to the keeper now, as it has them no more
+        or never had them. A failure is told once."""
+        if not self._are_needed:
             return {}
-        self._is_tried = True
-        from pyk.bpf import HASH, RAW_TRACEPOINT, KernelTypes, Map, attach, load
-
-        try:
-            types = KernelTypes((), (_SIGNAL[0], _STATUS[0]))
-            watched = Map("pyk_exits", HASH, _PID.size, _VALUE.size, _PROCESSES)
-            try:
-                code = _program(watched.descriptor, types.offset(*_SIGNAL), types.offset(*_STATUS))
-                loaded = load("pyk_exits", code, RAW_TRACEPOINT)
-                try:
-                    self._program = attach(_EVENT, loaded)
-                finally:
-                    os.close(loaded)
-            except BaseException:
-                watched.close()
-                raise
-        except (OSError, KeyError) as error:
-            tell(f"how containers end while there is no spawner will not be known: {error}")
-            return {}
-        self._watched = watched
+        self._are_needed = False
+        if self._watched is None:
+            self._watched = self._load()
         return self.descriptors()
 
     def descriptors(self) -> dict[str, int]:
@@ -130,6 +114,27 @@ class Exits:
             self._watched.close()
             os.close(self._program)
             self._watched = None
+
+    def _load(self) -> Map | None:
+        from pyk.bpf import HASH, RAW_TRACEPOINT, KernelTypes, Map, attach, load
+
+        try:
+            types = KernelTypes((), (_SIGNAL[0], _STATUS[0]))
+            watched = Map("pyk_exits", HASH, _PID.size, _VALUE.size, _PROCESSES)
+            try:
+                code = _program(watched.descriptor, types.offset(*_SIGNAL), types.offset(*_STATUS))
+                loaded = load("pyk_exits", code, RAW_TRACEPOINT)
+                try:
+                    self._program = attach(_EVENT, loaded)
+                finally:
+                    os.close(loaded)
+            except BaseException:
+                watched.close()
+                raise
+        except (OSError, KeyError) as error:
+            tell(f"how containers end while there is no spawner will not be known: {error}")
+            return None
+        return watched
 
 
 def _program(watched: int, signal: int, status: int) -> bytes:

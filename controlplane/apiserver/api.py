@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from aiohttp import web
 
@@ -29,11 +30,11 @@ from controlplane.apiserver.impersonation import impersonated
 from controlplane.apiserver.listing import Lister
 from controlplane.apiserver.managedfields import manager_of
 from controlplane.apiserver.negotiation import negotiate
-from controlplane.apiserver.nodemetrics import NodeMetricsReader
 from controlplane.apiserver.patch import names_managers, parse_patch
 from controlplane.apiserver.paths import Paths
 from controlplane.apiserver.registry import Registry
 from controlplane.apiserver.request import (
+    ListOptions,
     Query,
     RequestInfo,
     delete_options,
@@ -72,6 +73,18 @@ _MOST_FIELD = 200
 log = logging.getLogger(__name__)
 
 
+class Computed(Protocol):
+    """Answers reads of kinds that are not stored. `warnings` go with each answer."""
+
+    warnings: Sequence[str]
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """Raises 404."""
+
+    async def list(self, kind: Kind, namespace: str, options: ListOptions) -> list[Object]:
+        """Raises 400 for a selector that the kind does not have."""
+
+
 class Api:
     """Answers requests. `handle` never raises but for a broken connection or cancellation."""
 
@@ -87,7 +100,7 @@ class Api:
         paths: Paths,
         reviewer: Reviewer,
         token_requests: TokenRequests,
-        node_metrics: NodeMetricsReader,
+        computed: Mapping[Kind, Computed],
         clock: Clock,
         auditor: Auditor | None = None,
     ) -> None:
@@ -100,7 +113,7 @@ class Api:
         self._paths = paths
         self._reviewer = reviewer
         self._token_requests = token_requests
-        self._node_metrics = node_metrics
+        self._computed = computed
         self._clock = clock
         self._auditor = auditor
         self._deadlines = Deadlines(REQUEST_SECONDS)
@@ -241,8 +254,10 @@ class Api:
     async def _get(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept)
         if kind.is_computed:
-            measured = await self._node_metrics.get(kind, call.info.namespace, call.info.name)
-            return responses.one(kind, dumps(measured), accepted, now=self._clock.time(), include=call.include)
+            found = await self._computed[kind].get(kind, call.info.namespace, call.info.name)
+            answer = responses.one(kind, dumps(found), accepted, now=self._clock.time(), include=call.include)
+            responses.add_warnings(answer, self._computed[kind].warnings)
+            return answer
         versions = call.query.get("resourceVersion")
         version = parse_revision(versions[0]) if versions and versions[0] else None
         entry = await self._cache.get(stored_kind(kind), call.info.namespace, call.info.name, version)
@@ -251,8 +266,10 @@ class Api:
     async def _list(self, call: Call, kind: Kind) -> web.StreamResponse:
         accepted = negotiate(call.accept)
         if kind.is_computed:
-            items = await self._node_metrics.list(kind, call.info.namespace, list_options(call.query))
-            return responses.computed(kind, items, accepted, now=self._clock.time(), include=call.include)
+            items = await self._computed[kind].list(kind, call.info.namespace, list_options(call.query))
+            answer = responses.computed(kind, items, accepted, now=self._clock.time(), include=call.include)
+            responses.add_warnings(answer, self._computed[kind].warnings)
+            return answer
         options = stored_options(kind, list_options(call.query))
         listing = await self._lister.list(stored_kind(kind), call.info.namespace, options)
         return responses.many(

@@ -51,13 +51,14 @@ class Health:
         return text("ok")
 
     async def _checks(self, endpoint: str) -> dict[str, bool]:
-        checks = {"ping": True, "etcd": await self._reaches_store()}
+        checks = {"ping": True, "etcd": await self.reaches_store()}
         if endpoint == "readyz":
             checks["informer-sync"] = self._cache.ready.is_set()
             checks["shutdown"] = not self._connections.is_stopping
         return checks
 
-    async def _reaches_store(self) -> bool:
+    async def reaches_store(self) -> bool:
+        """Whether the store answers in time."""
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 await self._store.revision()

@@ -57,6 +57,8 @@ class _Answer:
 class NodeMetricsReader:
     """Answers reads of NodeMetrics and PodMetrics."""
 
+    warnings: Sequence[str] = ()
+
     def __init__(self, cache: WatchCache, ask: Ask, clock: Clock) -> None:
         self._cache = cache
         self._ask = ask

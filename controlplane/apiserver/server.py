@@ -29,6 +29,7 @@ from controlplane.apiserver.authorization import Authorizer
 from controlplane.apiserver.bootstrap import ensure_policy
 from controlplane.apiserver.bootstraptokens import BootstrapTokens
 from controlplane.apiserver.clusterinfo import publish
+from controlplane.apiserver.componentstatuses import ComponentStatuses
 from controlplane.apiserver.connections import Connections, HttpServer
 from controlplane.apiserver.health import Health
 from controlplane.apiserver.kubernetes_service import ensure_service_cidr, publish_dns
@@ -49,10 +50,13 @@ from controlplane.apiserver.watchcache import WatchCache
 from controlplane.store.contract import Store, StoreError
 from pyk.api.joining import REMOVED, REMOVED_NAMESPACE, voided_until
 from pyk.api.kinds import (
+    COMPONENT_STATUS,
     CONFIG_MAP,
     NAMESPACE,
     NODE,
+    NODE_METRICS,
     POD,
+    POD_METRICS,
     PRIORITY_CLASS,
     SERVICE,
     SERVICE_ACCOUNT,
@@ -187,21 +191,24 @@ async def answering(
         registry.allocate_with(SERVICE, allocation)
         proxy = NodeProxy(options.pki_dir, lambda name: cache.lookup(NODE, "", name), connections)
         node_metrics = NodeMetricsReader(cache, measure or proxy.stats_summary, clock)
+        health = Health(store, cache, connections)
+        streams = Streams(cache, proxy, connections, clock)
+        statuses = ComponentStatuses(cache, clock, streams.has_watch_of, health.reaches_store)
         api = Api(
             cache=cache,
             lister=Lister(store, cache),
             registry=registry,
             authenticator=authenticator,
             authorizer=authorizer,
-            streams=Streams(cache, proxy, connections, clock),
+            streams=streams,
             paths=Paths(
                 cache,
-                Health(store, cache, connections),
+                health,
                 IssuerDocuments(account_tokens, options.advertise_address or options.addresses[-1]),
             ),
             reviewer=Reviewer(authorizer, cache, authenticator, account_tokens),
             token_requests=TokenRequests(account_tokens, cache),
-            node_metrics=node_metrics,
+            computed={NODE_METRICS: node_metrics, POD_METRICS: node_metrics, COMPONENT_STATUS: statuses},
             clock=clock,
             auditor=Auditor(options.audit_policy, audit_log.write, clock)
             if options.audit_policy and audit_log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 
 from aiohttp import web
@@ -38,6 +39,11 @@ class Streams:
         self._proxy = proxy
         self._connections = connections
         self._clock = clock
+        self._watching: Counter[str] = Counter()
+
+    def has_watch_of(self, user: str) -> bool:
+        """Whether the user watches anything here at present."""
+        return user in self._watching
 
     async def watch(self, call: Call, kind: Kind) -> web.StreamResponse:
         """Send the events of a kind until the client, the time-out or the server ends it. Raises 400, 406 and 504."""
@@ -60,6 +66,7 @@ class Streams:
         running = metrics.LONG_RUNNING.labels(*metrics.labels_of(call.info), "apiserver")
         metrics.WATCHERS.labels(*labels).inc()
         running.inc()
+        self._watching[call.user.name] += 1
         sent, events = metrics.WATCH_BYTES.labels(*labels), metrics.WATCH_EVENTS.labels(*labels)
 
         def cut_off() -> None:
@@ -82,6 +89,9 @@ class Streams:
             self._cache.of(kind).unwatch(stream)
             metrics.WATCHERS.labels(*labels).dec()
             running.dec()
+            self._watching[call.user.name] -= 1
+            if not self._watching[call.user.name]:
+                del self._watching[call.user.name]
         return response
 
     async def pod_stream(self, call: Call) -> web.StreamResponse:

@@ -162,3 +162,17 @@ class Namespace(Model):
     metadata: ObjectMeta | None = None
     spec: NamespaceSpec | None = None
     status: NamespaceStatus | None = None
+
+
+class ComponentCondition(Model):
+    status: str
+    type: str
+    error: str | None = None
+    message: str | None = None
+
+
+class ComponentStatus(Model):
+    apiVersion: str | None = None
+    conditions: Annotated[list[ComponentCondition], MergeKey("type")] | None = None
+    kind: str | None = None
+    metadata: ObjectMeta | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyk.api.kind import ALL_VERBS, Kind, ScalePaths
+from pyk.api.kind import ALL_VERBS, COMPUTED_VERBS, Kind, ScalePaths
 
 KINDS = (
     Kind(
@@ -175,5 +175,16 @@ KINDS = (
         "core_endpoints:Endpoints",
         short_names=("ep",),
         rules_path="rules.endpoints:ENDPOINTS",
+    ),
+    Kind(
+        "",
+        "v1",
+        "ComponentStatus",
+        "componentstatuses",
+        "core_cluster:ComponentStatus",
+        namespaced=False,
+        short_names=("cs",),
+        rules_path="rules.componentstatuses:RULES",
+        verbs=COMPUTED_VERBS,
     ),
 )

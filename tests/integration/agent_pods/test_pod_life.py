@@ -105,7 +105,7 @@ async def test_a_command_that_does_not_exist_is_told(node: Any, shell_pod: Any) 
     async with node.agent():
         pod = await node.finished(shell_pod("typo", container={"command": ["/no/such/program"]}))
         terminated = state_of(pod)["terminated"]
-        assert terminated["exitCode"] == 127
+        assert terminated["exitCode"] == 128
         assert "/no/such/program" in terminated["message"]
         assert pod["status"]["phase"] == "Failed"
 

@@ -1,4 +1,4 @@
-"""Whether this node takes a pod that was bound to it: a pure check of selector, affinity, room and host ports.
+"""Whether this node takes a pod that was bound to it: a pure check of system, selector, affinity, room and host ports.
 
 The scheduler has checked already, but on what it knew then; and a pod can be bound by hand. A rejected pod gets phase
 Failed with the reason, as from the kubelet, and is never run here.
@@ -17,7 +17,8 @@ from pyk.api.selectors import BadSelector, from_document, from_labels, matches
 
 _COUNTED = ("cpu", "memory", "ephemeral-storage")
 _ALL = ("0.0.0.0", "::")
-
+_SYSTEM = "linux"
+_SYSTEM_LABEL = "kubernetes.io/os"
 
 REJECTED = "Pod was rejected: "
 
@@ -62,6 +63,8 @@ class Room:
 
 def admit(pod: Object, node: Object, running: Room) -> Rejection | None:
     """None when the node takes the pod beside those that run; else the first reason against it."""
+    if (foreign := _for_another_system(pod)) is not None:
+        return foreign
     if not _selects(pod["spec"], node):
         return Rejection("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match "
                          "Pod's node affinity/selector")  # fmt: skip
@@ -98,6 +101,16 @@ def _host_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
             if port.get("hostPort"):
                 address = port.get("hostIP") or ""
                 yield "" if address in _ALL else address, port.get("protocol") or "TCP", port["hostPort"]
+
+
+def _for_another_system(pod: Object) -> Rejection | None:
+    """Why a pod is not for Linux: its label says so (the kubelet looks there, not at the selector), or `spec.os`."""
+    if labels_of(pod).get(_SYSTEM_LABEL, _SYSTEM) != _SYSTEM:
+        why = f"Failed to admit pod as the `{_SYSTEM_LABEL}` label doesn't match node label"
+        return Rejection("PodOSSelectorNodeLabelDoesNotMatch", why)
+    if (pod["spec"].get("os") or {}).get("name", _SYSTEM) != _SYSTEM:
+        return Rejection("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+    return None
 
 
 def _out_of(resource: str, wanted: int, used: int, room: int) -> Rejection:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pyk.api.objects import Object, name_of, namespace_of
 
 _LONGEST_HOSTNAME = 63
+_KERNEL_HOSTNAME = 64
 _MOST_NAMESERVERS = 3
 _MOST_SEARCHES = 32
 
@@ -40,11 +41,20 @@ def domain_name(pod: Object, cluster_domain: str) -> str:
 
 
 def kernel_hostname(pod: Object, cluster_domain: str, node_name: str) -> str:
-    """What `hostname` prints: the node's name with `hostNetwork`, the full name with `setHostnameAsFQDN`."""
+    """What `hostname` prints: the node's name with `hostNetwork`, the full name with `setHostnameAsFQDN`.
+
+    Raises ValueError for a full name that is longer than the kernel's (uname(2): 64 bytes).
+    """
     if pod["spec"].get("hostNetwork") and not pod["spec"].get("hostnameOverride"):
         return node_name
     if pod["spec"].get("setHostnameAsFQDN"):
-        return domain_name(pod, cluster_domain) or hostname(pod)
+        full = domain_name(pod, cluster_domain) or hostname(pod)
+        if len(full) > _KERNEL_HOSTNAME:
+            raise ValueError(
+                f"failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long "
+                f"({_KERNEL_HOSTNAME} characters is the max, {len(full)} characters requested)"
+            )
+        return full
     return hostname(pod)
 
 

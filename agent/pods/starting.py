@@ -80,7 +80,7 @@ class Starter:
                     handler=handler,
                 )
             )
-        except (RuntimeFailure, OSError) as error:
+        except (RuntimeFailure, OSError, ValueError) as error:
             counters.STARTED_PODS_ERRORS.inc()
             self._failed(record, SANDBOX, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             return

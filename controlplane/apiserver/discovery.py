@@ -7,8 +7,10 @@ the Kubernetes documentation on API discovery.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -85,6 +87,18 @@ def resource_verbs(kind: Kind) -> tuple[str, ...]:
     return kind.verbs
 
 
+def storage_version_hash(kind: Kind) -> str:
+    """Stands for the group, version and kind that objects are stored as, by which storage migrators see a change of it.
+
+    It is made as Kubernetes makes it, and empty for what is not stored.
+    """
+    stored = kind.stored_as or kind
+    if not stored.is_stored:
+        return ""
+    digest = sha256(f"{stored.group}/{stored.version}/{stored.kind}".encode()).digest()
+    return b64encode(digest[:8]).decode()
+
+
 def subresources_of(kind: Kind) -> Iterator[tuple[str, str, str, str, tuple[str, ...]]]:
     """Each subresource: its name; group, version and kind of what it takes or gives; its verbs."""
     for name in kind.subresources:
@@ -146,6 +160,8 @@ def _resources(kind: Kind) -> Iterator[dict[str, Any]]:
         entry["shortNames"] = list(kind.short_names)
     if kind.categories:
         entry["categories"] = list(kind.categories)
+    if hashed := storage_version_hash(kind):
+        entry["storageVersionHash"] = hashed
     yield entry
     for name, group, version, response, verbs in subresources_of(kind):
         sub = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.apiserver.discovery import resource_verbs, subresources_of
+from controlplane.apiserver.openapi_parameters import PARAMETERS
 from controlplane.apiserver.openapi_schemas import PATCH, Dialect, Schemas, group_version_kind
 from pyk.api.apps import Scale
 from pyk.api.authentication import TokenRequest
@@ -53,22 +54,6 @@ _LOG = (
     "timestamps",
 )
 _STREAM = ("command", "container", "stderr", "stdin", "stdout", "tty")
-_BOOLEANS = frozenset(
-    (
-        "allowWatchBookmarks",
-        "sendInitialEvents",
-        "watch",
-        "orphanDependents",
-        "follow",
-        "previous",
-        "timestamps",
-        "stderr",
-        "stdin",
-        "stdout",
-        "tty",
-    )
-)
-_INTEGERS = frozenset(("limit", "timeoutSeconds", "gracePeriodSeconds", "limitBytes", "sinceSeconds", "tailLines"))
 _METHODS = {"update": "put", "patch": "patch", "create": "post", "get": "get", "delete": "delete"}
 
 
@@ -125,7 +110,7 @@ class _Writer:
             return self._with_all(collection, one, many)
         options, status = schemas.of(DeleteOptions), schemas.of(Status)
         collection = [
-            self._operation("list", f"list objects of kind {kind.kind}", _LIST, answer=many),
+            self._operation("list", f"list or watch objects of kind {kind.kind}", _LIST, answer=many),
             self._operation("post", f"create {_a(kind.kind)}", _WRITE, body=whole, answer=whole, code="201"),
         ]
         if "deletecollection" in resource_verbs(kind):
@@ -152,7 +137,7 @@ class _Writer:
         paths = {self.path(): self._item(collection), self.path("{name}"): self._item(one, has_name=True)}
         if kind.namespaced:
             everywhere = self._operation(
-                "list", f"list objects of kind {kind.kind} of all namespaces", _LIST, answer=many
+                "list", f"list or watch objects of kind {kind.kind} of all namespaces", _LIST, answer=many
             )
             paths[kind.path()] = self._item([everywhere], in_namespace=False)
         return paths
@@ -239,15 +224,17 @@ class _Writer:
             item[method] = self._written(operation, f"{prefix}{suffix}")
         parameters = []
         if has_name:
-            parameters.append(self._parameter("name", "path", f"name of the {self._kind.kind}"))
+            parameters.append(self._parameter("name", "path", "string", f"name of the {self._kind.kind}"))
         if self._kind.namespaced and in_namespace:
-            parameters.append(self._parameter("namespace", "path", "object name and auth scope, such as for teams"))
+            parameters.append(
+                self._parameter("namespace", "path", "string", "object name and auth scope, such as for teams")
+            )
         if parameters:
             item["parameters"] = parameters
         return item
 
     def _written(self, operation: _Operation, name: str) -> dict[str, Any]:
-        parameters = [self._parameter(each, "query") for each in operation.query]
+        parameters = [self._parameter(each, "query", *PARAMETERS[each]) for each in operation.query]
         text = {"description": "OK" if operation.code == "200" else "Created"}
         written: dict[str, Any] = {
             "description": operation.description,
@@ -276,11 +263,8 @@ class _Writer:
             written["parameters"] = parameters
         return written
 
-    def _parameter(self, name: str, place: str, description: str = "") -> dict[str, Any]:
-        kind = "boolean" if name in _BOOLEANS else "integer" if name in _INTEGERS else "string"
-        parameter: dict[str, Any] = {"name": name, "in": place}
-        if description:
-            parameter["description"] = description
+    def _parameter(self, name: str, place: str, kind: str, description: str) -> dict[str, Any]:
+        parameter: dict[str, Any] = {"name": name, "in": place, "description": description}
         if place == "path":
             parameter["required"] = True
         typed: dict[str, Any] = {"type": kind, "uniqueItems": True}

@@ -163,7 +163,7 @@ class Schemas:
                     "apiVersion": {"type": "string", "description": description_of("", "apiVersion")},
                     "items": {
                         "type": "array",
-                        "description": description_of("", "items"),
+                        "description": f"List of {kind.plural}.",
                         "items": self.of(kind.model),
                     },
                     "kind": {"type": "string", "description": description_of("", "kind")},

@@ -397,14 +397,15 @@ class Registry:
                 self._authorizer.check_write(write.user, kind, old, None, "")
                 is_reviewed = True
             action, new = plan_deletion(kind, old, options, self._clock.time())
+            is_told_by_status = action == "remove" and not kind.returned_when_deleted
             if options.dry_run:
-                return dumps(new), action == "remove"
+                return dumps(deleted_status(kind, old) if is_told_by_status else new), action == "remove"
             try:
                 if action == "remove":
                     stored = encode(new)
                     wire = splice(stored, await self._store.delete(key, entry.revision))
                     await self._settle(kind, entry.data, None)
-                    return (wire if kind.returned_when_deleted else dumps(deleted_status(kind, old))), True
+                    return (dumps(deleted_status(kind, old)) if is_told_by_status else wire), True
                 if action == "mark":
                     stored = encode(new)
                     revision = await self._store.update(key, stored, entry.revision, lease=await self._lease_for(kind))

@@ -14,8 +14,10 @@ async def bound_pod(api, new_pod, name="a", **metadata):
 
 async def test_a_deleted_object_is_gone_and_the_answer_says_which(api, new_config):
     created = (await api("POST", CONFIGS, new_config("a"))).body
+    tried = (await api("DELETE", f"{CONFIGS}/a", dryRun="All")).body
     answer = await api("DELETE", f"{CONFIGS}/a")
     assert answer.status == 200
+    assert tried == answer.body
     assert answer.body["status"] == "Success"
     assert answer.body["details"] == {"name": "a", "kind": "configmaps", "uid": created["metadata"]["uid"]}
     assert (await api("GET", f"{CONFIGS}/a")).status == 404

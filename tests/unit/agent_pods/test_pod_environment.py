@@ -137,6 +137,8 @@ def test_host_names(pod: Any) -> None:
     named = pod(hostname="h", subdomain="s", setHostnameAsFQDN=True)
     assert kernel_hostname(named, "cluster.local", "n1") == "h.s.ns.svc.cluster.local"
     assert kernel_hostname(pod(hostNetwork=True), "cluster.local", "n1") == "n1"
+    with pytest.raises(ValueError, match="is too long \\(64 characters is the max, 67 characters requested\\)"):
+        kernel_hostname(named, "x" * 56, "n1")
 
 
 def test_the_hosts_file_of_a_pod_and_of_a_host_network_pod(pod: Any) -> None:

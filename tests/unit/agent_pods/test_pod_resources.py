@@ -117,6 +117,23 @@ def test_the_node_takes_what_fits_beside_the_others(pod: Any, spec: Any, reason:
     assert (rejection and rejection.reason) == reason
 
 
+def test_the_node_takes_no_pod_of_another_system(pod: Any) -> None:
+    document = pod()
+    assert admit(with_os(document, "linux"), NODE, Room()) is None
+    rejection = admit(with_os(document, "windows"), NODE, Room())
+    assert rejection is not None
+    assert rejection.reason == "PodOSNotSupported"
+    assert rejection.message == "Pod was rejected: Failed to admit pod as the OS field doesn't match node OS"
+    document["metadata"]["labels"] = {"kubernetes.io/os": "windows"}
+    rejection = admit(document, NODE, Room())
+    assert rejection is not None
+    assert rejection.reason == "PodOSSelectorNodeLabelDoesNotMatch"
+
+
+def with_os(document: Any, system: str) -> Any:
+    return {**document, "spec": {**document["spec"], "os": {"name": system}}}
+
+
 def test_the_node_takes_no_more_pods_than_it_may(pod: Any) -> None:
     rejection = admit(pod(), NODE, Room({"a": pod_requests(pod()), "b": pod_requests(pod())}))
     assert rejection is not None

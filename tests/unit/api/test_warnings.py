@@ -61,7 +61,10 @@ def test_a_plain_pod_has_nothing_to_be_told() -> None:
             {"terminationGracePeriodSeconds": -1},
             "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
         ),
-        ({"volumes": [{"name": "v", "gitRepo": {}}]}, "spec.volumes[0].gitRepo: deprecated in v1.11"),
+        (
+            {"volumes": [{"name": "v", "gitRepo": {}}]},
+            "spec.volumes[0].gitRepo: deprecated in v1.11, and disabled by default in v1.33+",
+        ),
         (
             {"annotations": {"scheduler.alpha.kubernetes.io/critical-pod": ""}},
             "metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: "

@@ -52,6 +52,7 @@ def test_a_resource_tells_its_names_scope_and_verbs() -> None:
         "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         "shortNames": ["po"],
         "categories": ["all"],
+        "storageVersionHash": "xPOwRZ+Yhw8=",
     }
     assert "deletecollection" not in resources["namespaces"]["verbs"]
     assert resources["pods/log"]["verbs"] == ["get"]
@@ -97,6 +98,28 @@ def test_clients_get_the_discovery_they_know() -> None:
     ):
         document, content_type = discovered("/apis", accept)
         assert (document["kind"], content_type) == ("APIGroupList", "application/json")
+
+
+def test_the_storage_version_hashes_are_those_of_kubernetes() -> None:
+    hashes = {
+        (document["groupVersion"], resource["name"]): resource.get("storageVersionHash")
+        for path in (
+            "/api/v1",
+            "/apis/apps/v1",
+            "/apis/autoscaling/v1",
+            "/apis/autoscaling/v2",
+            "/apis/events.k8s.io/v1",
+        )
+        for document in [discovered(path)[0]]
+        for resource in document["resources"]
+    }
+    assert hashes["v1", "configmaps"] == "qFsyl6wFWjQ="
+    assert hashes["apps/v1", "deployments"] == "8aSe+NMegvE="
+    assert hashes["autoscaling/v1", "horizontalpodautoscalers"] == "qwQve8ut294="  # both versions are stored as v2
+    assert hashes["autoscaling/v2", "horizontalpodautoscalers"] == "qwQve8ut294="
+    assert hashes["events.k8s.io/v1", "events"] == hashes["v1", "events"] == "r2yiGXH7wu8="
+    assert hashes["v1", "componentstatuses"] is None, "nothing of it is stored"
+    assert hashes["v1", "pods/log"] is None
 
 
 def test_the_version_is_one_that_clients_can_read() -> None:
@@ -172,6 +195,21 @@ def test_a_patch_tells_that_the_server_validates_fields_and_dry_runs() -> None:
     assert patch["x-kubernetes-group-version-kind"] == {"group": "", "version": "v1", "kind": "Pod"}
     assert {"fieldValidation", "dryRun", "fieldManager"} <= {each["name"] for each in patch["parameters"]}
     assert "application/strategic-merge-patch+json" in patch["requestBody"]["content"]
+
+
+def test_every_parameter_tells_what_it_is_for() -> None:
+    document = json.loads(openapi.openapi_v2())
+    for path, item in document["paths"].items():
+        shared = item.get("parameters", [])
+        for method, operation in item.items():
+            if method != "parameters":
+                for parameter in (*shared, *operation.get("parameters", ())):
+                    assert parameter["in"] == "body" or parameter["description"], (path, method, parameter["name"])
+    listed = {each["name"]: each for each in document["paths"]["/api/v1/services"]["get"]["parameters"]}
+    assert (listed["limit"]["type"], listed["watch"]["type"]) == ("integer", "boolean")
+    assert "Watch for changes to the described resources" in listed["watch"]["description"]
+    services = document["definitions"]["io.k8s.api.core.v1.ServiceList"]
+    assert services["properties"]["items"]["description"] == "List of services."
 
 
 def test_operation_ids_are_unique() -> None:

@@ -75,8 +75,7 @@ class Evictor:
 
     def _active(self, record: PodRecord) -> ActivePod:
         settings, pod = self._parts.settings, record.pod
-        names = sorted({state.labels.get(CONTAINER_NAME, "") for state in record.states.values()})
-        latest = {name: record.attempts(name)[-1] for name in names}
+        latest = record.latest()
         return ActivePod(
             uid=record.uid,
             pod=pod,

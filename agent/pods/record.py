@@ -163,6 +163,11 @@ class PodRecord:
         ]
         return sorted(found, key=lambda state: int(state.labels.get(ATTEMPT, "0")))
 
+    def latest(self) -> dict[str, ContainerState]:
+        """By name the latest attempt of each container of which one is known."""
+        names = sorted({state.labels.get(CONTAINER_NAME, "") for state in self.states.values()})
+        return {name: attempts[-1] for name in names if (attempts := self.attempts(name))}
+
     def begin_sandbox(self, sandbox: Sandbox) -> None:
         """A new sandbox was made: what ran in an earlier one belongs to the past."""
         self.sandbox, self.is_attached = sandbox, False

@@ -164,6 +164,51 @@ def test_policies_close_and_open_what_they_say(cluster: Cluster, web: str) -> No
     wait_for("everybody is let in again", lambda: reached() == [True, True])
 
 
+def test_a_load_balancer_lets_in_whom_its_source_ranges_name(cluster: Cluster, web: str) -> None:
+    node = ipaddress.IPv4Address(node_address(cluster, "node-1"))
+    segment = ipaddress.IPv4Network(f"{node}/24", strict=False)
+    wanted = str(segment.broadcast_address - 15)
+    pool = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "load-balancer-pool"},
+        "data": {"addresses": wanted},
+    }
+    clients = {name: cluster.get("pod", name)["status"]["podIP"] for name in ("client-1", "client-2")}
+    port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
+
+    def reached() -> dict[str, bool]:
+        found = {name: bool(fetch(cluster, name, f"http://{wanted}/")) for name in clients}
+        try:
+            return found | {"machine": bool(read(f"http://{wanted}/"))}
+        except OSError:
+            return found | {"machine": False}
+
+    def let_in(*ranges: str) -> None:
+        spec = {"type": "LoadBalancer", "loadBalancerSourceRanges": list(ranges) or None}
+        cluster.kubectl("patch", "service", "web", "-p", json.dumps({"spec": spec}))
+
+    everybody = {"client-1": True, "client-2": True, "machine": True}
+    cluster.apply(pool, "kube-system")
+    try:
+        for policy in ("Cluster", "Local"):
+            cluster.kubectl("patch", "service", "web", "-p", json.dumps({"spec": {"externalTrafficPolicy": policy}}))
+            let_in()
+            wait_for("everybody is let in", lambda: reached() == everybody)
+            let_in(f"{clients['client-1']}/32")
+            wait_for("one pod is let in", lambda: reached() == dict.fromkeys(everybody, False) | {"client-1": True})
+            # What guards the balancer's address is not for the service's own, nor for its ports on the nodes.
+            assert fetch(cluster, "client-2", f"http://{web}/")
+            assert read(f"http://{node}:{port}/")
+            let_in(f"{clients['client-2']}/32", str(segment))
+            wait_for("all others are", lambda: reached() == everybody | {"client-1": False})
+    finally:
+        spec = {"type": "NodePort", "loadBalancerSourceRanges": None, "externalTrafficPolicy": "Cluster"}
+        cluster.kubectl("patch", "service", "web", "-p", json.dumps({"spec": spec}))
+        cluster.kubectl("-n", "kube-system", "delete", "configmap", "load-balancer-pool")
+    wait_for("the address is withdrawn", lambda: not any(reached().values()))
+
+
 def test_a_rollout_under_load_loses_no_request_even_when_an_agent_is_killed(cluster: Cluster, web: str) -> None:
     port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
     url = f"http://{node_address(cluster, 'node-1')}:{port}/"
